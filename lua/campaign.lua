@@ -1,0 +1,28 @@
+-- Takes the worker lease when it is free, or renews it.
+--
+-- KEYS[1]   leader   who leads, and until when
+-- ARGV[1]   now      '' for Redis's clock, or a test's own ms
+-- ARGV[2]   channel  where changes are published
+-- ARGV[3]   worker   the candidate's id
+-- ARGV[4]   lease    ms that the lease lasts from now
+--
+-- Returns {'elected'|'renewed'|'standby', worker, epoch, since_ms, until_ms, remaining_ms} of whoever leads now.
+-- Why one script: compare and set. The epoch follows the clock, so a failover that lost writes cannot issue one again.
+
+local now = clock(ARGV[1])
+local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_ms')
+local worker, epoch, since, until_ms = held[1] or '', tonumber(held[2] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
+local status = 'standby'
+if until_ms <= now then
+  status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, now), now
+elseif worker == ARGV[3] then
+  status = 'renewed'
+end
+if status ~= 'standby' then
+  until_ms = now + tonumber(ARGV[4])
+  redis.call('HSET', KEYS[1], 'worker', worker, 'epoch', text(epoch), 'since_ms', text(since), 'until_ms', text(until_ms))
+end
+if status == 'elected' then
+  redis.call('PUBLISH', ARGV[2], cjson.encode({ event = 'elected', worker = worker, epoch = text(epoch) }))
+end
+return { status, worker, text(epoch), text(since), text(until_ms), text(until_ms - now) }

@@ -1,0 +1,17 @@
+-- Takes a provider out of the fleet: its record, permits and log are deleted and every replica is told.
+--
+-- KEYS[1]   health   the record
+-- KEYS[2]   permits  half-open permits in flight
+-- KEYS[3]   events   the log of transitions
+-- ARGV[1]   channel  where changes are published
+-- ARGV[2]   by       the replica, for the message
+--
+-- Returns {'ok'|'missing', ''}.
+-- Why one script: no replica may see half a provider.
+
+local existed = redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('PUBLISH', ARGV[1], cjson.encode({
+  event = 'deregistered', provider = string.match(KEYS[1], '{(.-)}'), by = ARGV[2],
+}))
+return reply(existed == 1 and 'ok' or 'missing', '')

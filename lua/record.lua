@@ -1,0 +1,35 @@
+-- Folds a batch of outcomes into one provider's record and makes the transitions they cause.
+--
+-- KEYS[1]   health   the record
+-- KEYS[2]   permits  half-open permits in flight
+-- KEYS[3]   seq      the writer's last applied batch
+-- KEYS[4]   events   the log of transitions
+-- ARGV[1]   now      '' for Redis's clock, or a test's own ms
+-- ARGV[2]   channel  where changes are published
+-- ARGV[3]   by       the replica, for the log
+-- ARGV[4]   seq      number of this batch, rising for each writer
+-- ARGV[5]   push     ms between pushes of mere averages
+-- ARGV[6..] outcomes, four each: success|failure|ignored, latency in ms, generation the call began in, its permit or ''
+--
+-- Returns {'ok'|'replayed'|'missing', transitions, field, value, ...}; 'replayed' repeats the transitions of the
+-- first run, whose reply was lost; 'missing' applied nothing.
+-- Why one script: reading, folding, deciding and announcing must see one state, or two replicas trip the same circuit.
+
+local now, now_us = clock(ARGV[1])
+local seq = tonumber(ARGV[4])
+local record = load(KEYS[1])
+if not record then return reply('missing', '') end
+local did = replayed(KEYS[3], seq)
+if did then return reply('replayed', did, record) end
+
+for i = 6, #ARGV, 4 do
+  local outcome, permit = ARGV[i], ARGV[i + 3]
+  if outcome ~= 'ignored' then
+    fold(record, outcome == 'success', tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), now)
+  end
+  if permit ~= '' then redis.call('ZREM', KEYS[2], permit) end
+end
+did = told(record.transitions)
+redis.call('SET', KEYS[3], text(seq) .. ' ' .. did, 'PX', SEQ_TTL_MS)
+commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, nil, tonumber(ARGV[5]))
+return reply('ok', did, record)

@@ -1,0 +1,25 @@
+-- Lets a replica join a provider's record, which is never reset; writes one only where there is none, or an older one.
+--
+-- KEYS[1]   health   the record
+-- KEYS[2]   events   the log of transitions
+-- ARGV[1]   now      '' for Redis's clock, or a test's own ms
+-- ARGV[2]   channel  where changes are published
+-- ARGV[3]   by       the replica, for the log
+-- ARGV[4]   action   'registered' with a new provider's settings, 'restored' with a replica's copy of a lost record
+-- ARGV[5..] field, value, ...
+--
+-- Returns {'created'|'joined', '', field, value, ...}.
+-- Why one script: of many replicas that start, or notice a loss, at once, one writes and the others join it.
+-- A record of a lower generation than a replica's copy can only be what a failover or restart left behind: the copy wins.
+
+local now, now_us = clock(ARGV[1])
+local record = load(KEYS[1])
+local copy = new_record()
+for i = 5, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i], ARGV[i + 1]) end
+if record and (ARGV[4] ~= 'restored' or copy.generation <= record.generation) then
+  return reply('joined', '', record)
+end
+if record then copy.version = math.max(copy.version, record.version) end
+commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], copy, now, now_us,
+  { event = ARGV[4], detail = copy.circuit_state .. ' generation ' .. text(copy.generation) }, 0)
+return reply('created', '', copy)

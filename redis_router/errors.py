@@ -1,0 +1,56 @@
+"""The exception family: everything the library raises on purpose is a RouterError."""
+
+from collections.abc import Mapping
+
+
+class RouterError(Exception):
+    """Base of every error raised by redis_router. `code` is a stable word for logs and API answers."""
+
+    code = "ROUTER_ERROR"
+
+
+class InvalidArgument(RouterError, ValueError):
+    """An argument was refused before anything was stored."""
+
+    code = "ROUTER_INVALID_ARGUMENT"
+
+
+class UnknownProvider(RouterError, LookupError):
+    """A provider name that was never registered with this router."""
+
+    code = "ROUTER_UNKNOWN_PROVIDER"
+
+
+class RedisUnavailable(RouterError):
+    """Redis could not be reached, or could not serve the command now; trying again later may help.
+
+    Only operator calls (`update_health`, `set_circuit_config`, ...) raise it; `select_provider` and
+    `record_result` never talk to Redis.
+    """
+
+    code = "ROUTER_REDIS_UNAVAILABLE"
+
+
+class RedisRefused(RouterError):
+    """Redis refused the command for good: wrong password, missing permission, or a key of another type."""
+
+    code = "ROUTER_REDIS_REFUSED"
+
+
+class NoProviderAvailable(RouterError):
+    """No registered provider may serve this model now.
+
+    model        the model asked for
+    reasons      provider name -> why it was passed over, for every provider that serves the model
+    retry_after  seconds until the first of them may be tried again, None where that is unknown
+    """
+
+    code = "ROUTER_NO_PROVIDER_AVAILABLE"
+
+    def __init__(self, model: str, reasons: Mapping[str, str], retry_after: float | None = None, hint: str = "") -> None:
+        self.model = model
+        self.reasons = dict(reasons)
+        self.retry_after = retry_after
+        why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()) or hint
+        after = "" if retry_after is None else f" (retry after {retry_after:.1f} s)"
+        super().__init__(f"no provider available for model {model[:200]!r}: {why}{after}")

@@ -1,0 +1,45 @@
+"""The only spelling of the Redis keys.
+
+The provider's name is a cluster hash tag, so all keys of one provider share a slot and one script may touch them all:
+
+    rr:providers               HASH    name -> JSON spec (models, probe): what a worker and the CLI need
+    rr:{openai}:health         HASH    the whole record of one provider, thresholds included
+    rr:{openai}:permits        ZSET    half-open permits: token -> expiry, ms since the epoch
+    rr:{openai}:seq:<writer>   STRING  the last batch applied from that writer, and the transitions it made
+    rr:{openai}:events         STREAM  capped log of transitions and operator actions
+    rr:{leader}                HASH    worker, epoch, since_ms, until_ms
+    rr:events                  PUBSUB  one JSON message per change
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one namespace."""
+
+    namespace: str = "rr"
+
+    @property
+    def providers(self) -> str:
+        return f"{self.namespace}:providers"
+
+    @property
+    def leader(self) -> str:
+        return f"{self.namespace}:{{leader}}"
+
+    @property
+    def channel(self) -> str:
+        return f"{self.namespace}:events"
+
+    def health(self, provider: str) -> str:
+        return f"{self.namespace}:{{{provider}}}:health"
+
+    def permits(self, provider: str) -> str:
+        return f"{self.namespace}:{{{provider}}}:permits"
+
+    def seq(self, provider: str, writer: str) -> str:
+        return f"{self.namespace}:{{{provider}}}:seq:{writer}"
+
+    def events(self, provider: str) -> str:
+        return f"{self.namespace}:{{{provider}}}:events"

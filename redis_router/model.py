@@ -1,0 +1,283 @@
+"""The values that everything else passes around: frozen, validated on construction, free of I/O."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from redis_router.errors import InvalidArgument
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}")
+_MAX_MODEL_CHARS = 256
+_MAX_COUNT = 1_000_000
+_MAX_SECONDS = 7 * 24 * 3600.0
+
+ANY_MODEL = "*"
+"""In `Provider.models`: this provider serves every model."""
+
+
+class CircuitState(StrEnum):
+    """closed: calls flow; open: none do; half_open: a few trial calls, each holding a permit."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Outcome(StrEnum):
+    """What one call says about its provider; `ignored` says nothing, it only hands a permit back."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+
+
+def check_name(what: str, value: object) -> str:
+    """A provider name, namespace or replica id: short, printable, and unable to reach another Redis key."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidArgument(
+            f"{what} {value!r} is not usable: give 1 to 64 letters, digits or . _ : / @ -, beginning with a letter or digit"
+        )
+    return value
+
+
+def check_number(what: str, value: object, *, above: float | None = None, least: float = 0.0, most: float) -> float:
+    """A finite number with `least <= value <= most` (or `above < value`), as a float."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value <= most and (value > above if above is not None else value >= least):  # type: ignore[arg-type, operator]
+        return float(value)  # type: ignore[arg-type]
+    bounds = f"above {above:g}" if above is not None else f"from {least:g}"
+    raise InvalidArgument(f"{what} is {value!r}: give a finite number {bounds} up to {most:g}")
+
+
+def check_count(what: str, value: object, *, least: int = 1) -> int:
+    """A whole number from `least` up."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_COUNT:
+        return value
+    raise InvalidArgument(f"{what} is {value!r}: give a whole number from {least} to {_MAX_COUNT}")
+
+
+def check_seconds(what: str, value: object) -> float:
+    """A duration in seconds, at least a millisecond (the resolution of the record) and at most a week."""
+    return check_number(what, value, least=0.001, most=_MAX_SECONDS)
+
+
+def check_weight(value: object) -> float:
+    """A routing weight, above 0."""
+    try:
+        return check_number("weight", value, above=0.0, most=1e6)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{error}; to take a provider out of service use update_health(name, available=False)") from None
+
+
+def check_latency(value: object) -> float:
+    """A latency in milliseconds; 0 means "not measured" and moves no average."""
+    return check_number("latency_ms", value, most=_MAX_SECONDS * 1000)
+
+
+def check_model(value: object) -> str:
+    """A model name as a provider registers it, surrounding blanks removed."""
+    name = value.strip() if isinstance(value, str) else ""
+    if name and len(name) <= _MAX_MODEL_CHARS and name.isprintable():
+        return name
+    raise InvalidArgument(f"model {value!r} is not usable: give 1 to {_MAX_MODEL_CHARS} printable characters, or '*' for every model")
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One place to send requests to.
+
+    name    the key of its shared record: the same string in every replica
+    models  the models it serves; "*" serves any
+    weight  its share under `weighted`, relative to the others; above 0
+    client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
+    probe   what the worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts a connection
+    """
+
+    name: str
+    models: tuple[str, ...]
+    weight: float = 1.0
+    client: Any = field(default=None, compare=False, repr=False)
+    probe: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name("provider name", self.name)
+        if isinstance(self.models, str | bytes) or not hasattr(self.models, "__iter__"):
+            raise InvalidArgument(f"models of provider {self.name!r} is {self.models!r}: give a tuple of names, such as ('gpt-4o',)")
+        object.__setattr__(self, "models", tuple(dict.fromkeys(check_model(model) for model in self.models)))
+        if not self.models:
+            raise InvalidArgument(f"provider {self.name!r} serves no model: name at least one, or '*' for every model")
+        object.__setattr__(self, "weight", check_weight(self.weight))
+        if self.probe is not None:
+            check_probe(self.name, self.probe)
+
+
+def check_probe(name: str, url: object) -> str:
+    """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port)."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        usable = parts is not None and bool(parts.hostname) and (
+            parts.scheme in ("http", "https") or (parts.scheme == "tcp" and parts.port is not None)
+        )
+    except ValueError:
+        usable = False
+    if usable and isinstance(url, str):
+        return url
+    raise InvalidArgument(f"probe of provider {name!r} is {url!r}: give http://host/path, https://host/path or tcp://host:port")
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitConfig:
+    """When a circuit opens and how it comes back. The defaults are the original router's.
+
+    failure_rate_threshold       opens when the failure-rate average is above this (0 to 1)
+    consecutive_failure_limit    opens at this many failures in a row
+    half_open_success_threshold  closes after this many successes in half-open
+    half_open_max_probes         trial calls in flight at once in half-open, over the whole fleet
+    open_timeout                 seconds from opening until half-open
+    """
+
+    failure_rate_threshold: float = 0.5
+    consecutive_failure_limit: int = 5
+    half_open_success_threshold: int = 3
+    half_open_max_probes: int = 3
+    open_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_number("failure_rate_threshold", self.failure_rate_threshold, most=1.0)
+        check_count("consecutive_failure_limit", self.consecutive_failure_limit)
+        check_count("half_open_success_threshold", self.half_open_success_threshold)
+        check_count("half_open_max_probes", self.half_open_max_probes)
+        check_seconds("open_timeout", self.open_timeout)
+
+    @property
+    def open_timeout_ms(self) -> int:
+        return round(self.open_timeout * 1000)
+
+    def to_fields(self) -> dict[str, str]:
+        """The thresholds as they stand in the Redis hash."""
+        return {
+            "failure_rate_threshold": repr(float(self.failure_rate_threshold)),
+            "consecutive_failure_limit": str(self.consecutive_failure_limit),
+            "half_open_success_threshold": str(self.half_open_success_threshold),
+            "half_open_max_probes": str(self.half_open_max_probes),
+            "open_timeout_ms": str(self.open_timeout_ms),
+        }
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, str]) -> Self:
+        return cls(
+            failure_rate_threshold=float(values["failure_rate_threshold"]),
+            consecutive_failure_limit=int(values["consecutive_failure_limit"]),
+            half_open_success_threshold=int(values["half_open_success_threshold"]),
+            half_open_max_probes=int(values["half_open_max_probes"]),
+            open_timeout=int(values["open_timeout_ms"]) / 1000,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth:
+    """One provider's whole record, field for field as it stands in Redis (`HGETALL rr:{name}:health`).
+
+    available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
+    latency_ms                      moving average, ms; 0 until the first sample
+    failure_rate                    moving average, 0 to 1
+    generation                      counts transitions; a result from an earlier one never moves the circuit
+    last_state_change_ms, last_check_ms   moments on Redis's clock, ms since the epoch; 0 for never
+    open_reason                     the rule that opened the circuit last; kept after it closes
+    version                         orders copies of the record: the higher one is newer
+    leader_epoch                    the highest election epoch that wrote here; lower ones are refused
+    """
+
+    name: str
+    circuit_state: CircuitState = CircuitState.CLOSED
+    open_reason: str = ""
+    available: bool = True
+    unavailable_reason: str = ""
+    latency_ms: float = 0.0
+    failure_rate: float = 0.0
+    weight: float = 1.0
+    consecutive_failures: int = 0
+    consecutive_successes: int = 0
+    generation: int = 1
+    last_state_change_ms: int = 0
+    last_check_ms: int = 0
+    config: CircuitConfig = field(default_factory=CircuitConfig)
+    version: int = 0
+    leader_epoch: int = 0
+
+    @property
+    def half_open_due_ms(self) -> int:
+        """The moment, on Redis's clock, from which an open circuit may become half-open."""
+        return self.last_state_change_ms + self.config.open_timeout_ms
+
+    def to_fields(self) -> dict[str, str]:
+        """The record as Redis holds it: words for states, 1/0 for flags, decimal text for numbers."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "config")}
+        values["available"] = int(self.available)
+        texts = {key: repr(value) if isinstance(value, float) else str(value) for key, value in values.items()}
+        bookkeeping = {key: texts.pop(key) for key in ("version", "leader_epoch")}
+        return {**texts, **self.config.to_fields(), **bookkeeping}
+
+    @classmethod
+    def from_fields(cls, name: str, values: Mapping[str, str]) -> Self:
+        """The inverse of `to_fields`. Raises KeyError or ValueError when the hash is not a health record."""
+        return cls(
+            name=name,
+            circuit_state=CircuitState(values["circuit_state"]),
+            open_reason=values["open_reason"],
+            available=values["available"] == "1",
+            unavailable_reason=values["unavailable_reason"],
+            latency_ms=float(values["latency_ms"]),
+            failure_rate=float(values["failure_rate"]),
+            weight=float(values["weight"]),
+            consecutive_failures=int(values["consecutive_failures"]),
+            consecutive_successes=int(values["consecutive_successes"]),
+            generation=int(values["generation"]),
+            last_state_change_ms=int(values["last_state_change_ms"]),
+            last_check_ms=int(values["last_check_ms"]),
+            config=CircuitConfig.from_fields(values),
+            version=int(values["version"]),
+            leader_epoch=int(values["leader_epoch"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of a circuit's state, announced exactly once over the fleet."""
+
+    provider: str
+    from_state: CircuitState
+    to_state: CircuitState
+    reason: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A model the router can serve; `owned_by` is the first provider, by name, that serves it."""
+
+    id: str
+    owned_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who holds the worker lease. `remaining_ms` was right when it was read; 0 or less: nobody holds it."""
+
+    worker: str
+    epoch: int
+    since_ms: int
+    until_ms: int
+    remaining_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a strategy chooses between: a provider together with its health as this replica knows it."""
+
+    provider: Provider
+    health: ProviderHealth

@@ -1,0 +1,318 @@
+"""One method per Lua script: the order of KEYS and ARGV, and what the reply means.
+
+With `connect.py` the only module that knows redis-py. Every method raises RedisUnavailable or RedisRefused.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis_router import scripts
+from redis_router.connect import PASSING_ERRORS, Client, NoScript, translated
+from redis_router.errors import RouterError
+from redis_router.keys import Keys
+from redis_router.model import CircuitConfig, CircuitState, Leader, Outcome, Provider, ProviderHealth, Transition
+
+DEREGISTERED = json.dumps({"deregistered": True})
+"""Stands in rr:providers for a provider that was taken out, so that no replica takes its record for lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One outcome on its way to Redis; `generation` is that in which its call began, `permit` a token or ''."""
+
+    provider: str
+    outcome: Outcome
+    latency_ms: float
+    generation: int
+    permit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Results of one provider under one sequence number: applied once, however often it is sent."""
+
+    provider: str
+    seq: int
+    results: Sequence[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a script did: a status word, the transitions it made, the record after it (None where there is none)."""
+
+    status: str
+    transitions: tuple[Transition, ...]
+    health: ProviderHealth | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What rr:providers says of one provider."""
+
+    models: tuple[str, ...]
+    probe: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one look: Redis's clock, who leads, and the records; a name without a record was lost."""
+
+    now_ms: int
+    leader: Leader | None
+    specs: dict[str, Spec]
+    deregistered: frozenset[str]
+    records: dict[str, ProviderHealth]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One push: `kind` is transition, averages, updated, registered, restored, deregistered, elected, resigned."""
+
+    kind: str
+    provider: str
+    by: str
+    health: ProviderHealth | None
+    transition: Transition | None
+
+
+class Store:
+    """The shared state of one namespace. `writer` names this process in logs and sequence keys."""
+
+    def __init__(self, client: Client, namespace: str, writer: str, push_interval_ms: int = 500, now_ms: int | None = None) -> None:
+        self.client = client
+        self.keys = Keys(namespace)
+        self.writer = writer
+        self.push_interval_ms = push_interval_ms
+        self.now_ms = now_ms
+        """None for Redis's clock; a test sets its own moment."""
+
+    # Registration
+
+    def register(self, provider: Provider, config: CircuitConfig) -> ProviderHealth:
+        """Join the provider's record, or write one where there is none; returns the record in force."""
+        fields = {"weight": repr(provider.weight), **config.to_fields()}
+        health = self._register(provider.name, "registered", fields)
+        spec = json.dumps({"models": provider.models, "probe": provider.probe})
+        with _errors():
+            self.client.hset(self.keys.providers, provider.name, spec)
+        return health
+
+    def restore(self, provider: Provider, copy: ProviderHealth) -> ProviderHealth:
+        """Put a lost record back from this replica's copy, unless another replica has; returns the record in force."""
+        fields = copy.to_fields()
+        health = self._register(provider.name, "restored", fields)
+        spec = json.dumps({"models": provider.models, "probe": provider.probe})
+        with _errors():
+            self.client.hsetnx(self.keys.providers, provider.name, spec)
+        return health
+
+    def _register(self, name: str, action: str, fields: Mapping[str, str]) -> ProviderHealth:
+        pairs = [part for pair in fields.items() for part in pair]
+        keys = [self.keys.health(name), self.keys.events(name)]
+        reply = _reply(name, self._call("register", keys, [self._now, self.keys.channel, self.writer, action, *pairs]))
+        assert reply.health is not None, "register.lua always answers with a record"
+        return reply.health
+
+    def deregister(self, name: str) -> bool:
+        """Take the provider out for the whole fleet; False when there was none."""
+        with _errors():
+            self.client.hset(self.keys.providers, name, DEREGISTERED)
+        keys = [self.keys.health(name), self.keys.permits(name), self.keys.events(name)]
+        return _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
+
+    # Outcomes and permits
+
+    def record(self, batches: Sequence[Batch]) -> list[Reply | RouterError]:
+        """Send batches, one per provider, in one round trip; an error in place of a reply concerns that batch alone."""
+        script = scripts.load("record")
+        with _errors():
+            pipe = self.client.pipeline(transaction=False)
+            for batch in batches:
+                pipe.execute_command("EVALSHA", script.sha, *self._record_args(batch))
+            replies = pipe.execute(raise_on_error=False)
+        return [self._record_reply(batch, raw) for batch, raw in zip(batches, replies, strict=True)]
+
+    def _record_args(self, batch: Batch) -> list[Any]:
+        name = batch.provider
+        args: list[Any] = [4, self.keys.health(name), self.keys.permits(name), self.keys.seq(name, self.writer), self.keys.events(name)]
+        args += [self._now, self.keys.channel, self.writer, batch.seq, self.push_interval_ms]
+        for result in batch.results:
+            args += (result.outcome.value, repr(result.latency_ms), result.generation, result.permit)
+        return args
+
+    def _record_reply(self, batch: Batch, raw: Any) -> Reply | RouterError:
+        try:
+            if isinstance(raw, NoScript):  # EVAL caches the script on the node that lacked it
+                with _errors():
+                    raw = self.client.execute_command("EVAL", scripts.load("record").text, *self._record_args(batch))
+            if isinstance(raw, Exception):
+                return translated(raw)
+            return _reply(batch.provider, raw)
+        except RouterError as error:
+            return error
+
+    def claim(self, name: str, tokens: Sequence[str], ttl_ms: int) -> tuple[int, list[str]]:
+        """Claim half-open permits, or renew held ones: the record's generation and the tokens held now."""
+        keys = [self.keys.health(name), self.keys.permits(name)]
+        generation, *held = self._call("claim", keys, [self._now, ttl_ms, *tokens])
+        return int(generation), held
+
+    # Transitions and settings
+
+    def half_open(self, name: str, seq: int, epoch: int) -> Reply:
+        """Move an open circuit to half-open if it is due. `epoch` 0: a replica, because no worker leads."""
+        keys = [self.keys.health(name), self.keys.seq(name, self.writer), self.keys.events(name)]
+        return _reply(name, self._call("half_open", keys, [self._now, self.keys.channel, self.writer, seq, epoch]))
+
+    def update(self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0) -> Reply:
+        """Change settings of a record: `available`, `weight`, thresholds."""
+        pairs = [part for pair in fields.items() for part in pair]
+        keys = [self.keys.health(name), self.keys.events(name)]
+        return _reply(name, self._call("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs]))
+
+    # Election
+
+    def campaign(self, lease_ms: int) -> tuple[str, Leader]:
+        """'elected', 'renewed' or 'standby', and who leads now."""
+        status, *leader = self._call("campaign", [self.keys.leader], [self._now, self.keys.channel, self.writer, lease_ms])
+        return status, _leader(leader)
+
+    def resign(self, epoch: int) -> bool:
+        """Give the lease back; False when this worker no longer held it."""
+        return bool(self._call("resign", [self.keys.leader], [self._now, self.keys.channel, self.writer, epoch]) == "1")
+
+    # Reading
+
+    def leader(self) -> tuple[int, Leader | None]:
+        """Redis's clock in ms, and who leads; None where nobody ever did."""
+        now_ms, *leader = self._call("leader", [self.keys.leader], [self._now])
+        return int(now_ms), _leader(leader) if leader[0] else None
+
+    def snapshot(self, names: Iterable[str] | None = None) -> Snapshot:
+        """The records of `names`, or of every registered provider."""
+        now_ms, leader = self.leader()
+        with _errors():
+            raw = {_text(name): _text(spec) for name, spec in self.client.hgetall(self.keys.providers).items()}
+        specs = {name: _spec(text) for name, text in raw.items() if text != DEREGISTERED}
+        wanted = list(specs if names is None else names)
+        with _errors():
+            pipe = self.client.pipeline(transaction=False)
+            for name in wanted:
+                pipe.hgetall(self.keys.health(name))
+            hashes = pipe.execute() if wanted else []
+        records = {}
+        for name, fields in zip(wanted, hashes, strict=True):
+            if fields:
+                records[name] = _health(name, {_text(key): _text(value) for key, value in fields.items()})
+        return Snapshot(now_ms, leader, specs, frozenset(raw) - frozenset(specs), records)
+
+    def subscribe(self) -> "Subscription":
+        """Begin to listen; the first message says that the subscription stands."""
+        with _errors():
+            pubsub = self.client.pubsub()
+            pubsub.subscribe(self.keys.channel)
+        return Subscription(pubsub)
+
+    # Calls
+
+    @property
+    def _now(self) -> str | int:
+        return "" if self.now_ms is None else self.now_ms
+
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        script = scripts.load(name)
+        with _errors():
+            try:
+                raw = self.client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+            except NoScript:  # EVAL caches the script on the node that lacked it
+                raw = self.client.execute_command("EVAL", script.text, len(keys), *keys, *args)
+        return [_text(value) for value in raw] if isinstance(raw, list) else _text(raw)
+
+
+class Subscription:
+    """The push channel, read by one thread."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+
+    def next(self, timeout: float) -> Literal["subscribed", "silence", "alive"] | Event:
+        """The next event; "subscribed" after each (re)connect: pushes were lost before it; "alive" for any other sign of life."""
+        with _errors():
+            message = self._pubsub.get_message(timeout=timeout)
+        if message is None:
+            return "silence"
+        if message["type"] == "subscribe":
+            return "subscribed"
+        if message["type"] != "message":
+            return "alive"
+        try:
+            return _event(json.loads(_text(message["data"])))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "alive"  # not ours, or of another version: the next refresh brings what it said
+
+    def ping(self) -> None:
+        """Ask for a sign of life: a hung server never breaks a connection that only listens."""
+        with _errors():
+            self._pubsub.ping()
+
+    def close(self) -> None:
+        """Hang up, whatever state the connection is in."""
+        try:
+            self._pubsub.close()
+        except PASSING_ERRORS:
+            return
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except PASSING_ERRORS as error:
+        raise translated(error) from error
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _transition(provider: str, from_state: str, to_state: str, reason: str, generation: str) -> Transition:
+    return Transition(provider, CircuitState(from_state), CircuitState(to_state), reason, int(generation))
+
+
+def _reply(provider: str, raw: Sequence[Any]) -> Reply:
+    status, transitions, *pairs = (_text(value) for value in raw)
+    told = tuple(_transition(provider, *line.split()) for line in transitions.split(";") if line)
+    health = _health(provider, dict(zip(pairs[::2], pairs[1::2], strict=True))) if pairs else None
+    return Reply(status, told, health)
+
+
+def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:
+    try:
+        return ProviderHealth.from_fields(provider, fields)
+    except (KeyError, ValueError) as error:
+        raise translated(TypeError(f"the hash of provider {provider!r} is no health record: {error!r}")) from error
+
+
+def _spec(text: str) -> Spec:
+    try:
+        spec = json.loads(text)
+        return Spec(tuple(spec["models"]), spec.get("probe"))
+    except (ValueError, KeyError, TypeError):
+        return Spec((), None)  # written by hand or another version: the record still counts
+
+
+def _leader(raw: Sequence[str]) -> Leader:
+    worker, epoch, since_ms, until_ms, remaining_ms = raw
+    return Leader(worker, int(epoch), int(since_ms), int(until_ms), int(remaining_ms))
+
+
+def _event(message: dict[str, Any]) -> Event:
+    provider, kind = message.get("provider", ""), message["event"]
+    health = ProviderHealth.from_fields(provider, message["health"]) if "health" in message else None
+    change = None
+    if kind == "transition":
+        change = _transition(provider, message["from"], message["to"], message["reason"], message["generation"])
+    return Event(kind, provider, message.get("by", ""), health, change)
