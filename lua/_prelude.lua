@@ -29,9 +29,10 @@ local function clock(given)
   return math.floor(us / 1000), us
 end
 
--- The shortest decimal text that reads back as the same double: 0.1, not 0.10000000000000001.
+-- The shortest decimal text that reads back as the same double: 0.1, not 0.10000000000000001; whole numbers in full.
 local function text(value)
   if type(value) == 'string' then return value end
+  if value == math.floor(value) then return string.format('%.0f', value) end
   local short = string.format('%.15g', value)
   if tonumber(short) == value then return short end
   return string.format('%.17g', value)

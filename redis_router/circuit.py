@@ -15,7 +15,7 @@ CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.H
 
 
 def latency_average(average: float, sample: float) -> float:
-    """The original's moving average, (7·old + new) / 8, in ms: the first sample is taken whole, samples <= 0 not at all."""
+    """The original's moving average, (7·old + new) / 8, in ms: the first sample whole, samples <= 0 not at all."""
     if sample <= 0:
         return average
     return sample if average == 0 else (average * 7 + sample) / 8
@@ -63,6 +63,11 @@ def half_open(health: ProviderHealth, now_ms: int) -> Step:
     if health.circuit_state is not OPEN or now_ms < health.half_open_due_ms:
         return health, None
     return transition(health, HALF_OPEN, "open_timeout", now_ms)
+
+
+def reason_of(health: ProviderHealth) -> str:
+    """The rule that brought a record into the state it is in."""
+    return {OPEN: health.open_reason, HALF_OPEN: "open_timeout", CLOSED: "half_open_successes"}[health.circuit_state]
 
 
 def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: int) -> Step:

@@ -20,7 +20,18 @@ _SCHEMES = ("redis", "rediss", "unix")
 
 # These prefixes arrive as a plain ResponseError and pass by themselves: out of memory, a long script, a replica that
 # cannot persist or lacks its master, a cluster that is being repaired.
-_PASSING = ("OOM", "BUSY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "UNBLOCKED")
+_PASSING = (
+    "OOM",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "READONLY",
+    "UNBLOCKED",
+)
 
 
 def connect(target: Any) -> Client:
@@ -33,15 +44,21 @@ def connect(target: Any) -> Client:
     if hasattr(target, "pubsub") and hasattr(target, "execute_command"):
         module = type(target).__module__
         if ".asyncio" in module or "aioredis" in module or ".aio" in module:
-            raise InvalidArgument("an asyncio Redis client was given: pass a URL or a sync redis.Redis; the router itself never blocks the loop")
+            raise InvalidArgument(
+                "an asyncio Redis client was given: pass a URL or a sync redis.Redis; the router never blocks the loop"
+            )
         return target
-    raise InvalidArgument(f"cannot reach Redis through {type(target).__name__}: give a URL such as redis://localhost:6379/0 or a redis-py client")
+    raise InvalidArgument(
+        f"cannot reach Redis through {target!r}: give a URL such as redis://localhost:6379/0 or a redis-py client"
+    )
 
 
 def _from_url(url: str) -> Client:
     scheme = url.partition("://")[0]
     if scheme not in _SCHEMES:
-        raise InvalidArgument(f"Redis URL {redacted(url)!r} is not usable: it must begin with redis://, rediss:// or unix://")
+        raise InvalidArgument(
+            f"Redis URL {redacted(url)!r} is not usable: it must begin with redis://, rediss:// or unix://"
+        )
     try:
         return redis.Redis.from_url(
             url,
@@ -86,7 +103,11 @@ def translated(error: Exception) -> RouterError:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, rex.AuthenticationError | rex.AuthorizationError | rex.NoPermissionError):
         return RedisRefused(f"Redis refused the login or the command: {text}; check user, password and ACL")
-    if isinstance(error, rex.ResponseError) and not str(error).startswith(_PASSING) and not isinstance(error, rex.ClusterError):
+    if (
+        isinstance(error, rex.ResponseError)
+        and not str(error).startswith(_PASSING)
+        and not isinstance(error, rex.ClusterError)
+    ):
         return RedisRefused(f"Redis refused the command: {text}")
     return RedisUnavailable(f"Redis cannot serve: {text}")
 

@@ -47,7 +47,9 @@ class NoProviderAvailable(RouterError):
 
     code = "ROUTER_NO_PROVIDER_AVAILABLE"
 
-    def __init__(self, model: str, reasons: Mapping[str, str], retry_after: float | None = None, hint: str = "") -> None:
+    def __init__(
+        self, model: str, reasons: Mapping[str, str], retry_after: float | None = None, hint: str = ""
+    ) -> None:
         self.model = model
         self.reasons = dict(reasons)
         self.retry_after = retry_after

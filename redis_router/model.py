@@ -39,7 +39,7 @@ def check_name(what: str, value: object) -> str:
     """A provider name, namespace or replica id: short, printable, and unable to reach another Redis key."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InvalidArgument(
-            f"{what} {value!r} is not usable: give 1 to 64 letters, digits or . _ : / @ -, beginning with a letter or digit"
+            f"{what} {value!r} is not usable: give 1 to 64 letters, digits or . _ : / @ -, the first a letter or digit"
         )
     return value
 
@@ -70,7 +70,9 @@ def check_weight(value: object) -> float:
     try:
         return check_number("weight", value, above=0.0, most=1e6)
     except InvalidArgument as error:
-        raise InvalidArgument(f"{error}; to take a provider out of service use update_health(name, available=False)") from None
+        raise InvalidArgument(
+            f"{error}; to take a provider out of service use update_health(name, available=False)"
+        ) from None
 
 
 def check_latency(value: object) -> float:
@@ -83,7 +85,9 @@ def check_model(value: object) -> str:
     name = value.strip() if isinstance(value, str) else ""
     if name and len(name) <= _MAX_MODEL_CHARS and name.isprintable():
         return name
-    raise InvalidArgument(f"model {value!r} is not usable: give 1 to {_MAX_MODEL_CHARS} printable characters, or '*' for every model")
+    raise InvalidArgument(
+        f"model {value!r} is not usable: give 1 to {_MAX_MODEL_CHARS} printable characters, or '*' for every model"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class Provider:
     models  the models it serves; "*" serves any
     weight  its share under `weighted`, relative to the others; above 0
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
-    probe   what the worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts a connection
+    probe   what the worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections
     """
 
     name: str
@@ -106,7 +110,9 @@ class Provider:
     def __post_init__(self) -> None:
         check_name("provider name", self.name)
         if isinstance(self.models, str | bytes) or not hasattr(self.models, "__iter__"):
-            raise InvalidArgument(f"models of provider {self.name!r} is {self.models!r}: give a tuple of names, such as ('gpt-4o',)")
+            raise InvalidArgument(
+                f"models of provider {self.name!r} is {self.models!r}: give a tuple of names, such as ('gpt-4o',)"
+            )
         object.__setattr__(self, "models", tuple(dict.fromkeys(check_model(model) for model in self.models)))
         if not self.models:
             raise InvalidArgument(f"provider {self.name!r} serves no model: name at least one, or '*' for every model")
@@ -119,14 +125,18 @@ def check_probe(name: str, url: object) -> str:
     """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port)."""
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
-        usable = parts is not None and bool(parts.hostname) and (
-            parts.scheme in ("http", "https") or (parts.scheme == "tcp" and parts.port is not None)
+        usable = (
+            parts is not None
+            and bool(parts.hostname)
+            and (parts.scheme in ("http", "https") or (parts.scheme == "tcp" and parts.port is not None))
         )
     except ValueError:
         usable = False
     if usable and isinstance(url, str):
         return url
-    raise InvalidArgument(f"probe of provider {name!r} is {url!r}: give http://host/path, https://host/path or tcp://host:port")
+    raise InvalidArgument(
+        f"probe of provider {name!r} is {url!r}: give http://host/path, https://host/path or tcp://host:port"
+    )
 
 
 @dataclass(frozen=True, slots=True)

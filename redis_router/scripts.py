@@ -23,7 +23,9 @@ def folder() -> Path:
     for path in FOLDERS:
         if (path / "_prelude.lua").is_file():
             return path
-    raise FileNotFoundError(f"no _prelude.lua in {' or '.join(map(str, FOLDERS))}: the installation is incomplete, reinstall it")
+    raise FileNotFoundError(
+        f"no _prelude.lua in {' or '.join(map(str, FOLDERS))}: the installation is incomplete, reinstall it"
+    )
 
 
 @cache

@@ -1,0 +1,46 @@
+"""One circuit breaker and one set of health figures for a whole fleet of LLM gateway replicas, kept in Redis."""
+
+from redis_router.errors import (
+    InvalidArgument,
+    NoProviderAvailable,
+    RedisRefused,
+    RedisUnavailable,
+    RouterError,
+    UnknownProvider,
+)
+from redis_router.model import (
+    Candidate,
+    CircuitConfig,
+    CircuitState,
+    Outcome,
+    Provider,
+    ProviderHealth,
+    RegisteredModel,
+    Transition,
+)
+from redis_router.router import Attempt, Router
+from redis_router.strategies import Strategy
+from redis_router.worker import HealthChecker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attempt",
+    "Candidate",
+    "CircuitConfig",
+    "CircuitState",
+    "HealthChecker",
+    "InvalidArgument",
+    "NoProviderAvailable",
+    "Outcome",
+    "Provider",
+    "ProviderHealth",
+    "RedisRefused",
+    "RedisUnavailable",
+    "RegisteredModel",
+    "Router",
+    "RouterError",
+    "Strategy",
+    "Transition",
+    "UnknownProvider",
+]

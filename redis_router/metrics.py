@@ -1,0 +1,103 @@
+"""Everything an operator can graph. The only module that imports prometheus_client.
+
+The request path never comes here: the engine's thread feeds in what it carried. One set of metrics per registry;
+routers that share a registry share the set.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+
+from redis_router.model import CircuitState, Outcome, ProviderHealth, Transition
+
+__all__ = ["REGISTRY", "CollectorRegistry", "Metrics", "make_wsgi_app"]
+
+_LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_sets: "WeakKeyDictionary[CollectorRegistry, Metrics]" = WeakKeyDictionary()
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"redis_router_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"redis_router_{name}", text, labels, registry=registry)
+
+        self.state_changes = counter(
+            "circuit_state_changes_total",
+            "Circuit transitions this process caused; the sum over the fleet is exact",
+            "provider", "from_state", "to_state",
+        )  # fmt: skip
+        self.requests = counter("requests_total", "Outcomes recorded by this process", "provider", "outcome")
+        self.request_latency = Histogram(
+            "redis_router_request_latency_seconds",
+            "Whole duration of the calls recorded by this process",
+            ("provider",),
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.circuit_state = gauge(
+            "circuit_state", "1 for the state this process sees, 0 for the others", "provider", "state"
+        )
+        self.available = gauge("available", "1 while the provider's record says available", "provider")
+        self.failure_rate = gauge("failure_rate", "The fleet's moving average of failures, 0 to 1", "provider")
+        self.latency_average = gauge("latency_average_seconds", "The fleet's moving average of latency", "provider")
+        self.redis_up = gauge("redis_up", "1 while this process is in touch with Redis")
+        self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis")
+        self.results_dropped = counter("results_dropped_total", "Results that will never reach Redis", "reason")
+        self.permits_claimed = counter(
+            "half_open_permits_total", "Half-open permits this process was given", "provider"
+        )
+        self.safety_net = counter(
+            "safety_net_transitions_total", "Open to half-open by a replica because no worker led", "provider"
+        )
+        self.probes = counter("probes_total", "Provider probes by this worker", "provider", "result")
+        self.leader = gauge("leader", "1 while this process holds the worker lease")
+        self.leader_epoch = gauge("leader_epoch", "The newest election epoch this process saw")
+
+    @classmethod
+    def of(cls, registry: CollectorRegistry | None) -> "Metrics":
+        """The set of this registry (prometheus_client's default where None), made on first use."""
+        registry = REGISTRY if registry is None else registry
+        if registry not in _sets:
+            _sets[registry] = cls(registry)
+        return _sets[registry]
+
+    def results(self, provider: str, results: Iterable[tuple[Outcome, float]]) -> None:
+        """Outcomes with their latencies in ms, of one provider."""
+        tally: Tally[Outcome] = Tally()
+        observe = self.request_latency.labels(provider).observe
+        for outcome, latency_ms in results:
+            tally[outcome] += 1
+            if latency_ms > 0:
+                observe(latency_ms / 1000)
+        for outcome, times in tally.items():
+            self.requests.labels(provider, outcome.value).inc(times)
+
+    def transition(self, change: Transition) -> None:
+        """Count a transition that this process caused."""
+        self.state_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
+
+    def health(self, health: ProviderHealth) -> None:
+        """Show a record as this process knows it now."""
+        for state in CircuitState:
+            self.circuit_state.labels(health.name, state.value).set(state is health.circuit_state)
+        self.available.labels(health.name).set(health.available)
+        self.failure_rate.labels(health.name).set(health.failure_rate)
+        self.latency_average.labels(health.name).set(health.latency_ms / 1000)
+
+    def forget(self, provider: str) -> None:
+        """Stop showing a provider that was deregistered."""
+        for state in CircuitState:
+            self.circuit_state.remove(provider, state.value)
+        for gauge in (self.available, self.failure_rate, self.latency_average):
+            gauge.remove(provider)
+
+    def watch_pending(self, pending: Callable[[], int]) -> None:
+        """Read the number of waiting results whenever the metrics are scraped."""
+        self.results_pending.set_function(pending)

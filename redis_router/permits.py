@@ -1,0 +1,131 @@
+"""The half-open permits this replica holds: claimed ahead of need, spent by calls, renewed while they run.
+
+`take` is called on the request path and does no I/O. `tend` is called by the engine's thread and does the rest.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
+
+from redis_router.metrics import Metrics
+from redis_router.model import Outcome, ProviderHealth
+from redis_router.store import Result, Store
+
+UNREPORTED = 60.0
+"""Seconds for which a permit is renewed whose call `select_provider` handed out and nobody reported yet."""
+
+
+@dataclass(eq=False, slots=True)
+class Permit:
+    """The right to one call in half-open, good for `generation`. `until` is None while a call surely runs."""
+
+    provider: str
+    token: str
+    generation: int
+    until: float | None
+
+
+class Permits:
+    """One replica's permits. At most one per provider waits in hand; a call that takes it makes room for the next."""
+
+    def __init__(self, store: Store, metrics: Metrics, hand_back: Callable[[Result], None], ttl: float) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._hand_back = hand_back
+        self._ttl = ttl
+        self._tokens = count(1)
+        self._in_hand: dict[str, deque[Permit]] = {}
+        self._running: dict[str, Permit] = {}
+        self._unreported: dict[str, deque[Permit]] = {}
+        self._asked: dict[str, str] = {}  # provider -> the token of a claim whose answer may be lost: asked for again
+        self._claim_at: dict[str, float] = {}
+        self._renew_at = 0.0
+
+    def take(self, name: str) -> Permit | None:
+        """Spend the permit in hand for this provider, None where there is none."""
+        try:
+            permit = self._in_hand[name].popleft()  # atomic: one caller gets it
+        except (KeyError, IndexError):
+            return None
+        permit.until = time.monotonic() + UNREPORTED
+        self._running[permit.token] = permit
+        return permit
+
+    def await_report(self, permit: Permit) -> None:
+        """A permit spent by `select_provider`: the next `record_result` of this provider returns it."""
+        self._unreported.setdefault(permit.provider, deque()).append(permit)
+
+    def reported(self, name: str) -> Permit | None:
+        """The longest unreported permit of this provider, done with; None where there is none."""
+        try:
+            permit = self._unreported[name].popleft()
+        except (KeyError, IndexError):
+            return None
+        return self.done(permit)
+
+    def done(self, permit: Permit) -> Permit:
+        """The call is over: stop renewing. Its outcome carries the token back."""
+        self._running.pop(permit.token, None)
+        return permit
+
+    @property
+    def idle(self) -> bool:
+        """Nothing in hand and nothing running: there is nothing to tend."""
+        return not self._running and not any(self._in_hand.values())
+
+    def tend(self, on_trial: Iterable[ProviderHealth], in_demand: Callable[[str], bool]) -> None:
+        """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError."""
+        now = time.monotonic()
+        trials = {health.name: health for health in on_trial}
+        self._give_back(
+            lambda p: (
+                p.provider in trials and p.generation == trials[p.provider].generation and now < (p.until or now + 1)
+            )
+        )
+        for name in trials:
+            if not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
+                self._claim(name)
+        if self._running and now >= self._renew_at:
+            self._renew(now)
+
+    def give_back_all(self) -> None:
+        """Hand every unspent permit back, on the way out."""
+        self._give_back(lambda permit: False)
+
+    def _give_back(self, keep: Callable[[Permit], bool]) -> None:
+        for name, hand in list(self._in_hand.items()):
+            try:
+                permit = hand.popleft()
+            except IndexError:
+                continue
+            if keep(permit):
+                hand.append(permit)
+                continue
+            self._hand_back(Result(name, Outcome.IGNORED, 0.0, permit.generation, permit.token))
+            self._claim_at[name] = time.monotonic() + random.uniform(0.05, 0.2) * self._ttl  # others' turn first
+
+    def _claim(self, name: str) -> None:
+        token = self._asked.setdefault(name, f"{self._store.writer}:{next(self._tokens)}")
+        generation, held = self._store.claim(name, [token], round(self._ttl * 1000))
+        del self._asked[name]
+        if not held:
+            self._claim_at[name] = time.monotonic() + random.uniform(0.02, 0.06) * self._ttl
+            return
+        self._metrics.permits_claimed.labels(name).inc()
+        self._in_hand.setdefault(name, deque()).append(
+            Permit(name, token, generation, time.monotonic() + self._ttl * 0.8)
+        )
+
+    def _renew(self, now: float) -> None:
+        self._renew_at = now + self._ttl / 3
+        tokens: dict[str, list[str]] = {}
+        for permit in list(self._running.values()):
+            if permit.until is not None and now > permit.until:
+                self._running.pop(permit.token, None)  # nobody will report this call: its permit runs out
+            else:
+                tokens.setdefault(permit.provider, []).append(permit.token)
+        for name, held in tokens.items():
+            self._store.claim(name, held, round(self._ttl * 1000))

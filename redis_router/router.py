@@ -1,0 +1,416 @@
+"""Router: the door a gateway uses."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from redis_router import table as tables
+from redis_router.circuit import HALF_OPEN, OPEN
+from redis_router.connect import connect
+from redis_router.engine import Engine, TransitionListener
+from redis_router.errors import InvalidArgument, NoProviderAvailable, RedisRefused, UnknownProvider
+from redis_router.metrics import CollectorRegistry, Metrics
+from redis_router.model import (
+    ANY_MODEL,
+    Candidate,
+    CircuitConfig,
+    CircuitState,
+    Outcome,
+    Provider,
+    ProviderHealth,
+    RegisteredModel,
+    check_count,
+    check_latency,
+    check_name,
+    check_seconds,
+    check_weight,
+)
+from redis_router.names import unique_name
+from redis_router.permits import Permit
+from redis_router.store import Result, Store
+from redis_router.strategies import Strategy, resolve
+from redis_router.worker import HealthChecker
+
+log = logging.getLogger("redis_router")
+
+Choice = tuple[Candidate, Permit | None]
+
+
+class Router:
+    """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
+
+    redis          a URL (redis://, rediss://, unix://) or a redis-py client, RedisCluster included
+    strategy       latency, round_robin, weighted, availability, or an object with `prepare(model, candidates)`
+    namespace      first part of every Redis key; routers of one namespace share their circuits
+    circuit        thresholds for providers that this router registers first; a record that exists keeps its own
+    replica        this process's name in logs and permits; unique in the fleet, made from host and pid where not given
+    registry       where the metrics go; prometheus_client's default registry where not given
+    on_transition  called with each Transition this replica sees, on a background thread
+
+    Durations are in seconds. `select_provider`, `record_result` and the attempts work in memory, never block and never
+    raise because of Redis; they serve threads and asyncio alike. Raises InvalidArgument for what cannot be used.
+    """
+
+    def __init__(
+        self,
+        redis: Any,
+        *,
+        strategy: str | Strategy = "latency",
+        namespace: str = "rr",
+        circuit: CircuitConfig | None = None,
+        replica: str | None = None,
+        registry: CollectorRegistry | None = None,
+        on_transition: TransitionListener | None = None,
+        flush_interval: float = 0.02,
+        push_interval: float = 0.5,
+        refresh_interval: float = 30.0,
+        permit_ttl: float = 5.0,
+        safety_net_after: float = 5.0,
+        buffer_limit: int = 10_000,
+    ) -> None:
+        self._client = connect(redis)
+        self._owns_client = isinstance(redis, str)
+        self._circuit = CircuitConfig() if circuit is None else circuit
+        if not isinstance(self._circuit, CircuitConfig):
+            raise InvalidArgument(f"circuit is {circuit!r}: give a CircuitConfig")
+        self._registry = registry
+        self._checker: HealthChecker | None = None
+        self._retired: set[str] = set()
+        self.namespace = check_name("namespace", namespace)
+        self.replica = check_name("replica", replica or unique_name())
+        push_ms = round(check_seconds("push_interval", push_interval) * 1000)
+        self._engine = Engine(
+            Store(self._client, self.namespace, self.replica, push_ms),
+            Metrics.of(registry),
+            resolve(strategy),
+            flush_interval=check_seconds("flush_interval", flush_interval),
+            refresh_interval=check_seconds("refresh_interval", refresh_interval),
+            buffer_limit=check_count("buffer_limit", buffer_limit),
+            permit_ttl=check_seconds("permit_ttl", permit_ttl),
+            safety_net_after=check_seconds("safety_net_after", safety_net_after),
+            on_transition=on_transition,
+        )
+
+    # Life
+
+    def start(self) -> None:
+        """Join the fleet and start the background threads; once is enough.
+
+        Returns after the shared records were read, or at once where Redis is away: the router then starts with every
+        circuit closed and joins when Redis is back. Raises RedisRefused for a wrong password or missing permission.
+        """
+        if not self._engine.running:
+            self._engine.start()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Hand back permits, bring what was recorded to Redis, end the threads; within about `timeout` seconds."""
+        self.stop_health_checker()
+        self._engine.stop(timeout)
+        if self._owns_client:
+            self._client.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until all recorded before is in Redis and in this replica's table; False where `timeout` s ran out."""
+        return self._engine.flush(timeout)
+
+    @property
+    def redis_up(self) -> bool:
+        """Is this replica in touch with Redis?"""
+        return self._engine.mirror.up
+
+    # Providers
+
+    def register_provider(self, provider: Provider) -> None:
+        """Route to this provider from now on. Its shared record is joined as it stands, never reset.
+
+        After `start()` the record is joined in the background within milliseconds; `flush()` waits for it.
+        """
+        if not isinstance(provider, Provider):
+            raise InvalidArgument(f"cannot register {provider!r}: give a Provider")
+        self._retired.discard(provider.name)
+        self._engine.add(provider, self._circuit)
+
+    def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
+        """Stop routing to a provider here; `everywhere` deletes its shared record too, and every replica drops it.
+
+        Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
+        """
+        self._known(name)
+        if everywhere:
+            self._engine.store.deregister(name)
+        self._retired.add(name)
+        self._engine.remove(name)
+
+    def registered_models(self) -> list[RegisteredModel]:
+        """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
+        owners: dict[str, str] = {}
+        for name in sorted(self._engine.table.candidates):
+            for model in self._engine.table.candidates[name].provider.models:
+                if model != ANY_MODEL:
+                    owners.setdefault(model, name)
+        return [RegisteredModel(model, owners[model]) for model in sorted(owners)]
+
+    # Routing
+
+    def select_provider(self, model: str) -> Provider:
+        """The provider to send the next request for this model to, by the router's strategy. In memory, O(1).
+
+        Report the call with `record_result`; `attempt` does both and recognises late results.
+        Raises NoProviderAvailable.
+        """
+        candidate, permit = self._choose(model)
+        if permit is not None:
+            self._engine.permits.await_report(permit)
+        return candidate.provider
+
+    def get_fallback_providers(self, model: str, primary: str | None = None) -> list[Provider]:
+        """The other providers that may serve this model now, best first by the strategy; [] where there are none.
+
+        Half-open providers are left out: they take only calls that hold a permit.
+        """
+        selector = self._engine.table.find(model)
+        rest = [
+            c
+            for c in (selector.candidates if selector else ())
+            if c.provider.name != primary and tables.is_routable(c.health)
+        ]
+        found = []
+        while rest:
+            best = tables.prepare(self._engine.strategy, model, rest)()
+            rest.remove(best)
+            found.append(best.provider)
+        return found
+
+    def attempt(self, model: str) -> "Attempt":
+        """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`. Raises NoProviderAvailable."""
+        return Attempt(self, self._choose(model))
+
+    def attempts(self, model: str) -> Iterator["Attempt"]:
+        """Attempts with one provider after the other, each tried once, until one succeeds.
+
+            for attempt in router.attempts("gpt-4o"):
+                with attempt:
+                    answer = call(attempt.provider)
+
+        An exception inside `with` counts as a failure; it is passed on when no other provider is left, else the next
+        attempt begins. Raises NoProviderAvailable when there is no first one.
+        """
+        attempt: Attempt | None = Attempt(self, self._choose(model), model, set())
+        while attempt is not None:
+            yield attempt
+            attempt = attempt.next
+
+    def _choose(self, model: str, tried: set[str] | frozenset[str] = frozenset()) -> Choice:
+        selector = self._engine.table.find(model)
+        if selector is not None:
+            if selector.on_trial:
+                trial = self._engine.trial(selector, tried)
+                if trial is not None:
+                    return trial
+            if selector.pick is not None:
+                if not tried:
+                    return selector.pick(), None
+                rest = [c for c in selector.candidates if c.provider.name not in tried and tables.is_routable(c.health)]
+                if rest:
+                    return tables.prepare(self._engine.strategy, model, rest)(), None
+        raise self._nobody(model, selector)
+
+    def _nobody(self, model: str, selector: tables.Selector | None) -> NoProviderAvailable:
+        if selector is None:
+            known = ", ".join(m.id for m in self.registered_models()[:10]) or "no provider is registered"
+            return NoProviderAvailable(model, {}, hint=f"no provider serves it; registered: {known}")
+        redis_now = self._engine.mirror.redis_now_ms() or time.time() * 1000
+        reasons: dict[str, str] = {}
+        waits: list[float] = []
+        for candidate in selector.candidates:
+            health, name = candidate.health, candidate.provider.name
+            self._engine.want(name)
+            if health.unavailable_reason == "operator":
+                reasons[name] = "taken out of service by an operator"
+            elif health.circuit_state is OPEN:
+                waits.append(max(0.0, (health.half_open_due_ms - redis_now) / 1000))
+                reasons[name] = f"circuit open ({health.open_reason}), half-open in {waits[-1]:.1f} s"
+            elif health.circuit_state is HALF_OPEN:
+                reasons[name] = "circuit half-open, its trial calls are taken"
+            elif not health.available:
+                reasons[name] = f"unavailable ({health.unavailable_reason})"
+            else:
+                reasons[name] = "tried already"
+        return NoProviderAvailable(model, reasons, min(waits, default=None))
+
+    # Results
+
+    def record_result(self, name: str, *, success: bool, latency_ms: float) -> None:
+        """Report how a call to this provider went: its latency in ms, 0 where it was not measured.
+
+        The result counts for the circuit's generation of this moment; `attempt` remembers that in which the call began.
+        Raises InvalidArgument and UnknownProvider, nothing else.
+        """
+        latency_ms = check_latency(latency_ms)
+        candidate = self._engine.table.candidates.get(name)
+        if candidate is None:
+            if name in self._retired:
+                self._engine.metrics.results_dropped.labels("deregistered").inc()
+                return
+            raise self._unknown(name)
+        permit = self._engine.permits.reported(name)
+        generation, token = (
+            (permit.generation, permit.token) if permit is not None else (candidate.health.generation, "")
+        )
+        outcome = Outcome.SUCCESS if success else Outcome.FAILURE
+        self._engine.buffer_result(Result(name, outcome, latency_ms, generation, token))
+
+    # Health and settings
+
+    def get_health_status(self) -> dict[str, ProviderHealth]:
+        """Every registered provider's record as this replica knows it, all fields."""
+        return {name: candidate.health for name, candidate in self._engine.table.candidates.items()}
+
+    def get_circuit_state(self, name: str) -> CircuitState:
+        """The circuit of one provider as this replica knows it. Raises UnknownProvider."""
+        return self._known(name).health.circuit_state
+
+    def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
+        """Take a provider out of service or back in, or change its weight; at once for the whole fleet, in Redis.
+
+        `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
+        Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
+        """
+        self._known(name)
+        fields = {}
+        if available is not None:
+            fields["available"] = str(int(bool(available)))
+        if weight is not None:
+            fields["weight"] = repr(check_weight(weight))
+        if not fields:
+            raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
+        self._update(name, fields)
+
+    def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
+        """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
+
+        Without `provider` it also holds for providers registered later. Raises as `update_health`.
+        """
+        if not isinstance(config, CircuitConfig):
+            raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
+        if provider is None:
+            self._circuit = config
+        else:
+            self._known(provider)
+        for name in list(self._engine.providers) if provider is None else [provider]:
+            self._engine.configs[name] = config
+            self._update(name, config.to_fields())
+
+    def _update(self, name: str, fields: dict[str, str]) -> None:
+        reply = self._engine.store.update(name, fields)
+        if reply.health is None:
+            raise RedisRefused(
+                f"provider {name!r} has no record in Redis yet: call start(), or flush() after register_provider()"
+            )
+        self._engine.mirror.apply(reply.health)
+
+    def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
+        """Run the worker inside this replica, in the same election as every other; once is enough."""
+        if self._checker is None:
+            checker = HealthChecker(self._client, self.namespace, interval, lease, registry=self._registry)
+            checker.start()
+            self._checker = checker
+
+    def stop_health_checker(self) -> None:
+        """End the worker inside this replica; a lease it holds is free at once."""
+        if self._checker is not None:
+            self._checker.stop()
+            self._checker = None
+
+    def _known(self, name: str) -> Candidate:
+        candidate = self._engine.table.candidates.get(name)
+        if candidate is None:
+            raise self._unknown(name)
+        return candidate
+
+    def _unknown(self, name: str) -> UnknownProvider:
+        known = ", ".join(sorted(self._engine.table.candidates)) or "none"
+        return UnknownProvider(f"unknown provider {name!r}: registered are {known}")
+
+
+class Attempt:
+    """One call to one provider: timed, and recorded with the generation in which it began and the permit it holds.
+
+    A normal end of the `with` block is a success, an Exception a failure. A cancellation (any other BaseException)
+    says nothing about the provider: it is recorded as ignored.
+    """
+
+    __slots__ = ("_candidate", "_model", "_permit", "_router", "_started", "_tried", "next")
+
+    def __init__(self, router: Router, choice: Choice, model: str = "", tried: set[str] | None = None) -> None:
+        self._router = router
+        self._candidate, self._permit = choice
+        self._model = model
+        self._tried = tried  # None: a single attempt, with no next one
+        self._started = 0.0
+        self.next: Attempt | None = None
+
+    @property
+    def provider(self) -> Provider:
+        """Where to send this call."""
+        return self._candidate.provider
+
+    @property
+    def permit(self) -> str | None:
+        """The half-open permit this call holds, None for an ordinary call."""
+        return self._permit.token if self._permit is not None else None
+
+    def __enter__(self) -> Self:
+        if self._permit is not None:
+            self._permit.until = None  # renewed for as long as the call runs
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False] | bool:
+        latency_ms = (time.perf_counter() - self._started) * 1000
+        if kind is None:
+            self._record(Outcome.SUCCESS, latency_ms)
+            return False
+        if not issubclass(kind, Exception):
+            self._record(Outcome.IGNORED, latency_ms)
+            return False
+        self._record(Outcome.FAILURE, latency_ms)
+        return self._go_on()
+
+    def _record(self, outcome: Outcome, latency_ms: float) -> None:
+        engine, health, token = self._router._engine, self._candidate.health, ""
+        generation = health.generation
+        if self._permit is not None:
+            generation, token = self._permit.generation, engine.permits.done(self._permit).token
+        engine.buffer_result(Result(health.name, outcome, latency_ms, generation, token))
+
+    def _go_on(self) -> bool:
+        """Choose the next attempt now, so that the error in hand is passed on where there is none."""
+        if self._tried is None:
+            return False
+        tried = self._tried | {self._candidate.provider.name}
+        try:
+            choice = self._router._choose(self._model, tried)
+        except NoProviderAvailable:
+            return False
+        self.next = Attempt(self._router, choice, self._model, tried)
+        return True

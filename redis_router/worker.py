@@ -1,0 +1,356 @@
+"""HealthChecker: the leader moves due circuits to half-open and probes providers; standbys keep a warm copy and wait.
+
+One thread decides and writes; probes run in a small pool and hand their verdicts back to it, so a provider that hangs
+delays nobody. Timers follow the pushed records: a circuit is moved at its time, not at the next interval.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from redis_router.circuit import OPEN
+from redis_router.connect import connect
+from redis_router.election import Election
+from redis_router.errors import RouterError
+from redis_router.metrics import CollectorRegistry, Metrics
+from redis_router.mirror import Mirror, reconnecting
+from redis_router.model import ProviderHealth, check_name, check_number, check_seconds
+from redis_router.names import unique_name
+from redis_router.probes import ProbeImpossible, Prober
+from redis_router.store import Event, Reply, Store
+
+log = logging.getLogger("redis_router")
+
+FAILS_TO_MARK, PASSES_TO_MARK = 3, 2
+"""So many probes in a row mark a provider unavailable, or available again."""
+PROBE_THREADS = 16
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the leader knows of one provider's probe. Moments are monotonic."""
+
+    next_at: float = 0.0
+    started_at: float = 0.0
+    running: bool = False
+    passes: int = 0
+    fails: int = 0
+    impossible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What `run_once` did: `probed` maps a provider to None where it passed, else to the reason."""
+
+    leader: bool
+    half_opened: tuple[str, ...]
+    probed: dict[str, str | None]
+
+
+class HealthChecker:
+    """The worker: campaigns for the lease, and while it leads keeps circuits and availability moving.
+
+    redis          a URL or a redis-py client, as for Router
+    namespace      as for Router
+    interval       seconds between probes of a provider, with 10 % of jitter
+    lease          seconds after which a leader that died is replaced; at least 1
+    probe_timeout  seconds for a probe's connect and for each wait for its answer
+    worker         this process's name; unique, made from host and pid where not given
+    registry       where the metrics go; prometheus_client's default registry where not given
+
+    Raises InvalidArgument for what cannot be used.
+    """
+
+    def __init__(
+        self,
+        redis: Any,
+        namespace: str = "rr",
+        interval: float = 10.0,
+        lease: float = 15.0,
+        *,
+        probe_timeout: float = 5.0,
+        worker: str | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.worker = check_name("worker", worker or unique_name())
+        self._interval = check_seconds("interval", interval)
+        lease = check_number("lease", lease, least=1.0, most=3600.0)
+        self._metrics = Metrics.of(registry)
+        self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
+        self._election = Election(self._store, lease)
+        self._mirror = Mirror(self._store, self._metrics, self, lambda: None, refresh_interval=self._interval)
+        self._prober = Prober(check_seconds("probe_timeout", probe_timeout))
+        self._pool = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="redis-router-probe")
+        self._verdicts: SimpleQueue[tuple[str, str | ProbeImpossible | None]] = SimpleQueue()
+        self._watches: dict[str, Watch] = {}
+        self._retry_at: dict[str, float] = {}
+        self._seq = count(1)
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._turned_at = time.monotonic()
+        self._told_empty = False
+
+    # What an operator asks
+
+    @property
+    def is_leader(self) -> bool:
+        """Does this worker lead now?"""
+        return self._election.is_leader
+
+    @property
+    def redis_up(self) -> bool:
+        """Is this worker in touch with Redis?"""
+        return self._mirror.up
+
+    @property
+    def alive(self) -> bool:
+        """Is the worker's thread running and not stuck?"""
+        return self._thread is not None and self._thread.is_alive() and time.monotonic() - self._turned_at < 30.0
+
+    # Life
+
+    def start(self) -> None:
+        """Work in a daemon thread until `stop()`."""
+        if self._thread is None:
+            self._mirror.start()
+            self._thread = threading.Thread(target=self._run, name="redis-router-worker", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Resign, so that a standby takes over at once, and end; within about `timeout` seconds."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+            self._mirror.stop()
+        else:
+            self._resign()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._prober.close()
+
+    def run_once(self) -> Pass:
+        """One pass without a thread, for tests and cron: campaign; if elected, probe every provider, move due circuits.
+
+        The lease stays ours until it ends; `stop()` frees it. Raises RedisUnavailable or RedisRefused.
+        """
+        self._mirror.refresh()
+        self._election.campaign()
+        probed: dict[str, str | None] = {}
+        if self.is_leader:
+            self._say_if_empty()
+            wait([self._pool.submit(self._probe, name, url) for name, url in self._probe_targets()])
+            probed = self._take_verdicts()
+        half_opened = self._half_open_due() if self.is_leader else []
+        self._metrics.leader.set(self.is_leader)
+        return Pass(self.is_leader, tuple(half_opened), probed)
+
+    # What the mirror tells
+
+    def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
+        if old is None or old.circuit_state is not new.circuit_state:
+            self._wake.set()
+
+    def lost(self, name: str) -> None:
+        self._forget(name)  # a replica that has a copy restores it
+
+    def deregistered(self, name: str) -> None:
+        self._forget(name)
+
+    def heard(self, event: Event) -> None:
+        if event.kind == "resigned":
+            self._election.next_at = 0.0
+            self._wake.set()
+
+    def _forget(self, name: str) -> None:
+        self._mirror.forget(name)
+        self._watches.pop(name, None)
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                reconnecting(self._stop, self._failed)(self._turn)
+            except RouterError as error:
+                self._failed(error)
+            except Exception:
+                log.exception("redis_router: the worker failed, and goes on")
+                self._stop.wait(1.0)
+            self._metrics.leader.set(self.is_leader)
+            self._wake.wait(max(0.0, min(self._next_at() - time.monotonic(), 5.0)))
+            self._wake.clear()
+        self._resign()
+
+    def _failed(self, error: BaseException) -> None:
+        self._turned_at = time.monotonic()
+        self._mirror.went_down(error)
+        self._metrics.leader.set(self.is_leader)
+
+    def _turn(self) -> None:
+        self._turned_at = now = time.monotonic()
+        if now >= self._election.next_at:
+            self._election.campaign()
+            if self._election.leader is not None:
+                self._metrics.leader_epoch.set(self._election.leader.epoch)
+        if not self.is_leader:
+            return
+        self._say_if_empty()
+        self._take_verdicts()
+        self._half_open_due()
+        for name, url in self._probe_targets():
+            if now >= self._watch(name).next_at:
+                self._start_probe(name, url)
+
+    def _resign(self) -> None:
+        try:
+            self._election.resign()
+        except RouterError as error:
+            log.warning("redis_router: could not resign, the lease runs out by itself: %s", error)
+        self._metrics.leader.set(0)
+
+    def _next_at(self) -> float:
+        """The monotonic moment of the next thing to do."""
+        moments = [self._election.next_at]
+        if self.is_leader:
+            moments += [self._watch(name).next_at for name, _ in self._probe_targets() if not self._watch(name).running]
+            moments += [
+                max(self._due_at(h), self._retry_at.get(h.name, 0.0)) for h in self._open_records() if self._may_ask(h)
+            ]
+        return min(moments)
+
+    # Open -> half-open
+
+    def _open_records(self) -> Iterable[ProviderHealth]:
+        return [health for health in list(self._mirror.records.values()) if health.circuit_state is OPEN]
+
+    def _due_at(self, health: ProviderHealth) -> float:
+        """When an open circuit is due, on our monotonic clock; a moment later rather than earlier."""
+        redis_now = self._mirror.redis_now_ms()
+        if redis_now is None:
+            return float("inf")
+        return time.monotonic() + (health.half_open_due_ms - redis_now + 1) / 1000
+
+    def _half_open_due(self) -> list[str]:
+        moved = []
+        for health in self._open_records():
+            now, due_at = time.monotonic(), self._due_at(health)
+            if now < due_at or now < self._retry_at.get(health.name, 0.0) or not self.is_leader:
+                continue
+            if not self._probe_allows(health.name, due_at):
+                continue
+            reply = self._store.half_open(health.name, next(self._seq), self._election.epoch)
+            if self._accepted(health.name, reply) and reply.transitions:
+                moved.append(health.name)
+            elif reply.status == "not_due":
+                self._retry_at[health.name] = now + 0.05  # our idea of Redis's clock was early
+        return moved
+
+    def _accepted(self, name: str, reply: Reply) -> bool:
+        for change in reply.transitions:
+            self._metrics.transition(change)
+            log.info("redis_router: %s is half_open", name)
+        if reply.status == "fenced":
+            log.warning(
+                "redis_router: a write of epoch %d was refused: a newer leader is at work", self._election.epoch
+            )
+            self._election.step_down()
+            self._election.next_at = 0.0
+        if reply.health is not None:
+            self._mirror.apply(reply.health)
+        return reply.status not in ("fenced", "missing")
+
+    # Probes
+
+    def _watch(self, name: str) -> Watch:
+        return self._watches.setdefault(name, Watch())
+
+    def _probe_targets(self) -> list[tuple[str, str]]:
+        """Every provider with a record and a probe that can be made here."""
+        specs = self._mirror.specs.items()
+        return [
+            (name, spec.probe)
+            for name, spec in list(specs)
+            if spec.probe and name in self._mirror.records and not self._watch(name).impossible
+        ]
+
+    def _may_ask(self, health: ProviderHealth) -> bool:
+        """Is it a matter of time alone, and not of a probe that is running or has failed?"""
+        watch = self._watches.get(health.name)
+        return watch is None or not (watch.running or watch.fails)
+
+    def _probe_allows(self, name: str, due_at: float) -> bool:
+        """A provider with a probe goes half-open only after one that began when it was due has passed."""
+        url = dict(self._probe_targets()).get(name)
+        if url is None:
+            return True
+        watch = self._watch(name)
+        if watch.running:
+            return False
+        if watch.started_at >= due_at:
+            return watch.passes > 0
+        if watch.fails == 0 or time.monotonic() >= watch.next_at:
+            self._start_probe(name, url)
+        return False
+
+    def _start_probe(self, name: str, url: str) -> None:
+        watch = self._watch(name)
+        if not watch.running:
+            watch.running, watch.started_at = True, time.monotonic()
+            self._pool.submit(self._probe, name, url)
+
+    def _probe(self, name: str, url: str) -> None:
+        """In the pool."""
+        self._watch(name).started_at = time.monotonic()
+        try:
+            verdict: str | ProbeImpossible | None = self._prober.check(url)
+        except ProbeImpossible as error:
+            verdict = error
+        except Exception as error:  # whatever a URL or a proxy can do to an HTTP client: the probe did not pass
+            verdict = f"{type(error).__name__}: {error}"
+        self._verdicts.put((name, verdict))
+        self._wake.set()
+
+    def _take_verdicts(self) -> dict[str, str | None]:
+        taken: dict[str, str | None] = {}
+        while True:
+            try:
+                name, verdict = self._verdicts.get_nowait()
+            except Empty:
+                return taken
+            watch = self._watch(name)
+            watch.running = False
+            watch.next_at = time.monotonic() + self._interval * random.uniform(0.9, 1.1)
+            if isinstance(verdict, ProbeImpossible):
+                watch.impossible = True
+                log.error("redis_router: %s", verdict)
+                continue
+            taken[name] = verdict
+            self._judge(name, watch, verdict)
+
+    def _judge(self, name: str, watch: Watch, verdict: str | None) -> None:
+        passed = verdict is None
+        watch.passes, watch.fails = (watch.passes + 1, 0) if passed else (0, watch.fails + 1)
+        self._metrics.probes.labels(name, "pass" if passed else "fail").inc()
+        if watch.fails == 1 or (watch.fails and watch.fails == FAILS_TO_MARK):
+            log.warning("redis_router: probe of %s failed (%d in a row): %s", name, watch.fails, verdict)
+        if self.is_leader and (watch.passes >= PASSES_TO_MARK or watch.fails >= FAILS_TO_MARK):
+            fields = {"available": str(int(passed))}
+            self._accepted(name, self._store.update(name, fields, source="probe", epoch=self._election.epoch))
+
+    def _say_if_empty(self) -> None:
+        empty = not self._mirror.specs
+        if empty and not self._told_empty:
+            log.warning(
+                "redis_router: no provider is registered in %s: waiting for a gateway with the same Redis and namespace"
+                " to call register_provider and start",
+                self._store.keys.providers,
+            )
+        self._told_empty = empty
