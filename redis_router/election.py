@@ -48,12 +48,12 @@ class Election:
         self._until = sent + self._lease * SAFETY
         self.next_at = sent + self._lease / 3
         if not led:
-            log.warning("redis_router: worker %s leads, epoch %d", self._store.writer, self.epoch)
+            log.info("redis_router: worker %s leads, epoch %d", self._store.writer, self.epoch)
 
     def step_down(self) -> None:
         """Stop acting as the leader; Redis is not told."""
         if self._until:
-            log.warning("redis_router: worker %s leads no more", self._store.writer)
+            log.info("redis_router: worker %s leads no more", self._store.writer)
         self._until = 0.0
 
     def resign(self) -> None:

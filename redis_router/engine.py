@@ -141,6 +141,10 @@ class Engine:
     def running(self) -> bool:
         return self._thread is not None and not self._stop.is_set()
 
+    @property
+    def closed(self) -> bool:
+        return self._stop.is_set()
+
     def flush(self, timeout: float) -> bool:
         """Wait until all that was recorded before is in Redis and in the table; False where time ran out."""
         if not self.running:
@@ -267,7 +271,7 @@ class Engine:
                 self.mirror.apply(health)
                 if health.config != config or health.weight != provider.weight:
                     log.warning(
-                        "redis_router: provider %s keeps its shared record's settings (%s, weight %g), not those given here;"
+                        "redis_router: provider %s keeps its record's settings (%s, weight %g), not those given here;"
                         " change them with set_circuit_config or update_health(name, weight=...)",
                         name, health.config, health.weight,
                     )  # fmt: skip

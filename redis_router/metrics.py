@@ -8,11 +8,20 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    make_wsgi_app,
+)
 
 from redis_router.model import CircuitState, Outcome, ProviderHealth, Transition
 
-__all__ = ["REGISTRY", "CollectorRegistry", "Metrics", "make_wsgi_app"]
+__all__ = ["CONTENT_TYPE_LATEST", "REGISTRY", "CollectorRegistry", "Metrics", "generate_latest", "make_wsgi_app"]
 
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _sets: "WeakKeyDictionary[CollectorRegistry, Metrics]" = WeakKeyDictionary()

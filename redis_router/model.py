@@ -98,7 +98,7 @@ class Provider:
     models  the models it serves; "*" serves any
     weight  its share under `weighted`, relative to the others; above 0
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
-    probe   what the worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections
+    probe   what a worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections
     """
 
     name: str

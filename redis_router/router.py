@@ -11,7 +11,7 @@ from redis_router import table as tables
 from redis_router.circuit import HALF_OPEN, OPEN
 from redis_router.connect import connect
 from redis_router.engine import Engine, TransitionListener
-from redis_router.errors import InvalidArgument, NoProviderAvailable, RedisRefused, UnknownProvider
+from redis_router.errors import InvalidArgument, NoProviderAvailable, RedisRefused, RouterError, UnknownProvider
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.model import (
     ANY_MODEL,
@@ -102,6 +102,8 @@ class Router:
         Returns after the shared records were read, or at once where Redis is away: the router then starts with every
         circuit closed and joins when Redis is back. Raises RedisRefused for a wrong password or missing permission.
         """
+        if self._engine.closed:
+            raise RouterError("this router was closed: make a new one")
         if not self._engine.running:
             self._engine.start()
 

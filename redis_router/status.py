@@ -1,0 +1,72 @@
+"""What `redis-router status` shows: one look at the shared records, as a table or as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from redis_router.model import Leader, ProviderHealth
+from redis_router.store import Snapshot
+
+_HEAD = ("PROVIDER", "CIRCUIT", "SINCE", "REASON", "AVAILABLE", "LATENCY", "FAILURE RATE", "WEIGHT", "MODELS")
+
+
+def as_json(snapshot: Snapshot) -> str:
+    """Every field of every record, and the leader."""
+    providers = {name: _record(snapshot, health) for name, health in sorted(snapshot.records.items())}
+    leader = asdict(snapshot.leader) if snapshot.leader is not None else None
+    return json.dumps({"now_ms": snapshot.now_ms, "leader": leader, "providers": providers}, indent=2)
+
+
+def as_table(snapshot: Snapshot) -> str:
+    """A line per provider, fit for a terminal."""
+    lines = [_leader(snapshot.leader, snapshot.now_ms), ""]
+    if not snapshot.records:
+        return "\n".join(
+            [*lines, "no provider is registered: check --namespace, or start a gateway that registers one"]
+        )
+    rows = [_HEAD, *(_row(snapshot, health) for _, health in sorted(snapshot.records.items()))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, *(str(error) for error in snapshot.unreadable.values())])
+
+
+def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
+    spec = snapshot.specs[health.name]
+    return {**asdict(health), "models": list(spec.models), "probe": spec.probe}
+
+
+def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
+    return (
+        health.name,
+        health.circuit_state.value,
+        _ago(snapshot.now_ms, health.last_state_change_ms),
+        "-" if health.circuit_state == "closed" else health.open_reason,
+        "yes" if health.available else f"no ({health.unavailable_reason})",
+        f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
+        f"{health.failure_rate:.1%}",
+        f"{health.weight:g}",
+        ", ".join(snapshot.specs[health.name].models),
+    )
+
+
+def _leader(leader: Leader | None, now_ms: int) -> str:
+    if leader is None:
+        return "leader: none yet; start `redis-router worker`"
+    if leader.remaining_ms <= 0:
+        return f"leader: none since {_ago(now_ms, leader.until_ms)} (last: {leader.worker}, epoch {leader.epoch})"
+    return (
+        f"leader: {leader.worker}, epoch {leader.epoch}, for {_ago(now_ms, leader.since_ms)},"
+        f" lease ends in {leader.remaining_ms / 1000:.1f} s"
+    )
+
+
+def _ago(now_ms: int, moment_ms: int) -> str:
+    """How long ago, in the largest unit that tells it: 12 s, 3 min, 5 h, 2 d; '-' for never."""
+    if not moment_ms:
+        return "-"
+    seconds = max(0, now_ms - moment_ms) / 1000
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
