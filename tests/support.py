@@ -1,0 +1,84 @@
+"""What tests share: waiting for a condition, reading metrics, a provider to probe."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from redis_router import Outcome
+from redis_router.store import Batch, Reply, Result, Store
+
+TRACES = [
+    json.loads(line) for line in (Path(__file__).parent / "data" / "circuit_traces.jsonl").read_text().splitlines()
+]
+"""Runs recorded from the original Go router."""
+
+
+def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> Any:
+    """Wait until `condition()` is true, and return it; a deadline, never a fixed sleep."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
+        time.sleep(0.002)
+    return value
+
+
+def metric(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    """The value of one redis_router_ sample, 0 where it was never touched."""
+    return registry.get_sample_value(f"redis_router_{name}", labels) or 0.0
+
+
+def recorded(store: Store, provider: str, seq: int, *results: Result) -> Reply:
+    """Send one batch; an error is raised."""
+    (reply,) = store.record([Batch(provider, seq, results)])
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def result(provider: str, success: bool, generation: int = 1, latency_ms: float = 10.0, permit: str = "") -> Result:
+    """One outcome."""
+    return Result(provider, Outcome.SUCCESS if success else Outcome.FAILURE, latency_ms, generation, permit)
+
+
+class Target:
+    """A provider that answers GET with `status` over real HTTP; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked = 0
+        target = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                target.asked += 1
+                self.send_response(target.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                """Requests are no news."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/healthz"
+        self.tcp = f"tcp://127.0.0.1:{self.server.server_port}"
+
+
+@contextmanager
+def target() -> Iterator[Target]:
+    """A Target that serves until the block ends."""
+    made = Target()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()

