@@ -5,6 +5,7 @@
 -- ARGV[2]   channel  where changes are published
 -- ARGV[3]   worker   the candidate's id
 -- ARGV[4]   lease    ms that the lease lasts from now
+-- ARGV[5]   seen     the highest epoch the candidate met in a record; a new term's epoch is above it
 --
 -- Returns {'elected'|'renewed'|'standby', worker, epoch, since_ms, until_ms, remaining_ms} of whoever leads now.
 -- Why one script: compare and set. The epoch follows the clock, so a failover that lost writes cannot issue one again.
@@ -14,7 +15,7 @@ local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_
 local worker, epoch, since, until_ms = held[1] or '', tonumber(held[2] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
 local status = 'standby'
 if until_ms <= now then
-  status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, now), now
+  status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, tonumber(ARGV[5]) + 1, now), now
 elseif worker == ARGV[3] then
   status = 'renewed'
 end

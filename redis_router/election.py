@@ -29,6 +29,7 @@ class Election:
         self._store = store
         self._lease = lease
         self._until = 0.0
+        self._seen = 0
 
     @property
     def is_leader(self) -> bool:
@@ -38,7 +39,7 @@ class Election:
     def campaign(self) -> None:
         """Take the lease if it is free, renew it if it is ours. Raises RedisUnavailable or RedisRefused."""
         sent, led = time.monotonic(), self.is_leader
-        status, leader = self._store.campaign(round(self._lease * 1000))
+        status, leader = self._store.campaign(round(self._lease * 1000), self._seen)
         self.leader = leader
         if status == "standby":
             self.step_down()
@@ -49,6 +50,12 @@ class Election:
         self.next_at = sent + self._lease / 3
         if not led:
             log.info("redis_router: worker %s leads, epoch %d", self._store.writer, self.epoch)
+
+    def refused(self, epoch: int) -> None:
+        """A record holds a higher epoch than ours: give this term up, the next is above it. Raises as `resign`."""
+        self._seen = max(self._seen, epoch)
+        self.next_at = 0.0
+        self.resign()
 
     def step_down(self) -> None:
         """Stop acting as the leader; Redis is not told."""

@@ -192,10 +192,10 @@ class Store:
 
     # Election
 
-    def campaign(self, lease_ms: int) -> tuple[str, Leader]:
-        """'elected', 'renewed' or 'standby', and who leads now."""
+    def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
+        """'elected', 'renewed' or 'standby', and who leads now; a new term's epoch is above `seen`."""
         status, *leader = self._call(
-            "campaign", [self.keys.leader], [self._now, self.keys.channel, self.writer, lease_ms]
+            "campaign", [self.keys.leader], [self._now, self.keys.channel, self.writer, lease_ms, seen]
         )
         return status, _leader(leader)
 

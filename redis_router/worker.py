@@ -261,8 +261,7 @@ class HealthChecker:
             log.warning(
                 "redis_router: a write of epoch %d was refused: a newer leader is at work", self._election.epoch
             )
-            self._election.step_down()
-            self._election.next_at = 0.0
+            self._election.refused(reply.health.leader_epoch if reply.health is not None else 0)
         if reply.health is not None:
             self._mirror.apply(reply.health)
         return reply.status not in ("fenced", "missing")

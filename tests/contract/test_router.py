@@ -576,8 +576,8 @@ class TestLife:
 @pytest.mark.parametrize(
     "options",
     [
-        {"namespace": ""}, {"namespace": "a{b}"}, {"namespace": None}, {"replica": "a b"}, {"circuit": {}}, {"strategy": "best"},
-        {"flush_interval": 0}, {"push_interval": math.nan}, {"refresh_interval": -1}, {"permit_ttl": "5"},
+        {"namespace": ""}, {"namespace": "a{b}"}, {"namespace": None}, {"replica": "a b"}, {"circuit": {}},
+        {"strategy": "best"}, {"flush_interval": 0}, {"push_interval": math.nan}, {"refresh_interval": -1}, {"permit_ttl": "5"},
         {"safety_net_after": None}, {"buffer_limit": 0}, {"buffer_limit": 1.5},
     ],
 )  # fmt: skip

@@ -1,0 +1,253 @@
+"""The worker on every backend: elections, due transitions at their time, probes over real HTTP and TCP."""
+
+import logging
+import math
+import socket
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from redis_router import CircuitConfig, CircuitState, InvalidArgument, Provider
+from tests.support import eventually, metric, recorded, result, target
+
+QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
+
+
+def register(store, name="openai", probe=None, config=QUICK):
+    store.register(Provider(name, ("m",), probe=probe), config)
+
+
+def trip(store, name="openai", seq=1):
+    """Open the circuit with one failure."""
+    generation = store.snapshot([name]).records[name].generation
+    assert recorded(store, name, seq, result(name, False, generation)).health.circuit_state is CircuitState.OPEN
+
+
+def state(store, name="openai"):
+    return store.snapshot([name]).records[name].circuit_state
+
+
+class TestRunOnce:
+    def test_moves_a_due_circuit_and_tells(self, backend, checker):
+        """Campaign, transition, report; a second pass finds nothing to do."""
+        store, worker = backend.store(), checker()
+        register(store)
+        trip(store)
+        done = eventually(lambda: (done := worker.run_once()).half_opened and done)
+        assert (done.leader, done.half_opened, done.probed) == (True, ("openai",), {})
+        assert state(store) == "half_open"
+        assert worker.run_once().half_opened == ()
+
+    def test_leaves_a_circuit_that_is_not_due(self, backend, checker):
+        """open_timeout is a promise."""
+        store, worker = backend.store(), checker()
+        register(store, config=CircuitConfig(consecutive_failure_limit=1, open_timeout=60))
+        trip(store)
+        assert worker.run_once().half_opened == ()
+        assert state(store) == "open"
+
+    def test_a_standby_does_nothing(self, backend, checker):
+        """One worker acts at a time."""
+        first, second, store = checker(), checker(), backend.store()
+        assert first.run_once().leader is True
+        register(store, probe="http://127.0.0.1:1/")
+        trip(store)
+        done = second.run_once()
+        assert (done.leader, done.half_opened, done.probed) == (False, (), {})
+        first.stop()
+        assert second.run_once().leader is True
+
+    def test_says_what_to_do_where_nothing_is_registered(self, checker, caplog):
+        """Once, and not at each pass."""
+        worker = checker()
+        for _ in range(3):
+            worker.run_once()
+        said = [r.getMessage() for r in caplog.records if "no provider is registered" in r.getMessage()]
+        assert len(said) == 1
+        assert "register_provider" in said[0]
+
+
+class TestProbes:
+    def test_three_fails_mark_and_two_passes_unmark(self, backend, checker):
+        """Seen in the record, and counted."""
+        registry = CollectorRegistry()
+        store, worker = backend.store(), checker(registry=registry)
+
+        def available():
+            record = store.snapshot(["openai"]).records["openai"]
+            return record.available, record.unavailable_reason
+
+        with target() as provider:
+            register(store, probe=provider.url)
+            provider.status = 503
+            seen = []
+            for _ in range(3):
+                assert worker.run_once().probed == {"openai": "HTTP 503"}
+                seen.append(available())
+            assert seen == [(True, ""), (True, ""), (False, "probe")]
+            provider.status = 204
+            worker.run_once()
+            assert available() == (False, "probe")
+            worker.run_once()
+            assert available() == (True, "")
+        assert metric(registry, "probes_total", provider="openai", result="fail") == 3
+        assert metric(registry, "probes_total", provider="openai", result="pass") == 2
+
+    def test_redirects_pass_and_client_errors_do_not(self, backend, checker):
+        """Below 400 passes."""
+        store, worker = backend.store(), checker()
+        with target() as provider:
+            register(store, probe=provider.url)
+            verdicts = []
+            for provider.status in (200, 302, 404, 500):
+                verdicts.append(worker.run_once().probed["openai"])
+        assert verdicts == [None, None, "HTTP 404", "HTTP 500"]
+
+    def test_a_failing_probe_keeps_the_circuit_open(self, backend, checker):
+        """Not half-open before the provider answers its probe again."""
+        store, worker = backend.store(), checker()
+        with target() as provider:
+            register(store, probe=provider.url)
+            trip(store)
+            provider.status = 500
+            redis_now = store.leader()[0]
+            eventually(lambda: store.leader()[0] > redis_now + 100, "the circuit is due")
+            assert worker.run_once().half_opened == ()
+            assert state(store) == "open"
+            provider.status = 200
+            assert worker.run_once().half_opened == ("openai",)
+
+    def test_tcp(self, backend, checker):
+        """A connection that is accepted passes; one that is refused does not."""
+        store, worker = backend.store(), checker()
+        with target() as provider:
+            register(store, probe=provider.tcp)
+            assert worker.run_once().probed == {"openai": None}
+        assert "refused" in worker.run_once().probed["openai"]
+
+    def test_a_hung_provider_fails_by_its_timeout_and_delays_nobody(self, backend, checker):
+        """It accepts and never answers; the other circuit moves at its time."""
+        store = backend.store()
+        with socket.create_server(("127.0.0.1", 0), backlog=50) as hung:
+            register(store, "hung", probe=f"http://127.0.0.1:{hung.getsockname()[1]}/")
+            register(store, "openai")
+            worker = checker(interval=0.05, probe_timeout=30.0)
+            worker.start()
+            eventually(lambda: worker._watches.get("hung") and worker._watches["hung"].running, "the probe hangs")
+            trip(store)
+            eventually(lambda: state(store) == "half_open", timeout=10)
+            worker.stop()
+            quick = checker(probe_timeout=0.05)
+            assert "Timeout" in quick.run_once().probed["hung"]
+
+    def test_a_new_leader_unmarks_what_the_old_one_marked(self, backend, checker):
+        """The mark is in Redis; the counts need not be."""
+        store, first, second = backend.store(), checker(), checker()
+        with target() as provider:
+            register(store, probe=provider.url)
+            provider.status = 500
+            for _ in range(3):
+                first.run_once()
+            first.stop()
+            provider.status = 200
+            for _ in range(2):
+                second.run_once()
+        assert store.snapshot(["openai"]).records["openai"].available is True
+
+
+class TestInTheBackground:
+    def test_moves_a_circuit_at_its_time_not_at_the_interval(self, backend, checker):
+        """Timers fed by push: with an interval of a minute, half-open comes right after open_timeout."""
+        store, worker = backend.store(), checker(interval=60.0)
+        worker.start()
+        register(store)
+        eventually(lambda: worker.is_leader and worker._mirror.records)
+        trip(store)
+        eventually(lambda: state(store) == "half_open")
+        record = store.snapshot(["openai"]).records["openai"]
+        opened, moved = (int(entry.partition("-")[0]) for entry in entries(backend, store))
+        assert 0 <= moved - opened - 50 < 2_000
+        assert record.leader_epoch == worker._election.epoch
+
+    def test_probes_a_provider_registered_later(self, backend, checker):
+        """It hears of it by push, at once."""
+        store, worker = backend.store(), checker(interval=60.0)
+        worker.start()
+        eventually(lambda: worker.is_leader)
+        with target() as provider:
+            register(store, probe=provider.url)
+            eventually(lambda: provider.asked)
+
+    def test_probes_when_a_circuit_is_due(self, backend, checker):
+        """The probe that decides is made then, not awaited from the interval."""
+        store, worker = backend.store(), checker(interval=60.0)
+        worker.start()
+        with target() as provider:
+            register(store, probe=provider.url)
+            eventually(lambda: provider.asked == 1)
+            trip(store)
+            eventually(lambda: state(store) == "half_open")
+            assert provider.asked == 2
+
+    def test_a_standby_takes_over_when_the_leader_stops(self, checker):
+        """Resigning pushes: with a lease of a minute, the successor leads at once."""
+        workers = [checker(lease=60.0) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        leader = eventually(lambda: next((w for w in workers if w.is_leader), None))
+        standby = next(w for w in workers if w is not leader)
+        eventually(lambda: standby._election.leader is not None and standby.redis_up)
+        assert not standby.is_leader
+        epoch = leader._election.epoch
+        leader.stop()
+        eventually(lambda: standby.is_leader)
+        assert standby._election.epoch > epoch
+
+    def test_a_refused_epoch_makes_it_step_down(self, backend, checker, caplog):
+        """It gives the term up and campaigns anew, with an epoch above the one it met."""
+        caplog.set_level(logging.INFO)
+        store, worker = backend.store(), checker(interval=60.0)
+        register(store)
+        worker.start()
+        eventually(lambda: worker.is_leader and worker._mirror.records)
+        newer = worker._election.epoch + 3_600_000  # as after a clock that was an hour ahead
+        assert store.update("openai", {"weight": "2"}, epoch=newer).status == "ok"
+        trip(store)
+        eventually(lambda: state(store) == "half_open")
+        assert "was refused" in caplog.text
+        assert worker._election.epoch > newer
+
+    def test_a_deregistered_provider_is_let_go(self, backend, checker):
+        """No probe, no timer, no error."""
+        store, worker = backend.store(), checker(interval=0.05)
+        with target() as provider:
+            register(store, probe=provider.url)
+            worker.start()
+            eventually(lambda: provider.asked > 1)
+            store.deregister("openai")
+            eventually(lambda: not worker._mirror.records)
+            eventually(lambda: not worker._probe_targets())
+        assert worker.alive
+
+
+def entries(backend, store):
+    """Ids of the provider's transitions in its log, oldest first."""
+    log = backend.client().xrange(store.keys.events("openai"))
+    return [id_ if isinstance(id_, str) else id_.decode() for id_, fields in log if "transition" in str(fields)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"interval": 0},
+        {"interval": math.nan},
+        {"lease": 0.5},
+        {"lease": math.inf},
+        {"probe_timeout": 0},
+        {"worker": "a b"},
+    ],
+)
+def test_bad_options_are_refused(checker, options):
+    """Each by name and value."""
+    with pytest.raises(InvalidArgument, match=next(iter(options))):
+        checker(**options)

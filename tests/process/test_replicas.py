@@ -1,0 +1,59 @@
+"""Replicas as processes of their own, over a real server: one opening, and never too many half-open calls."""
+
+import signal
+
+from tests.support import eventually
+
+TRIP = {"consecutive_failure_limit": 3, "open_timeout": 0.05}
+ENDLESS_TRIAL = {**TRIP, "half_open_success_threshold": 1_000_000, "half_open_max_probes": 3}
+
+
+def half_open(store):
+    """Make the worker's transition as soon as it is due."""
+    eventually(lambda: store.half_open("openai", store.leader()[0], epoch=0).transitions, "the circuit is half-open")
+
+
+def gauge(backend):
+    found = backend.client().hgetall(f"{backend.namespace}:gauge")
+    return {key: int(found.get(key, 0)) for key in ("now", "most", "calls")}
+
+
+def test_two_processes_share_an_opening(replicas):
+    """One records the failures; the other stops sending calls there, without having seen a failure of its own."""
+    first, second = replicas(2, circuit=TRIP)
+    tripped = first("fail", 3)
+    eventually(lambda: second("state") == "open")
+    (state, at) = second("transitions")[0]
+    assert (state, at - tripped < 5.0) == ("open", True)
+
+
+def test_half_open_calls_stay_within_the_limit_over_8_processes(replicas, one_real):
+    """I-6: 32 threads in 8 processes want the provider; three calls are in flight at most, and three are at times."""
+    fleet = replicas(8, circuit=ENDLESS_TRIAL)
+    store = one_real.store("test")
+    fleet[0]("fail", 3)
+    for replica in fleet:
+        eventually(lambda replica=replica: replica("state") == "open")
+    for replica in fleet:
+        replica("hammer", 4, 0.01)
+    half_open(store)
+    eventually(lambda: gauge(one_real)["calls"] >= 200, "200 half-open calls", timeout=60)
+    assert gauge(one_real)["most"] == 3
+    assert store.snapshot(["openai"]).records["openai"].circuit_state == "half_open"
+
+
+def test_a_killed_replicas_permits_come_back(replicas, one_real):
+    """I-6: it dies with all permits in flight; within its ttl the others have them."""
+    (dying,) = replicas(1, circuit=ENDLESS_TRIAL, router={"permit_ttl": 1.0})
+    dying("fail", 3)
+    eventually(lambda: dying("state") == "open")
+    half_open(one_real.store("test"))
+    held = {dying("hang") for _ in range(3)}
+    assert len(held) == 3
+    (other,) = replicas(1, circuit=ENDLESS_TRIAL, router={"permit_ttl": 1.0})
+    permits = one_real.store("test").keys.permits("openai")
+    other("hammer", 4, 0.01)
+    assert set(one_real.client().zrange(permits, 0, -1)) == held
+    dying.process.send_signal(signal.SIGKILL)
+    eventually(lambda: gauge(one_real)["calls"] >= 10, "the other replica has permits")
+    assert gauge(one_real)["most"] <= 3

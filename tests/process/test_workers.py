@@ -1,0 +1,206 @@
+"""`redis-router worker` as an operator runs it: elections under SIGKILL and SIGTERM, its pages, its words."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from redis_router import CircuitConfig, Provider
+from redis_router.demo.server import EmbeddedServer, free_port
+from redis_router.store import Event
+from tests.support import eventually, recorded, result
+
+
+def leader_of(workers):
+    return eventually(lambda: next((worker for worker in workers if worker.leads), None), "one worker leads")
+
+
+def run(*command, timeout=30):
+    """A command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "redis_router", *command], capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_another_takes_over(workers, one_real, how):
+    """SIGKILL: within the lease. SIGTERM: at once, exit 0. One leader at a time, and a higher epoch."""
+    store = one_real.store("test")
+    store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05))
+    lease = 2.0 if how is signal.SIGKILL else 30.0
+    pair = [workers("--lease", str(lease), "--interval", "1") for _ in range(2)]
+    first = leader_of(pair)
+    other = next(worker for worker in pair if worker is not first)
+    eventually(lambda: other.get("/readyz") == (200, "standby"))
+    before = store.leader()[1]
+    subscription = store.subscribe()
+    eventually(lambda: subscription.next(0.1) == "subscribed")
+
+    sent = time.monotonic()
+    first.process.send_signal(how)
+    if how is signal.SIGTERM:
+        assert first.process.wait(10) == 0
+        assert time.monotonic() - sent < 5.0
+    eventually(lambda: not other.leads or store.leader()[1].worker != before.worker)
+    eventually(lambda: other.leads, "the other leads")
+    after = store.leader()[1]
+    assert after.epoch > before.epoch
+    if how is signal.SIGKILL:
+        assert after.since_ms >= before.until_ms - lease * 1000, "not before the lease could end"
+        assert time.monotonic() - sent < lease + 5.0
+    else:
+        assert time.monotonic() - sent < lease / 2, "no waiting for the end of the lease"
+
+    seen = []
+    eventually(
+        lambda: (isinstance(event := subscription.next(0.1), Event) and seen.append(event.kind)) or "elected" in seen
+    )
+    assert seen == (["elected"] if how is signal.SIGKILL else ["resigned", "elected"])
+    subscription.close()
+    recorded(store, "openai", 1, result("openai", False))
+    eventually(lambda: store.snapshot(["openai"]).records["openai"].circuit_state == "half_open", "the successor works")
+    assert store.snapshot(["openai"]).records["openai"].leader_epoch == after.epoch
+
+
+def test_never_two_leaders(workers, one_real):
+    """Three workers, their leader killed again and again: epochs rise, and no two lead at once."""
+    store = one_real.store("test")
+    fleet = [workers("--lease", "1", "--interval", "1") for _ in range(3)]
+    epochs = []
+    while len(fleet) > 1:
+        leader = leader_of(fleet)
+        epochs.append(store.leader()[1].epoch)
+        for _ in range(20):
+            # first asked, last asked: a worker that leads both before and after the others leads in between
+            assert sum(worker.leads for worker in fleet) <= 1 or not leader.leads
+        leader.process.kill()
+        fleet.remove(leader)
+    leader_of(fleet)
+    epochs.append(store.leader()[1].epoch)
+    assert epochs == sorted(set(epochs))
+
+
+def test_pages(workers, one_real):
+    """/metrics for Prometheus, /healthz for the one who restarts, /readyz says leader or standby."""
+    worker = workers("--lease", "2")
+    eventually(lambda: worker.leads)
+    assert worker.get("/healthz") == (200, "alive")
+    status, text = worker.get("/metrics")
+    assert status == 200
+    assert "redis_router_leader 1.0" in text
+    assert "redis_router_redis_up 1.0" in text
+    assert worker.get("/elsewhere")[0] == 404
+
+
+def test_without_redis_it_waits_and_says_so(one_real, workers):
+    """Not ready, alive, one line with what to check; and it works as soon as Redis is there."""
+    with EmbeddedServer() as server:
+        server.stop()
+        worker = workers("--lease", "1", url=server.url)
+        assert any("cannot reach Redis" in line and "--redis" in line for line in worker.log)
+        assert worker.get("/readyz")[0] == 503
+        assert worker.get("/healthz") == (200, "alive")
+        server.start()
+        eventually(lambda: worker.leads)
+
+
+def test_a_second_signal_kills(one_real, workers):
+    """The first one waits for Redis to take the resignation; the second does not wait."""
+    with EmbeddedServer() as server:
+        worker = workers("--lease", "30", url=server.url)
+        eventually(lambda: worker.leads)
+        server.process.send_signal(signal.SIGSTOP)
+        worker.process.send_signal(signal.SIGTERM)
+        for line in worker.process.stderr:
+            if "ends" in line:
+                break
+        worker.process.send_signal(signal.SIGTERM)
+        code = worker.process.wait(10)
+        server.process.send_signal(signal.SIGCONT)
+        assert code == -signal.SIGTERM
+
+
+def test_a_hung_redis_does_not_hold_up_the_end(one_real, workers):
+    """One signal is enough: it gives up resigning, and exits 0 within a few seconds."""
+    with EmbeddedServer() as server:
+        worker = workers("--lease", "30", url=server.url)
+        eventually(lambda: worker.leads)
+        server.process.send_signal(signal.SIGSTOP)
+        worker.process.send_signal(signal.SIGTERM)
+        code = worker.process.wait(10)
+        server.process.send_signal(signal.SIGCONT)
+        assert code == 0
+
+
+def test_a_taken_port_is_named(one_real):
+    """Exit 2, with the remedy."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("worker", "--redis", one_real.url, "--namespace", one_real.namespace, "--metrics-port", port)
+    assert done.returncode == 2
+    assert port in done.stderr
+    assert "--metrics-port" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["worker", "status"])
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://localhost:port/0", ""])
+def test_a_wrong_url_is_named(command, url):
+    """Exit 2, with what a URL looks like; without a traceback."""
+    done = run(command, "--redis", url)
+    assert done.returncode == 2
+    assert "redis://" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_password_is_named_and_kept_secret(one_real):
+    """Not retried for ever: exit 2. The password is in no line."""
+    with EmbeddedServer(password="right-horse") as server:
+        url = server.url.replace("right", "wrong")
+        for command in (["worker", "--metrics-port", "0"], ["status"]):
+            done = run(*command, "--redis", url)
+            assert done.returncode == 2
+            assert "password" in done.stderr
+            assert "horse" not in done.stderr
+
+
+def test_once_is_for_cron(one_real):
+    """One pass, the lease given back, exit 0."""
+    store = one_real.store("test")
+    store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1, open_timeout=0.001))
+    recorded(store, "openai", 1, result("openai", False))
+    done = run("worker", "--redis", one_real.url, "--namespace", one_real.namespace, "--once")
+    assert done.returncode == 0, done.stderr
+    assert store.snapshot().records["openai"].circuit_state == "half_open"
+    assert store.leader()[1].remaining_ms <= 0
+
+
+def test_status(one_real):
+    """A line per provider and the leader; all fields as JSON; a hint where there is nothing."""
+    base = ("status", "--redis", one_real.url, "--namespace", one_real.namespace)
+    assert "no provider is registered" in run(*base).stdout
+    store = one_real.store("worker-1")
+    store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini")), CircuitConfig(consecutive_failure_limit=1))
+    store.campaign(60_000)
+    recorded(store, "openai", 1, result("openai", False, latency_ms=182.0))
+    lines = run(*base).stdout.splitlines()
+    assert lines[0].startswith("leader: worker-1, epoch ")
+    assert lines[-1].split()[:2] == ["openai", "open"]
+    assert "consecutive_failures" in lines[-1]
+    assert "182.0 ms" in lines[-1]
+    assert "gpt-4o, gpt-4o-mini" in lines[-1]
+    said = json.loads(run(*base, "--json").stdout)
+    assert said["leader"]["worker"] == "worker-1"
+    assert said["providers"]["openai"]["open_reason"] == "consecutive_failures"
+    assert said["providers"]["openai"]["config"]["consecutive_failure_limit"] == 1
+
+
+def test_status_without_redis():
+    """Exit 2 and one line."""
+    done = run("status", "--redis", f"redis://127.0.0.1:{free_port()}")
+    assert done.returncode == 2
+    assert "Redis cannot serve" in done.stderr
+    assert "Traceback" not in done.stderr
