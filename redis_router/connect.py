@@ -18,20 +18,10 @@ TIMEOUT = 0.5
 
 _SCHEMES = ("redis", "rediss", "unix")
 
-# These prefixes arrive as a plain ResponseError and pass by themselves: out of memory, a long script, a replica that
-# cannot persist or lacks its master, a cluster that is being repaired.
-_PASSING = (
-    "OOM",
-    "BUSY",
-    "MISCONF",
-    "NOREPLICAS",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "READONLY",
-    "UNBLOCKED",
-)
+# What passes by itself: out of memory, a long script, a replica that lacks its master or cannot persist, a cluster that
+# is being repaired. redis-py has classes for some, and leaves the prefix on the others.
+_PASSING = (rex.OutOfMemoryError, rex.ReadOnlyError, rex.TryAgainError, rex.ClusterError, rex.AskError)
+_PASSING_PREFIXES = ("BUSY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED")
 
 
 def connect(target: Any) -> Client:
@@ -103,16 +93,13 @@ def translated(error: Exception) -> RouterError:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, rex.AuthenticationError | rex.AuthorizationError | rex.NoPermissionError):
         return RedisRefused(f"Redis refused the login or the command: {text}; check user, password and ACL")
-    if (
-        isinstance(error, rex.ResponseError)
-        and not str(error).startswith(_PASSING)
-        and not isinstance(error, rex.ClusterError)
-    ):
+    passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_PREFIXES)
+    if isinstance(error, rex.ResponseError | rex.DataError) and not passing:
         return RedisRefused(f"Redis refused the command: {text}")
     return RedisUnavailable(f"Redis cannot serve: {text}")
 
 
-PASSING_ERRORS = (rex.RedisError, OSError)
+REDIS_ERRORS = (rex.RedisError, rex.RedisClusterException, OSError)
 """What a command may raise on its way to Redis."""
 
 NoScript = rex.NoScriptError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from redis_router import scripts
-from redis_router.connect import PASSING_ERRORS, Client, NoScript, translated
+from redis_router.connect import REDIS_ERRORS, Client, NoScript, translated
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.keys import Keys
 from redis_router.model import CircuitConfig, CircuitState, Leader, Outcome, Provider, ProviderHealth, Transition
@@ -284,7 +284,7 @@ class Subscription:
         """Hang up, whatever state the connection is in."""
         try:
             self._pubsub.close()
-        except PASSING_ERRORS:
+        except REDIS_ERRORS:
             return
 
 
@@ -292,7 +292,7 @@ class Subscription:
 def _errors() -> Iterator[None]:
     try:
         yield
-    except PASSING_ERRORS as error:
+    except REDIS_ERRORS as error:
         raise translated(error) from error
 
 

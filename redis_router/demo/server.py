@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from redis_router.connect import PASSING_ERRORS, connect
+from redis_router.connect import REDIS_ERRORS, connect
 from redis_router.errors import RouterError
 
 VARIABLE = "REDIS_ROUTER_SERVER"
@@ -95,7 +95,7 @@ class EmbeddedServer:
                 try:
                     # another server may sit on this port: ours says our process id
                     return int(client.info("server")["process_id"]) == self.process.pid
-                except PASSING_ERRORS:
+                except REDIS_ERRORS:
                     time.sleep(0.01)
         finally:
             client.close()

@@ -577,8 +577,8 @@ class TestLife:
     "options",
     [
         {"namespace": ""}, {"namespace": "a{b}"}, {"namespace": None}, {"replica": "a b"}, {"circuit": {}},
-        {"strategy": "best"}, {"flush_interval": 0}, {"push_interval": math.nan}, {"refresh_interval": -1}, {"permit_ttl": "5"},
-        {"safety_net_after": None}, {"buffer_limit": 0}, {"buffer_limit": 1.5},
+        {"strategy": "best"}, {"flush_interval": 0}, {"push_interval": math.nan}, {"refresh_interval": -1},
+        {"permit_ttl": "5"}, {"safety_net_after": None}, {"buffer_limit": 0}, {"buffer_limit": 1.5},
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(router, options):
