@@ -150,18 +150,27 @@ local function told(transitions)
   return table.concat(lines, ';')
 end
 
-local function fields_of(record)
-  local fields = {}
-  for i, field in ipairs(FIELDS) do fields[field] = text(record[field]) end
-  return fields
+-- JSON with its members in the order given: {name, value, ...}, for people who SUBSCRIBE.
+local function object(members)
+  local parts = {}
+  for i = 1, #members, 2 do
+    local value = members[i + 1]
+    if type(value) == 'table' then value = object(value) else value = cjson.encode(value) end
+    parts[#parts + 1] = cjson.encode(members[i]) .. ':' .. value
+  end
+  return '{' .. table.concat(parts, ',') .. '}'
 end
 
-local function publish(channel, key, by, event, record)
-  event.provider = string.match(key, '{(.-)}')
-  event.by = by
-  event.health = fields_of(record)
-  redis.call('PUBLISH', channel, cjson.encode(event))
+local function members_of(record)
+  local members = {}
+  for _, field in ipairs(FIELDS) do
+    members[#members + 1] = field
+    members[#members + 1] = text(record[field])
+  end
+  return members
 end
+
+local function provider_of(key) return string.match(key, '{(.-)}') end
 
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
 -- Averages alone are pushed at most once in `push_interval` ms.
@@ -170,28 +179,24 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
   local push = moved or now - record.last_push_ms >= push_interval or now < record.last_push_ms
   if push then record.last_push_ms = now end
   save(keys.health, record, now_us)
+  local provider = provider_of(keys.health)
   for _, t in ipairs(record.transitions) do
     redis.call('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'transition', 'from', t.from, 'to', t.to,
       'reason', t.reason, 'generation', t.generation, 'by', by)
-    publish(channel, keys.health, by,
-      { event = 'transition', from = t.from, to = t.to, reason = t.reason, generation = t.generation }, record)
+    redis.call('PUBLISH', channel, object({ 'event', 'transition', 'provider', provider, 'from', t.from, 'to', t.to,
+      'reason', t.reason, 'generation', t.generation, 'by', by, 'health', members_of(record) }))
   end
   if action then
     redis.call('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail, 'by', by)
-    publish(channel, keys.health, by, { event = action.event, detail = action.detail }, record)
+    redis.call('PUBLISH', channel, object({ 'event', action.event, 'provider', provider, 'detail', action.detail,
+      'by', by, 'health', members_of(record) }))
   elseif push and not moved then
-    publish(channel, keys.health, by, { event = 'averages' }, record)
+    redis.call('PUBLISH', channel, object({ 'event', 'averages', 'provider', provider, 'by', by,
+      'health', members_of(record) }))
   end
 end
 
 -- What every script on a record answers: a status word, the transitions, and the record as field, value, ...
 local function reply(status, transitions, record)
-  local answer = { status, transitions }
-  if record then
-    for _, field in ipairs(FIELDS) do
-      answer[#answer + 1] = field
-      answer[#answer + 1] = text(record[field])
-    end
-  end
-  return answer
+  return { status, transitions, unpack(record and members_of(record) or {}) }
 end

@@ -24,6 +24,6 @@ if status ~= 'standby' then
   redis.call('HSET', KEYS[1], 'worker', worker, 'epoch', text(epoch), 'since_ms', text(since), 'until_ms', text(until_ms))
 end
 if status == 'elected' then
-  redis.call('PUBLISH', ARGV[2], cjson.encode({ event = 'elected', worker = worker, epoch = text(epoch) }))
+  redis.call('PUBLISH', ARGV[2], object({ 'event', 'elected', 'worker', worker, 'epoch', text(epoch) }))
 end
 return { status, worker, text(epoch), text(since), text(until_ms), text(until_ms - now) }

@@ -11,7 +11,5 @@
 
 local existed = redis.call('DEL', KEYS[1])
 redis.call('DEL', KEYS[2], KEYS[3])
-redis.call('PUBLISH', ARGV[1], cjson.encode({
-  event = 'deregistered', provider = string.match(KEYS[1], '{(.-)}'), by = ARGV[2],
-}))
+redis.call('PUBLISH', ARGV[1], object({ 'event', 'deregistered', 'provider', provider_of(KEYS[1]), 'by', ARGV[2] }))
 return reply(existed == 1 and 'ok' or 'missing', '')

@@ -13,5 +13,5 @@ local now = clock(ARGV[1])
 local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch')
 if held[1] ~= ARGV[3] or held[2] ~= ARGV[4] then return 0 end
 redis.call('HSET', KEYS[1], 'until_ms', text(now))
-redis.call('PUBLISH', ARGV[2], cjson.encode({ event = 'resigned', worker = ARGV[3], epoch = ARGV[4] }))
+redis.call('PUBLISH', ARGV[2], object({ 'event', 'resigned', 'worker', ARGV[3], 'epoch', ARGV[4] }))
 return 1

@@ -21,7 +21,7 @@ log = logging.getLogger("redis_router")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's exit code: 0 as it should be, 1 a demo that went wrong, 2 something to put right first."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         code: int = arguments.run(arguments)
@@ -33,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(
         prog="redis-router", description="One circuit breaker for a whole fleet of LLM gateways."
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = root.add_subparsers(required=True, metavar="command")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--redis",
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a whole fleet on an embedded server, for half a minute")
     demo.add_argument("--plain", action="store_true", help="plain lines, as when the output is no terminal")
     demo.set_defaults(run=_demo)
-    return parser
+    return root
 
 
 def _worker(arguments: argparse.Namespace) -> int:

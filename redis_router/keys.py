@@ -5,7 +5,7 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:providers               HASH    name -> JSON spec (models, probe): what a worker and the CLI need
     rr:{openai}:health         HASH    the whole record of one provider, thresholds included
     rr:{openai}:permits        ZSET    half-open permits: token -> expiry, ms since the epoch
-    rr:{openai}:seq:<writer>   STRING  the last batch applied from that writer, and the transitions it made
+    rr:{openai}:seq:<writer>   STRING  the last batch applied from that process, and the transitions it made
     rr:{openai}:events         STREAM  capped log of transitions and operator actions
     rr:{leader}                HASH    worker, epoch, since_ms, until_ms
     rr:events                  PUBSUB  one JSON message per change

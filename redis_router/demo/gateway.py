@@ -110,17 +110,22 @@ class Told:
             tell("call_failed", **self.facts)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root.add_argument("--redis", required=True)
+    root.add_argument("--namespace", default="rr")
+    root.add_argument("--replica", default="")
+    root.add_argument("--strategy", default="round_robin")
+    root.add_argument("--open-timeout", type=float, default=4.0, help="seconds")
+    root.add_argument("--provider", action="append", required=True, metavar="NAME=URL")
+    root.add_argument("--host", default="127.0.0.1")
+    root.add_argument("--port", type=int, default=0)
+    return root
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--redis", required=True)
-    parser.add_argument("--namespace", default="rr")
-    parser.add_argument("--replica", default="")
-    parser.add_argument("--strategy", default="round_robin")
-    parser.add_argument("--open-timeout", type=float, default=4.0, help="seconds")
-    parser.add_argument("--provider", action="append", required=True, metavar="NAME=URL")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    args = parser.parse_args()
+    args = parser().parse_args()
     providers = dict(pair.split("=", 1) for pair in args.provider)
     gateway = Gateway(args.redis, args.namespace, args.replica, args.strategy, providers, args.open_timeout)
     serve(gateway.app, args.host, args.port)

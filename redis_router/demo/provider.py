@@ -57,13 +57,18 @@ class PretendProvider:
         return PlainTextResponse(f"{self.name}: failing={self.failing}")
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root.add_argument("--name", required=True)
+    root.add_argument("--latency", type=float, default=0.03, help="seconds")
+    root.add_argument("--host", default="127.0.0.1")
+    root.add_argument("--port", type=int, default=0)
+    return root
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--latency", type=float, default=0.03, help="seconds")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     serve(PretendProvider(arguments.name, arguments.latency).app, arguments.host, arguments.port)
 
 
