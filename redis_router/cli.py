@@ -108,13 +108,13 @@ def _worker(arguments: argparse.Namespace) -> int:
         healthz=lambda: (checker.alive, "alive" if checker.alive else "stuck"),
         readyz=lambda: (checker.redis_up, _role(checker)),
     )
+    checker.start()
     log.info(
         "redis_router: worker %s, metrics at http://%s:%d/metrics",
         checker.worker,
         arguments.metrics_host,
         endpoints.port,
     )
-    checker.start()
     stop.wait()
     log.info("redis_router: worker %s ends", checker.worker)
     checker.stop()

@@ -82,7 +82,7 @@ def test_the_readmes_lifespan_runs(one_real):
 
 
 def test_the_fastapi_example_runs(one_real, monkeypatch):
-    """The example file as it is: it fails over to the second provider, and says when to come back when both are down."""
+    """The example file as it is: it fails over, and says when to come back once both are down."""
     openai, azure = provider.PretendProvider("openai", 0.0), provider.PretendProvider("azure", 0.0)
     openai.failing = True
     with served(openai.app) as openai_url, served(azure.app) as azure_url:
