@@ -56,9 +56,21 @@ class Screen:
             self._live.update(self._picture())
         elif time.time() - self._view_at >= 2.0:
             self._view_at = time.time()
-            for name, view in sorted(self._story.views.items()):
-                states = "  ".join(f"{provider}={view['states'].get(provider, '?')}" for provider in self._providers)
-                self.news(f"{name} sees {states}  requests={view['requests']} failures={view['failures']}")
+            for who, states in self._agreeing():
+                requests = sum(view["requests"] for view in self._story.views.values())
+                failures = sum(view["failures"] for view in self._story.views.values())
+                self.news(f"{who} {states}  requests={requests} user-visible failures={failures}")
+
+    def _agreeing(self) -> list[tuple[str, str]]:
+        """Who sees what, a line for each different view."""
+        groups: dict[str, list[str]] = {}
+        for name, view in sorted(self._story.views.items()):
+            seen = "  ".join(f"{provider}={view['states'].get(provider, '?')}" for provider in self._providers)
+            groups.setdefault(seen, []).append(name)
+        everybody = len(groups) == 1 and len(self._story.views) == len(self._story.replicas)
+        return [
+            ("every replica sees" if everybody else f"{', '.join(names)} see", seen) for seen, names in groups.items()
+        ]
 
     def _picture(self) -> Group:
         table = Table(title=f"{time.time() - self._began:.0f} s   leader: {self.leader}", title_justify="left")
