@@ -10,12 +10,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from itertools import count
 
 from redis_router import table as tables
-from redis_router.circuit import CLOSED, OPEN, reason_of
+from redis_router.circuit import HALF_OPEN, OPEN, reason_of
 from redis_router.errors import RedisRefused, RedisUnavailable, RouterError
+from redis_router.herald import Herald, TransitionListener
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Transition
@@ -29,9 +29,9 @@ BATCH_LIMIT = 100
 DEMAND_SECONDS = 60.0
 """A replica claims permits for a provider if its models were in use here within this time."""
 TEND_INTERVAL = 0.05
-"""Seconds between looks at permits and due circuits while any circuit is not closed."""
-
-TransitionListener = Callable[[Transition], None]
+"""Seconds between looks at permits while a circuit is half-open or a permit is out."""
+WATCH_INTERVAL = 0.5
+"""Seconds between looks for overdue circuits while one is open."""
 
 
 class Engine:
@@ -62,7 +62,7 @@ class Engine:
         self._flush_interval = flush_interval
         self._buffer_limit = buffer_limit
         self._safety_net_after = safety_net_after
-        self._on_transition = on_transition
+        self._herald = Herald(on_transition)
         self._buffer: deque[Result | threading.Event] = deque()
         self._drop_full = metrics.results_dropped.labels("buffer_full")
         self._drop_closed = metrics.results_dropped.labels("closed")
@@ -128,10 +128,13 @@ class Engine:
         """Join the fleet, then run in the background. Without Redis it goes on alone; a refused login is raised."""
         self._to_join.extend(self.providers)
         try:
-            self._join()
+            for name in self.providers:
+                self._join(name)
+                self._to_join.remove(name)
             self.mirror.refresh()
         except RedisUnavailable as error:
             self.mirror.went_down(error)
+        self._herald.start()
         self.mirror.start()
         self._thread = threading.Thread(target=self._run, name="redis-router-engine", daemon=True)
         self._thread.start()
@@ -165,6 +168,7 @@ class Engine:
         self.mirror.stop()
         if self._thread is not None:
             self._thread.join(timeout)
+        self._herald.stop()
         left = self.pending()
         if left:
             self._drop_closed.inc(left)
@@ -205,12 +209,8 @@ class Engine:
             return
         change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
         log.info("redis_router: %s is %s (was %s)", new.name, new.circuit_state, old.circuit_state)
+        self._herald.tell(change)
         self.urge()
-        if self._on_transition is not None:
-            try:
-                self._on_transition(change)
-            except Exception:
-                log.exception("redis_router: on_transition failed for %s", change)
 
     def lost(self, name: str) -> None:
         if name not in self._to_restore:
@@ -243,56 +243,70 @@ class Engine:
         if self._buffer:  # recorded before `_idle` was set, so nobody woke us
             self._idle = False
         else:
-            self._wake.wait(TEND_INTERVAL if self._busy() else None)
+            self._wake.wait(self._nap())
         self._wake.clear()
         if not self._urgent and not self._stop.is_set() and self._buffer:
             self._wake.wait(self._flush_interval)
             self._wake.clear()
         self._urgent = False
 
-    def _busy(self) -> bool:
-        return not self.permits.idle or any(h.circuit_state is not CLOSED for h in list(self.mirror.records.values()))
+    def _nap(self) -> float | None:
+        """Seconds to sleep where nobody wakes us; None: for as long as nothing happens."""
+        states = {health.circuit_state for health in list(self.mirror.records.values())}
+        if HALF_OPEN in states or not self.permits.idle:
+            return TEND_INTERVAL
+        return WATCH_INTERVAL if OPEN in states or self._to_join or self._to_restore else None
 
     def _cycle(self) -> None:
-        self._join()
-        self._restore()
+        self._put_right()
         self._flush()
         self.permits.tend(
             [c.health for c in self.table.candidates.values() if tables.is_on_trial(c.health)], self._in_demand
         )
         self._safety_net()
 
-    def _join(self) -> None:
-        while self._to_join:
-            name = self._to_join[0]
-            provider, config = self.providers.get(name), self.configs[name]
-            if provider is not None:
-                health = self.store.register(provider, config)
-                self.mirror.apply(health)
-                if health.config != config or health.weight != provider.weight:
-                    log.warning(
-                        "redis_router: provider %s keeps its record's settings (%s, weight %g), not those given here;"
-                        " change them with set_circuit_config or update_health(name, weight=...)",
-                        name, health.config, health.weight,
-                    )  # fmt: skip
-            self._to_join.popleft()
+    def _put_right(self) -> None:
+        """Join and restore what is waiting for it; a record that Redis refuses waits on and holds up no other."""
+        for queue, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
+            for _ in range(len(queue)):
+                name = queue[0]
+                try:
+                    act(name)
+                except RedisRefused as error:
+                    self._say_refused(name, str(error))
+                    queue.append(name)
+                queue.popleft()
 
-    def _restore(self) -> None:
-        while self._to_restore:
-            name = self._to_restore[0]
-            provider, copy = self.providers.get(name), self.mirror.records.get(name)
-            if provider is not None and copy is not None:
-                health = self.store.restore(provider, copy)
-                if health is None:
-                    self.deregistered(name)
-                else:
-                    log.warning(
-                        "redis_router: Redis had lost the record of provider %s: it is %s again",
-                        name,
-                        health.circuit_state,
-                    )
-                    self.mirror.apply(health)
-            self._to_restore.popleft()
+    def _join(self, name: str) -> None:
+        provider, config = self.providers.get(name), self.configs[name]
+        if provider is None:
+            return
+        health = self.store.register(provider, config)
+        self.mirror.apply(health)
+        if health.config != config or health.weight != provider.weight:
+            log.warning(
+                "redis_router: provider %s keeps its record's settings (%s, weight %g), not those given here;"
+                " change them with set_circuit_config or update_health(name, weight=...)",
+                name,
+                health.config,
+                health.weight,
+            )
+
+    def _restore(self, name: str) -> None:
+        provider, copy = self.providers.get(name), self.mirror.records.get(name)
+        if provider is None or copy is None:
+            return
+        health = self.store.restore(provider, copy)
+        if health is None:
+            self.deregistered(name)
+        else:
+            log.warning("redis_router: Redis had lost the record of %s: it is %s again", name, health.circuit_state)
+            self.mirror.apply(health)
+
+    def _say_refused(self, name: str, why: str) -> None:
+        if name not in self._refused:
+            self._refused.add(name)
+            log.error("redis_router: the record of provider %s cannot be used: %s", name, why)
 
     def _flush(self) -> None:
         """Carry everything that is in the buffer now; on an error what is left keeps its place and its numbers."""
@@ -338,7 +352,10 @@ class Engine:
                 trouble = reply
         if trouble is not None:
             raise trouble
-        self._restore()
+        self._put_right()
+        stuck = {*self._to_join, *self._to_restore} & self._unacked.keys()
+        if stuck:
+            raise RedisRefused(f"the records of {', '.join(sorted(stuck))} are missing and cannot be put back")
         return True
 
     def _applied(self, batch: Batch, reply: Reply) -> None:
@@ -349,7 +366,6 @@ class Engine:
                 self.lost(batch.provider)  # then the batch goes once more, under its number
             else:
                 self._to_join.append(batch.provider)
-                raise RedisUnavailable(f"provider {batch.provider} is not registered yet")
             return
         del self._unacked[batch.provider]
         self._refused.discard(batch.provider)
@@ -369,9 +385,7 @@ class Engine:
     def _give_up(self, batch: Batch, reason: str, why: str) -> None:
         del self._unacked[batch.provider]
         self.metrics.results_dropped.labels(reason).inc(len(batch.results))
-        if batch.provider not in self._refused:
-            self._refused.add(batch.provider)
-            log.error("redis_router: results of provider %s are dropped: %s", batch.provider, why)
+        self._say_refused(batch.provider, why)
 
     def _in_demand(self, name: str) -> bool:
         """Were this provider or one that could stand in for it in use here lately?"""

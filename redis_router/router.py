@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 from redis_router import table as tables
 from redis_router.circuit import HALF_OPEN, OPEN
 from redis_router.connect import connect
-from redis_router.engine import Engine, TransitionListener
+from redis_router.engine import Engine
 from redis_router.errors import InvalidArgument, NoProviderAvailable, RedisRefused, RouterError, UnknownProvider
+from redis_router.herald import TransitionListener
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.model import (
     ANY_MODEL,

@@ -521,6 +521,7 @@ class TestLife:
         replica.register_provider(OPENAI)
         replica.start()
         fail(replica, "openai")
+        eventually(lambda: seen)
         assert seen == [Transition("openai", CircuitState.CLOSED, CircuitState.OPEN, "consecutive_failures", 2)]
 
     def test_as_a_context_manager(self, router):

@@ -23,7 +23,7 @@ def test_two_processes_share_an_opening(replicas):
     first, second = replicas(2, circuit=TRIP)
     tripped = first("fail", 3)
     eventually(lambda: second("state") == "open")
-    (state, at) = second("transitions")[0]
+    (state, at) = eventually(lambda: second("transitions"))[0]
     assert (state, at - tripped < 5.0) == ("open", True)
 
 
