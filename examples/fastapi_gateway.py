@@ -7,6 +7,7 @@ uvicorn fastapi_gateway:app
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import ceil
 
 import httpx
 from fastapi import FastAPI, Request
@@ -33,13 +34,20 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/v1/chat/completions")
 async def complete(request: Request) -> JSONResponse:
-    body = await request.json()
     try:
-        for attempt in router.attempts(body["model"]):
+        body = await request.json()
+        model = str(body["model"])
+    except (ValueError, KeyError, TypeError):
+        return JSONResponse({"error": {"code": "BAD_REQUEST", "message": "send JSON with a model"}}, 400)
+    try:
+        for attempt in router.attempts(model):
             with attempt:
                 answer = await app.state.http.post(f"{attempt.provider.client}/chat/completions", json=body)
-                answer.raise_for_status()
+                if answer.status_code == 429 or answer.status_code >= 500:  # the provider's fault: on to the next
+                    answer.raise_for_status()
     except NoProviderAvailable as error:
-        headers = {"Retry-After": str(round(error.retry_after))} if error.retry_after is not None else {}
+        headers = {"Retry-After": str(ceil(error.retry_after))} if error.retry_after is not None else {}
         return JSONResponse({"error": {"code": error.code, "message": str(error)}}, 503, headers)
-    return JSONResponse(answer.json())
+    except httpx.HTTPError as error:
+        return JSONResponse({"error": {"code": "PROVIDER_FAILED", "message": str(error)}}, 502)
+    return JSONResponse(answer.json(), answer.status_code)

@@ -3,25 +3,27 @@
 -- KEYS[1]   leader   who leads, and until when
 -- ARGV[1]   now      '' for Redis's clock, or a test's own ms
 -- ARGV[2]   channel  where changes are published
--- ARGV[3]   worker   the candidate's id
--- ARGV[4]   lease    ms that the lease lasts from now
--- ARGV[5]   seen     the highest epoch the candidate met in a record; a new term's epoch is above it
+-- ARGV[3]   worker   the candidate's name, for people
+-- ARGV[4]   session  the candidate's process: two workers of one name are two
+-- ARGV[5]   lease    ms that the lease lasts from now
+-- ARGV[6]   seen     the highest epoch the candidate met in a record; a new term's epoch is above it
 --
 -- Returns {'elected'|'renewed'|'standby', worker, epoch, since_ms, until_ms, remaining_ms} of whoever leads now.
 -- Why one script: compare and set. The epoch follows the clock, so a failover that lost writes cannot issue one again.
 
 local now = clock(ARGV[1])
-local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_ms')
+local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_ms', 'session')
 local worker, epoch, since, until_ms = held[1] or '', tonumber(held[2] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
 local status = 'standby'
 if until_ms <= now then
-  status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, tonumber(ARGV[5]) + 1, now), now
-elseif worker == ARGV[3] then
+  status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, tonumber(ARGV[6]) + 1, now), now
+elseif held[5] == ARGV[4] then
   status = 'renewed'
 end
 if status ~= 'standby' then
-  until_ms = now + tonumber(ARGV[4])
-  redis.call('HSET', KEYS[1], 'worker', worker, 'epoch', text(epoch), 'since_ms', text(since), 'until_ms', text(until_ms))
+  until_ms = now + tonumber(ARGV[5])
+  redis.call('HSET', KEYS[1], 'worker', worker, 'epoch', text(epoch), 'since_ms', text(since), 'until_ms', text(until_ms),
+    'session', ARGV[4])
 end
 if status == 'elected' then
   redis.call('PUBLISH', ARGV[2], object({ 'event', 'elected', 'worker', worker, 'epoch', text(epoch) }))

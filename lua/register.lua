@@ -10,14 +10,18 @@
 --
 -- Returns {'created'|'joined', '', field, value, ...}.
 -- Why one script: of many replicas that start, or notice a loss, at once, one writes and the others join it.
--- A record of a lower generation than a replica's copy can only be what a failover or restart left behind: the copy wins.
+-- A record that is older than a replica's copy is what a failover or restart left behind, and one of the same generation
+-- that never saw a result was written after a loss: the copy wins.
 
 local now, now_us = clock(ARGV[1])
 local record = load(KEYS[1])
 local copy = new_record()
 for i = 5, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i], ARGV[i + 1]) end
-if record and (ARGV[4] ~= 'restored' or copy.generation <= record.generation) then
-  return reply('joined', '', record)
+if record then
+  local pristine = record.last_check_ms == 0 and copy.last_check_ms > 0
+  local older = record.generation < copy.generation
+    or (record.generation == copy.generation and (pristine or record.version < copy.version))
+  if ARGV[4] ~= 'restored' or not older then return reply('joined', '', record) end
 end
 if record then copy.version = math.max(copy.version, record.version) end
 commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], copy, now, now_us,

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from redis_router import status
 from redis_router.connect import connect, where
@@ -22,7 +23,9 @@ log = logging.getLogger("redis_router")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's exit code: 0 as it should be, 1 a demo that went wrong, 2 something to put right first."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "httpcore"):  # a line for each probe
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         code: int = arguments.run(arguments)
         return code
@@ -38,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="redis-router", description="One circuit breaker for a whole fleet of LLM gateways."
     )
+    root.add_argument("--version", action="version", version=f"redis-router {version('redis-llm-router')}")
     commands = root.add_subparsers(required=True, metavar="command")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -63,7 +67,11 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--name", default=None, help="this worker's name in logs and in the lease (default: host and pid)"
     )
-    worker.add_argument("--once", action="store_true", help="one pass, then exit: for cron")
+    worker.add_argument(
+        "--once",
+        action="store_true",
+        help="one pass, then exit, for cron: moves due circuits, marks nothing",
+    )
     worker.set_defaults(run=_worker)
 
     look = commands.add_parser("status", parents=[shared], help="show every provider's circuit, and who leads")
@@ -88,14 +96,18 @@ def _worker(arguments: argparse.Namespace) -> int:
     if arguments.once:
         done = checker.run_once()
         checker.stop()
-        log.info("redis_router: %s", done if done.leader else "another worker leads: nothing done")
+        failed = [f"{name} ({why})" for name, why in done.probed.items() if why is not None]
+        moved = f"moved to half_open: {', '.join(done.half_opened) or 'none'}"
+        log.info("%s; probes failed: %s", moved, ", ".join(failed) or "none")
+        if not done.leader:
+            log.info("another worker leads: nothing to do here")
         return 0
     client = connect(arguments.redis)
     try:
         Store(client, arguments.namespace, checker.worker).leader()
     except RedisUnavailable as error:
         log.error(
-            "redis_router: cannot reach Redis at %s: is it running, is --redis right? Trying on. %s",
+            "cannot reach Redis at %s: is it running, is --redis right? Trying on. %s",
             where(client),
             error,
         )
@@ -110,13 +122,13 @@ def _worker(arguments: argparse.Namespace) -> int:
     )
     checker.start()
     log.info(
-        "redis_router: worker %s, metrics at http://%s:%d/metrics",
+        "worker %s, metrics at http://%s:%d/metrics",
         checker.worker,
         arguments.metrics_host,
         endpoints.port,
     )
     stop.wait()
-    log.info("redis_router: worker %s ends", checker.worker)
+    log.info("worker %s ends", checker.worker)
     checker.stop()
     endpoints.close()
     return 0
@@ -143,7 +155,11 @@ def _until_signalled() -> threading.Event:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    snapshot = Store(connect(arguments.redis), check_name("namespace", arguments.namespace), "status").snapshot()
+    client = connect(arguments.redis)
+    try:
+        snapshot = Store(client, check_name("namespace", arguments.namespace), "status").snapshot()
+    except RedisUnavailable as error:
+        raise RedisUnavailable(f"{error}; is Redis running at {where(client)}, is --redis right?") from None
     print(status.as_json(snapshot) if arguments.json else status.as_table(snapshot))
     return 0
 
@@ -153,4 +169,15 @@ def _demo(arguments: argparse.Namespace) -> int:
         from redis_router.demo.play import play
     except ImportError as error:
         raise RouterError(f"the demo needs more ({error}): pip install 'redis-llm-router[demo]'") from None
-    return play(plain=arguments.plain or not sys.stdout.isatty())
+    dumb = not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb")
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _leave)  # so that the demo ends its processes
+    try:
+        return play(plain=arguments.plain or dumb)
+    except BrokenPipeError:  # the reader of a pipe went away
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit
+        return 1
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

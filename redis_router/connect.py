@@ -44,23 +44,28 @@ def connect(target: Any) -> Client:
 
 
 def _from_url(url: str) -> Client:
-    scheme = url.partition("://")[0]
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
     if scheme not in _SCHEMES:
         raise InvalidArgument(
             f"Redis URL {redacted(url)!r} is not usable: it must begin with redis://, rediss:// or unix://"
         )
     try:
-        return redis.Redis.from_url(
-            url,
+        client = redis.Redis.from_url(
+            f"{scheme}://{rest}",
             decode_responses=True,
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.1), 1),
+            # one more try for a connection that was cut while idle; after a timeout the server may be hung, and those
+            # who call know how to wait
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.1), 1, (rex.ConnectionError,)),
             retry_on_error=[rex.ReadOnlyError],
             protocol=2,  # RESP3 adds maintenance notifications, which older servers answer with errors
         )
-    except (ValueError, TypeError) as error:
+        client.connection_pool.make_connection()  # opens nothing, and refuses options that do not exist
+    except (ValueError, TypeError, rex.RedisError) as error:
         raise InvalidArgument(f"Redis URL {redacted(url)!r} is not usable: {error}") from None
+    return client
 
 
 def redacted(url: str) -> str:

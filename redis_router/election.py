@@ -30,6 +30,7 @@ class Election:
         self._lease = lease
         self._until = 0.0
         self._seen = 0
+        self._hurried = 0
 
     @property
     def is_leader(self) -> bool:
@@ -38,18 +39,25 @@ class Election:
 
     def campaign(self) -> None:
         """Take the lease if it is free, renew it if it is ours. Raises RedisUnavailable or RedisRefused."""
-        sent, led = time.monotonic(), self.is_leader
+        sent, led, hurried = time.monotonic(), self.is_leader, self._hurried
         status, leader = self._store.campaign(round(self._lease * 1000), self._seen)
         self.leader = leader
         if status == "standby":
             self.step_down()
+            if self._hurried != hurried:
+                return  # the leader resigned after it answered us: once more, at once
             self.next_at = time.monotonic() + min(leader.remaining_ms / 1000, self._lease) + random.uniform(0.005, 0.05)
             return
         self.epoch = leader.epoch
         self._until = sent + self._lease * SAFETY
         self.next_at = sent + self._lease / 3
         if not led:
-            log.info("redis_router: worker %s leads, epoch %d", self._store.writer, self.epoch)
+            log.info("worker %s leads, epoch %d", self._store.writer, self.epoch)
+
+    def hurry(self) -> None:
+        """The lease was given back: campaign now. Any thread may call it."""
+        self._hurried += 1
+        self.next_at = 0.0
 
     def refused(self, epoch: int) -> None:
         """A record holds a higher epoch than ours: give this term up, the next is above it. Raises as `resign`."""
@@ -60,7 +68,7 @@ class Election:
     def step_down(self) -> None:
         """Stop acting as the leader; Redis is not told."""
         if self._until:
-            log.info("redis_router: worker %s leads no more", self._store.writer)
+            log.info("worker %s leads no more", self._store.writer)
         self._until = 0.0
 
     def resign(self) -> None:

@@ -55,4 +55,8 @@ class NoProviderAvailable(RouterError):
         self.retry_after = retry_after
         why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()) or hint
         after = "" if retry_after is None else f" (retry after {retry_after:.1f} s)"
-        super().__init__(f"no provider available for model {model[:200]!r}: {why}{after}")
+        super().__init__(model, self.reasons, retry_after, hint)  # what a pickle is made from again
+        self._text = f"no provider available for model {model[:200]!r}: {why}{after}"
+
+    def __str__(self) -> str:
+        return self._text

@@ -31,11 +31,11 @@ class Herald:
             self._thread = threading.Thread(target=self._run, name="redis-router-herald", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """End after what was told so far; a callback that takes longer than a second is left behind."""
+    def stop(self, timeout: float) -> None:
+        """End after what was told so far; a callback that takes longer than `timeout` seconds is left behind."""
         self._news.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(1.0)
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         while (change := self._news.get()) is not None:
@@ -43,4 +43,4 @@ class Herald:
                 if self._listener is not None:
                     self._listener(change)
             except Exception:
-                log.exception("redis_router: on_transition failed for %s", change)
+                log.exception("on_transition failed for %s", change)

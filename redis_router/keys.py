@@ -5,9 +5,10 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:providers               HASH    name -> JSON spec (models, probe): what a worker and the CLI need
     rr:{openai}:health         HASH    the whole record of one provider, thresholds included
     rr:{openai}:permits        ZSET    half-open permits: token -> expiry, ms since the epoch
-    rr:{openai}:seq:<writer>   STRING  the last batch applied from that process, and the transitions it made
+    rr:{openai}:seq:<session>  STRING  the last batch applied from that process, and the transitions it made
+    rr:{openai}:seq:<session>:half_open  STRING  the same for its half-open transitions
     rr:{openai}:events         STREAM  capped log of transitions and operator actions
-    rr:{leader}                HASH    worker, epoch, since_ms, until_ms
+    rr:{leader}                HASH    worker, epoch, since_ms, until_ms, session
     rr:events                  PUBSUB  one JSON message per change
 """
 
@@ -38,8 +39,8 @@ class Keys:
     def permits(self, provider: str) -> str:
         return f"{self.namespace}:{{{provider}}}:permits"
 
-    def seq(self, provider: str, writer: str) -> str:
-        return f"{self.namespace}:{{{provider}}}:seq:{writer}"
+    def seq(self, provider: str, session: str) -> str:
+        return f"{self.namespace}:{{{provider}}}:seq:{session}"
 
     def events(self, provider: str) -> str:
         return f"{self.namespace}:{{{provider}}}:events"

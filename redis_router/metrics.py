@@ -5,8 +5,9 @@ routers that share a registry share the set.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable
+from typing import Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -27,10 +28,26 @@ _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _sets: "WeakKeyDictionary[CollectorRegistry, Metrics]" = WeakKeyDictionary()
 
 
+class HasPending(Protocol):
+    """Who holds results that are on their way."""
+
+    @property
+    def pending(self) -> int: ...
+
+
+class HasLink(Protocol):
+    """Who is in touch with Redis, or not."""
+
+    up: bool
+
+
 class Metrics:
     """The metrics of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._pending: WeakSet[HasPending] = WeakSet()
+        self._links: WeakSet[HasLink] = WeakSet()
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"redis_router_{name}", text, labels, registry=registry)
 
@@ -107,6 +124,22 @@ class Metrics:
         for gauge in (self.available, self.failure_rate, self.latency_average):
             gauge.remove(provider)
 
-    def watch_pending(self, pending: Callable[[], int]) -> None:
-        """Read the number of waiting results whenever the metrics are scraped."""
-        self.results_pending.set_function(pending)
+    def watch_pending(self, owner: HasPending) -> None:
+        """Read the number of waiting results whenever the metrics are scraped; summed over a registry's routers."""
+        self._pending.add(owner)
+        self.results_pending.set_function(lambda: sum(each.pending for each in list(self._pending)))
+
+    def watch_link(self, link: HasLink) -> None:
+        """Count this link in: `redis_up` is 1 while all links of the registry are up."""
+        self._links.add(link)
+        self.link_changed()
+
+    def drop_link(self, link: HasLink) -> None:
+        """Leave this link out from now on."""
+        self._links.discard(link)
+        self.link_changed()
+
+    def link_changed(self) -> None:
+        """A link went up or down."""
+        links = list(self._links)
+        self.redis_up.set(bool(links) and all(link.up for link in links))

@@ -1,7 +1,8 @@
 """A live copy of the fleet's records: pushes keep it current, refreshes heal what a lost connection missed.
 
 A thread subscribes, refreshes everything on each (re)subscription and from time to time, and orders what arrives by
-`version`: an older record never overwrites a newer one. It is also the judge of whether Redis is up.
+generation and version: an older record never overwrites a newer one. What Redis holds may itself be older than the
+copy here, after a failover or a restart: then the owner is told that the record was lost.
 """
 
 import logging
@@ -20,16 +21,17 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from redis_router.connect import where
 from redis_router.errors import RedisUnavailable, RouterError
+from redis_router.link import PUSH, Link
 from redis_router.metrics import Metrics
 from redis_router.model import Leader, ProviderHealth
-from redis_router.store import Event, Spec, Store, Subscription
+from redis_router.store import Event, Snapshot, Spec, Store, Subscription
 
 log = logging.getLogger("redis_router")
 
 PING_INTERVAL = 0.25
 """Seconds of silence before a ping, and until its answer is overdue: a hung server is noticed after two of them."""
+CONFIRM_SECONDS = 1.0
 
 
 class Listener(Protocol):
@@ -39,7 +41,7 @@ class Listener(Protocol):
         """A newer record is in the mirror."""
 
     def lost(self, name: str) -> None:
-        """Redis has no record of this provider any more, and nobody deregistered it."""
+        """Redis has no record of this provider any more, or an older one, and nobody deregistered it."""
 
     def deregistered(self, name: str) -> None:
         """The provider was taken out of the fleet."""
@@ -72,6 +74,7 @@ class Mirror:
         self,
         store: Store,
         metrics: Metrics,
+        link: Link,
         listener: Listener,
         names: Callable[[], Collection[str] | None],
         refresh_interval: float = 30.0,
@@ -79,26 +82,31 @@ class Mirror:
         self.records: dict[str, ProviderHealth] = {}
         self.specs: dict[str, Spec] = {}
         self.leader: Leader | None = None
-        self.up = False
         self._store = store
         self._metrics = metrics
+        self._link = link
         self._listener = listener
         self._names = names
         self._refresh_interval = refresh_interval
         self._lock = threading.RLock()
         self._stop = threading.Event()
-        self._stale = threading.Event()
+        self._stale = False
         self._clock_offset_ms: float | None = None
+        self._unreadable: set[str] = set()
         self._thread: threading.Thread | None = None
-        self._told = False
 
     # The copy
 
     def apply(self, health: ProviderHealth) -> None:
-        """Take a record in, unless a newer one is here already."""
+        """Take a record in, unless a newer one is here already or the provider is of no interest any more."""
         with self._lock:
-            old = self.records.get(health.name)
-            if old is not None and old.version >= health.version:
+            names, old = self._names(), self.records.get(health.name)
+            if names is not None and health.name not in names:
+                return
+            if old is not None and health.version > old.version and health.is_remnant_of(old):
+                self._listener.lost(health.name)
+                old = self.records.get(health.name)  # gone where the owner has no use for its copy
+            if old is not None and not health.is_newer_than(old):
                 return
             self.records[health.name] = health
             self._metrics.health(health)
@@ -110,49 +118,41 @@ class Mirror:
             if self.records.pop(name, None) is not None:
                 self._metrics.forget(name)
 
+    @property
+    def specs_read(self) -> bool:
+        """Was there a refresh yet?"""
+        return self._clock_offset_ms is not None
+
     def redis_now_ms(self) -> float | None:
         """Redis's clock as estimated at the last refresh, None before the first."""
         return None if self._clock_offset_ms is None else time.monotonic() * 1000 + self._clock_offset_ms
 
     def refresh(self) -> None:
         """Read everything anew. Raises RedisUnavailable or RedisRefused."""
-        before, known = time.monotonic(), set(self.records)
+        before, known = time.monotonic(), dict(self.records)
         snapshot = self._store.snapshot(self._names())
         self._clock_offset_ms = snapshot.now_ms - before * 1000
         self.specs, self.leader = snapshot.specs, snapshot.leader
         if snapshot.leader is not None:
             self._metrics.leader_epoch.set(snapshot.leader.epoch)
-        for health in snapshot.records.values():
-            self.apply(health)
-        for error in snapshot.unreadable.values():
-            log.error("redis_router: %s", error)
-        for name in known - set(snapshot.records) - set(snapshot.unreadable):
+        for name, error in snapshot.unreadable.items():
+            if name not in self._unreadable:
+                log.error("the record of provider %s cannot be read: %s", name, error)
+        self._unreadable = set(snapshot.unreadable)
+        for name, copy in known.items():
             if name in snapshot.deregistered:
                 self._listener.deregistered(name)
-            else:
+            elif name not in self._unreadable and self._was_lost(name, copy, snapshot):
                 self._listener.lost(name)
-        self.came_up()
+        for name, health in snapshot.records.items():
+            if name not in snapshot.deregistered:
+                self.apply(health)
+        self._link.works(PUSH)
 
-    # Up and down: one log line per edge
-
-    def came_up(self) -> None:
-        """Redis answered and the copy is current."""
-        if not self.up:
-            self.up, self._told = True, False
-            self._metrics.redis_up.set(1)
-            log.info("redis_router: in touch with Redis at %s", where(self._store.client))
-
-    def went_down(self, error: BaseException) -> None:
-        """Redis did not answer: the copy stays in force, and is read anew as soon as Redis is back."""
-        self._stale.set()
-        if self.up or not self._told:
-            self.up, self._told = False, True
-            self._metrics.redis_up.set(0)
-            log.warning(
-                "redis_router: out of touch with Redis at %s, going on with the last known state: %s",
-                where(self._store.client),
-                error,
-            )
+    def _was_lost(self, name: str, copy: ProviderHealth, snapshot: Snapshot) -> bool:
+        """Was something lost of what we knew of this provider before the snapshot was taken?"""
+        health = snapshot.records.get(name)
+        return health is None or health.is_remnant_of(copy) or copy.is_newer_than(health) or name not in snapshot.specs
 
     # The thread
 
@@ -161,30 +161,51 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="redis-router-mirror", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; returns within about a second."""
+    def ask_to_stop(self) -> None:
+        """The thread ends within about a quarter of a second."""
+        self._stop.set()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """End the thread, and wait for it up to `timeout` seconds."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(2.0)
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             subscription = None
             try:
-                subscription = reconnecting(self._stop, self.went_down)(self._store.subscribe)
+                subscription = reconnecting(self._stop, self._failed)(self._connect)
                 self._listen(subscription)
             except RouterError as error:
-                self.went_down(error)
+                self._failed(error)
             except Exception:
-                log.exception("redis_router: the listener failed, and starts again")
+                log.exception("the listener failed, and starts again")
                 self._stop.wait(1.0)
             finally:
                 if subscription is not None:
                     subscription.close()
 
+    def _failed(self, error: BaseException) -> None:
+        self._link.failed(PUSH, error)
+
+    def _connect(self) -> Subscription:
+        """Subscribe first and read everything then, so that no change falls between the two."""
+        subscription = self._store.subscribe()
+        try:
+            deadline = time.monotonic() + CONFIRM_SECONDS
+            while subscription.next(PING_INTERVAL) != "subscribed":
+                if time.monotonic() > deadline or self._stop.is_set():
+                    raise RedisUnavailable("Redis did not confirm the subscription")
+            self.refresh()
+        except BaseException:
+            subscription.close()
+            raise
+        return subscription
+
     def _listen(self, subscription: Subscription) -> None:
         pinged = False
-        refresh_at = float("inf")  # the first message says that we are subscribed, and brings the first refresh
+        refresh_at = self._next_refresh()
         while not self._stop.is_set():
             message = subscription.next(PING_INTERVAL)
             if isinstance(message, Event):
@@ -196,10 +217,14 @@ class Mirror:
             else:
                 subscription.ping()
                 pinged = True
-            if message == "subscribed" or self._stale.is_set() or time.monotonic() >= refresh_at:
-                self._stale.clear()
-                reconnecting(self._stop, self.went_down)(self.refresh)
-                refresh_at = time.monotonic() + self._refresh_interval * random.uniform(0.8, 1.2)
+            # "subscribed": redis-py reconnected by itself, and pushes were lost meanwhile
+            if message == "subscribed" or self._stale or time.monotonic() >= refresh_at:
+                self._stale = False
+                self.refresh()
+                refresh_at = self._next_refresh()
+
+    def _next_refresh(self) -> float:
+        return time.monotonic() + self._refresh_interval * random.uniform(0.8, 1.2)
 
     def _take(self, event: Event) -> None:
         names = self._names()
@@ -207,8 +232,8 @@ class Mirror:
             return
         if event.health is not None:
             self.apply(event.health)
-        if event.kind == "deregistered":
-            self._listener.deregistered(event.provider)
-        elif event.kind in ("registered", "restored") and event.provider not in self.specs:
-            self._stale.set()  # the provider's spec is not in the message
+        if event.kind == "deregistered" or (
+            event.kind in ("registered", "restored") and event.provider not in self.specs
+        ):
+            self._stale = True  # rr:providers says whether that still holds, and has the spec
         self._listener.heard(event)

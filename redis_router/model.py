@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
@@ -17,6 +17,8 @@ _MAX_SECONDS = 7 * 24 * 3600.0
 
 ANY_MODEL = "*"
 """In `Provider.models`: this provider serves every model."""
+NO_PROBE = "none"
+"""As `Provider.probe`: take away the probe that the fleet has for this provider."""
 
 
 class CircuitState(StrEnum):
@@ -60,6 +62,13 @@ def check_count(what: str, value: object, *, least: int = 1) -> int:
     raise InvalidArgument(f"{what} is {value!r}: give a whole number from {least} to {_MAX_COUNT}")
 
 
+def check_flag(what: str, value: object) -> bool:
+    """True or False, and not what merely counts as such: "no" would count as True."""
+    if value is True or value is False:
+        return bool(value)
+    raise InvalidArgument(f"{what} is {value!r}: give True or False")
+
+
 def check_seconds(what: str, value: object) -> float:
     """A duration in seconds, at least a millisecond (the resolution of the record) and at most a week."""
     return check_number(what, value, least=0.001, most=_MAX_SECONDS)
@@ -98,11 +107,12 @@ class Provider:
     models  the models it serves; "*" serves any
     weight  its share under `weighted`, relative to the others; above 0
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
-    probe   what a worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections
+    probe   what a worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections;
+            shared by the fleet: None leaves what another replica gave, "none" takes it away
     """
 
     name: str
-    models: tuple[str, ...]
+    models: Collection[str]
     weight: float = 1.0
     client: Any = field(default=None, compare=False, repr=False)
     probe: str | None = None
@@ -122,20 +132,32 @@ class Provider:
 
 
 def check_probe(name: str, url: object) -> str:
-    """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port)."""
-    try:
-        parts = urlsplit(url) if isinstance(url, str) else None
-        usable = (
-            parts is not None
-            and bool(parts.hostname)
-            and (parts.scheme in ("http", "https") or (parts.scheme == "tcp" and parts.port is not None))
-        )
-    except ValueError:
-        usable = False
+    """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port); or "none".
+
+    Without a login: it is stored in Redis in clear, and what fetches it may log it.
+    """
+    if url == NO_PROBE:
+        return NO_PROBE
+    usable, shown = False, url
+    if isinstance(url, str):
+        try:
+            parts = urlsplit(url)
+            shown = url.replace(f"{parts.username or ''}:{parts.password}@", "…@") if parts.password else url
+            port = parts.port  # raises ValueError beyond 65535
+            usable = (
+                bool(parts.hostname)
+                and parts.username is None
+                and url.isprintable()
+                and " " not in url
+                and (parts.scheme in ("http", "https") or (parts.scheme == "tcp" and bool(port)))
+            )
+        except ValueError:
+            usable = False
     if usable and isinstance(url, str):
         return url
     raise InvalidArgument(
-        f"probe of provider {name!r} is {url!r}: give http://host/path, https://host/path or tcp://host:port"
+        f"probe of provider {name!r} is {shown!r}: give http://host/path, https://host/path or tcp://host:port,"
+        " without user and password"
     )
 
 
@@ -223,6 +245,16 @@ class ProviderHealth:
     def half_open_due_ms(self) -> int:
         """The moment, on Redis's clock, from which an open circuit may become half-open."""
         return self.last_state_change_ms + self.config.open_timeout_ms
+
+    def is_newer_than(self, copy: "ProviderHealth") -> bool:
+        """Is this the later of two copies of one record?"""
+        return (self.generation, self.version) > (copy.generation, copy.version)
+
+    def is_remnant_of(self, copy: "ProviderHealth") -> bool:
+        """Is this what a failover or a restart left of the record, or a new one written in its place?"""
+        return self.generation < copy.generation or (
+            self.generation == copy.generation and self.last_check_ms == 0 < copy.last_check_ms
+        )
 
     def to_fields(self) -> dict[str, str]:
         """The record as Redis holds it: words for states, 1/0 for flags, decimal text for numbers."""

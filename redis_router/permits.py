@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
+from redis_router.errors import RedisRefused, RouterError
 from redis_router.metrics import Metrics
 from redis_router.model import Outcome, ProviderHealth
 from redis_router.store import Result, Store
@@ -29,12 +30,23 @@ class Permit:
 
 
 class Permits:
-    """One replica's permits. At most one per provider waits in hand; a call that takes it makes room for the next."""
+    """One replica's permits. At most one per provider waits in hand; a call that takes it makes room for the next.
 
-    def __init__(self, store: Store, metrics: Metrics, hand_back: Callable[[Result], None], ttl: float) -> None:
+    `put` takes the results that hand permits back; `on_refused` is told of a record that Redis refuses to use.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        put: Callable[[Result], None],
+        on_refused: Callable[[str, str], None],
+        ttl: float,
+    ) -> None:
         self._store = store
         self._metrics = metrics
-        self._hand_back = hand_back
+        self._put = put
+        self._on_refused = on_refused
         self._ttl = ttl
         self._tokens = count(1)
         self._in_hand: dict[str, deque[Permit]] = {}
@@ -43,6 +55,7 @@ class Permits:
         self._asked: dict[str, str] = {}  # provider -> the token of a claim whose answer may be lost: asked for again
         self._claim_at: dict[str, float] = {}
         self._renew_at = 0.0
+        self._closing = False
 
     def take(self, name: str) -> Permit | None:
         """Spend the permit in hand for this provider, None where there is none."""
@@ -52,19 +65,33 @@ class Permits:
             return None
         permit.until = time.monotonic() + UNREPORTED
         self._running[permit.token] = permit
+        self._renew_at = 0.0  # it may have waited long: renewed as soon as the thread looks
         return permit
 
     def await_report(self, permit: Permit) -> None:
         """A permit spent by `select_provider`: the next `record_result` of this provider returns it."""
         self._unreported.setdefault(permit.provider, deque()).append(permit)
 
-    def reported(self, name: str) -> Permit | None:
-        """The longest unreported permit of this provider, done with; None where there is none."""
-        try:
-            permit = self._unreported[name].popleft()
-        except (KeyError, IndexError):
-            return None
-        return self.done(permit)
+    def reported(self, name: str, generation: int) -> Permit | None:
+        """The longest unreported permit of this provider and generation, done with; None where there is none.
+
+        Older ones belong to calls that nobody will report: a result of today must not be taken for theirs.
+        """
+        waiting = self._unreported.get(name)
+        while waiting:
+            try:
+                permit = self.done(waiting.popleft())
+            except IndexError:  # another thread took it
+                return None
+            if permit.generation == generation and time.monotonic() < (permit.until or 0.0):
+                return permit
+            self.hand_back(permit)
+        return None
+
+    def hand_back(self, permit: Permit) -> None:
+        """Return a permit without a verdict."""
+        self.done(permit)
+        self._put(Result(permit.provider, Outcome.IGNORED, 0.0, permit.generation, permit.token))
 
     def done(self, permit: Permit) -> Permit:
         """The call is over: stop renewing. Its outcome carries the token back."""
@@ -80,22 +107,23 @@ class Permits:
         """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError."""
         now = time.monotonic()
         trials = {health.name: health for health in on_trial}
-        self._give_back(
+        self._sort_out(
             lambda p: (
                 p.provider in trials and p.generation == trials[p.provider].generation and now < (p.until or now + 1)
             )
         )
+        if self._running and now >= self._renew_at:
+            self._renew(now)
         for name in trials:
             if not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
                 self._claim(name)
-        if self._running and now >= self._renew_at:
-            self._renew(now)
 
     def give_back_all(self) -> None:
-        """Hand every unspent permit back, on the way out."""
-        self._give_back(lambda permit: False)
+        """Hand every unspent permit back and claim no more, on the way out."""
+        self._closing = True
+        self._sort_out(lambda permit: False)
 
-    def _give_back(self, keep: Callable[[Permit], bool]) -> None:
+    def _sort_out(self, keep: Callable[[Permit], bool]) -> None:
         for name, hand in list(self._in_hand.items()):
             try:
                 permit = hand.popleft()
@@ -104,28 +132,47 @@ class Permits:
             if keep(permit):
                 hand.append(permit)
                 continue
-            self._hand_back(Result(name, Outcome.IGNORED, 0.0, permit.generation, permit.token))
+            self.hand_back(permit)
             self._claim_at[name] = time.monotonic() + random.uniform(0.05, 0.2) * self._ttl  # others' turn first
 
     def _claim(self, name: str) -> None:
-        token = self._asked.setdefault(name, f"{self._store.writer}:{next(self._tokens)}")
-        generation, held = self._store.claim(name, [token], round(self._ttl * 1000))
+        if self._closing:
+            return
+        # set before the answer: one provider that cannot be asked must not keep the others from their turn
+        self._claim_at[name] = (sent := time.monotonic()) + random.uniform(0.02, 0.06) * self._ttl
+        token = self._asked.setdefault(name, f"{self._store.session}:{next(self._tokens)}")
+        generation, held = self._ask(name, [token])
         del self._asked[name]
         if not held:
-            self._claim_at[name] = time.monotonic() + random.uniform(0.02, 0.06) * self._ttl
             return
+        self._claim_at[name] = 0.0
         self._metrics.permits_claimed.labels(name).inc()
-        self._in_hand.setdefault(name, deque()).append(
-            Permit(name, token, generation, time.monotonic() + self._ttl * 0.8)
-        )
+        permit = Permit(name, token, generation, sent + self._ttl * 0.5)
+        self._in_hand.setdefault(name, deque()).append(permit)
+        if self._closing:
+            self._sort_out(lambda permit: False)
 
     def _renew(self, now: float) -> None:
         self._renew_at = now + self._ttl / 3
         tokens: dict[str, list[str]] = {}
         for permit in list(self._running.values()):
-            if permit.until is not None and now > permit.until:
+            until = permit.until  # another thread clears it when the call begins
+            if until is not None and now > until:
                 self._running.pop(permit.token, None)  # nobody will report this call: its permit runs out
             else:
                 tokens.setdefault(permit.provider, []).append(permit.token)
+        trouble: RouterError | None = None
         for name, held in tokens.items():
-            self._store.claim(name, held, round(self._ttl * 1000))
+            try:
+                self._ask(name, held)
+            except RouterError as error:
+                self._renew_at, trouble = 0.0, error
+        if trouble is not None:
+            raise trouble
+
+    def _ask(self, name: str, tokens: list[str]) -> tuple[int, list[str]]:
+        try:
+            return self._store.claim(name, tokens, round(self._ttl * 1000))
+        except RedisRefused as error:  # this record is unusable: no matter of the connection
+            self._on_refused(name, str(error))
+            return 0, []

@@ -67,7 +67,8 @@ class Prober:
         if self._http is None:
             self._http = httpx.Client(timeout=self._timeout, headers={"user-agent": "redis-router-probe"})
         try:
-            status = self._http.get(url).status_code
+            with self._http.stream("GET", url) as answer:  # the status is enough: some endpoints never end
+                status = answer.status_code
         except httpx.ConnectError as error:
             raise ConnectionError(str(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

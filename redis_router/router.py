@@ -1,7 +1,9 @@
 """Router: the door a gateway uses."""
 
 import asyncio
+import atexit
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -24,12 +26,13 @@ from redis_router.model import (
     ProviderHealth,
     RegisteredModel,
     check_count,
+    check_flag,
     check_latency,
     check_name,
     check_seconds,
     check_weight,
 )
-from redis_router.names import unique_name
+from redis_router.names import process_name
 from redis_router.permits import Permit
 from redis_router.store import Result, Store
 from redis_router.strategies import Strategy, resolve
@@ -47,7 +50,7 @@ class Router:
     strategy       latency, round_robin, weighted, availability, or an object with `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
     circuit        thresholds for providers that this router registers first; a record that exists keeps its own
-    replica        this process's name in logs and permits; unique in the fleet, made from host and pid where not given
+    replica        this process's name in logs and permits, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
     on_transition  called with each Transition this replica sees, on a background thread
 
@@ -79,10 +82,14 @@ class Router:
             raise InvalidArgument(f"circuit is {circuit!r}: give a CircuitConfig")
         self._registry = registry
         self._checker: HealthChecker | None = None
-        self._retired: set[str] = set()
+        self._starting = threading.Lock()
         self.namespace = check_name("namespace", namespace)
-        self.replica = check_name("replica", replica or unique_name())
+        self.replica = check_name("replica", replica or process_name())
+        if on_transition is not None and not callable(on_transition):
+            raise InvalidArgument(f"on_transition is {on_transition!r}: give a function that takes a Transition")
         push_ms = round(check_seconds("push_interval", push_interval) * 1000)
+        # a second instance for fallbacks: asking for them must not use up the turns of `select_provider`
+        self._spare = resolve(strategy)
         self._engine = Engine(
             Store(self._client, self.namespace, self.replica, push_ms),
             Metrics.of(registry),
@@ -101,19 +108,33 @@ class Router:
         """Join the fleet and start the background threads; once is enough.
 
         Returns after the shared records were read, or at once where Redis is away: the router then starts with every
-        circuit closed and joins when Redis is back. Raises RedisRefused for a wrong password or missing permission.
+        circuit closed and joins when Redis is back. Raises RedisRefused for a wrong password or missing permission, and
+        RouterError after `close()`. A router that is not closed when the interpreter exits is closed then.
         """
-        if self._engine.closed:
-            raise RouterError("this router was closed: make a new one")
-        if not self._engine.running:
-            self._engine.start()
+        with self._starting:
+            self._check_open()
+            if not self._engine.running:
+                self._engine.start()
+                atexit.register(self.close)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Hand back permits, bring what was recorded to Redis, end the threads; within about `timeout` seconds."""
-        self.stop_health_checker()
+        """Hand back permits, bring what was recorded to Redis, end the threads; within about `timeout` seconds.
+
+        For good: selecting goes on with the last table, so that calls under way can end, and everything that needs
+        Redis raises RouterError.
+        """
+        deadline = time.monotonic() + timeout
+        if self._checker is not None:
+            self._checker.ask_to_stop()
         self._engine.stop(timeout)
+        self.stop_health_checker(max(0.1, deadline - time.monotonic()))
+        atexit.unregister(self.close)
         if self._owns_client:
             self._client.close()
+
+    def _check_open(self) -> None:
+        if self._engine.closed:
+            raise RouterError("this router was closed: make a new one")
 
     def __enter__(self) -> Self:
         self.start()
@@ -136,7 +157,7 @@ class Router:
     @property
     def redis_up(self) -> bool:
         """Is this replica in touch with Redis?"""
-        return self._engine.mirror.up
+        return self._engine.link.up
 
     # Providers
 
@@ -147,7 +168,7 @@ class Router:
         """
         if not isinstance(provider, Provider):
             raise InvalidArgument(f"cannot register {provider!r}: give a Provider")
-        self._retired.discard(provider.name)
+        self._check_open()
         self._engine.add(provider, self._circuit)
 
     def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
@@ -157,8 +178,8 @@ class Router:
         """
         self._known(name)
         if everywhere:
+            self._check_open()
             self._engine.store.deregister(name)
-        self._retired.add(name)
         self._engine.remove(name)
 
     def registered_models(self) -> list[RegisteredModel]:
@@ -189,14 +210,12 @@ class Router:
         Half-open providers are left out: they take only calls that hold a permit.
         """
         selector = self._engine.table.find(model)
-        rest = [
-            c
-            for c in (selector.candidates if selector else ())
-            if c.provider.name != primary and tables.is_routable(c.health)
-        ]
+        if selector is None:
+            return []
+        rest = [c for c in selector.candidates if c.provider.name != primary and tables.is_routable(c.health)]
         found = []
         while rest:
-            best = tables.prepare(self._engine.strategy, model, rest)()
+            best = tables.pick_from(self._spare, selector.model, rest)
             rest.remove(best)
             found.append(best.provider)
         return found
@@ -216,9 +235,13 @@ class Router:
         attempt begins. Raises NoProviderAvailable when there is no first one.
         """
         attempt: Attempt | None = Attempt(self, self._choose(model), model, set())
-        while attempt is not None:
-            yield attempt
-            attempt = attempt.next
+        try:
+            while attempt is not None:
+                yield attempt
+                attempt = attempt.next
+        finally:
+            if attempt is not None:  # the loop was left: what was chosen and not begun is given back
+                attempt.discard()
 
     def _choose(self, model: str, tried: set[str] | frozenset[str] = frozenset()) -> Choice:
         selector = self._engine.table.find(model)
@@ -232,7 +255,7 @@ class Router:
                     return selector.pick(), None
                 rest = [c for c in selector.candidates if c.provider.name not in tried and tables.is_routable(c.health)]
                 if rest:
-                    return tables.prepare(self._engine.strategy, model, rest)(), None
+                    return tables.pick_from(self._spare, selector.model, rest), None
         raise self._nobody(model, selector)
 
     def _nobody(self, model: str, selector: tables.Selector | None) -> NoProviderAvailable:
@@ -263,22 +286,23 @@ class Router:
     def record_result(self, name: str, *, success: bool, latency_ms: float) -> None:
         """Report how a call to this provider went: its latency in ms, 0 where it was not measured.
 
-        The result counts for the circuit's generation of this moment; `attempt` remembers that in which the call began.
+        The result counts for the circuit's generation of this moment, and in half-open for the longest trial call that
+        `select_provider` handed out; `attempt` remembers when the call began and whether it was one.
         Raises InvalidArgument and UnknownProvider, nothing else.
         """
+        check_flag("success", success)
         latency_ms = check_latency(latency_ms)
         candidate = self._engine.table.candidates.get(name)
         if candidate is None:
-            if name in self._retired:
+            if name in self._engine.retired:
                 self._engine.metrics.results_dropped.labels("deregistered").inc()
                 return
             raise self._unknown(name)
-        permit = self._engine.permits.reported(name)
-        generation, token = (
-            (permit.generation, permit.token) if permit is not None else (candidate.health.generation, "")
-        )
+        generation = candidate.health.generation
+        permit = self._engine.permits.reported(name, generation)
         outcome = Outcome.SUCCESS if success else Outcome.FAILURE
-        self._engine.buffer_result(Result(name, outcome, latency_ms, generation, token))
+        token = "" if permit is None else permit.token
+        self._engine.courier.put(Result(name, outcome, latency_ms, generation, token))
 
     # Health and settings
 
@@ -299,7 +323,7 @@ class Router:
         self._known(name)
         fields = {}
         if available is not None:
-            fields["available"] = str(int(bool(available)))
+            fields["available"] = str(int(check_flag("available", available)))
         if weight is not None:
             fields["weight"] = repr(check_weight(weight))
         if not fields:
@@ -309,7 +333,8 @@ class Router:
     def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
         """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
 
-        Without `provider` it also holds for providers registered later. Raises as `update_health`.
+        Without `provider` it also holds for providers registered later. Before `start()` it sets what records that do
+        not exist yet are made with. Raises as `update_health`.
         """
         if not isinstance(config, CircuitConfig):
             raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
@@ -319,9 +344,11 @@ class Router:
             self._known(provider)
         for name in list(self._engine.providers) if provider is None else [provider]:
             self._engine.configs[name] = config
-            self._update(name, config.to_fields())
+            if self._engine.running or self._engine.closed:
+                self._update(name, config.to_fields())
 
     def _update(self, name: str, fields: dict[str, str]) -> None:
+        self._check_open()
         reply = self._engine.store.update(name, fields)
         if reply.health is None:
             raise RedisRefused(
@@ -331,15 +358,16 @@ class Router:
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
         """Run the worker inside this replica, in the same election as every other; once is enough."""
+        self._check_open()
         if self._checker is None:
             checker = HealthChecker(self._client, self.namespace, interval, lease, registry=self._registry)
             checker.start()
             self._checker = checker
 
-    def stop_health_checker(self) -> None:
-        """End the worker inside this replica; a lease it holds is free at once."""
+    def stop_health_checker(self, timeout: float = 2.0) -> None:
+        """End the worker inside this replica, within about `timeout` seconds; a lease it holds is free at once."""
         if self._checker is not None:
-            self._checker.stop()
+            self._checker.stop(timeout)
             self._checker = None
 
     def _known(self, name: str) -> Candidate:
@@ -357,7 +385,7 @@ class Attempt:
     """One call to one provider: timed, and recorded with the generation in which it began and the permit it holds.
 
     A normal end of the `with` block is a success, an Exception a failure. A cancellation (any other BaseException)
-    says nothing about the provider: it is recorded as ignored.
+    says nothing about the provider: it is recorded as ignored. Good for one call: entering it again raises RouterError.
     """
 
     __slots__ = ("_candidate", "_model", "_permit", "_router", "_started", "_tried", "next")
@@ -380,7 +408,17 @@ class Attempt:
         """The half-open permit this call holds, None for an ordinary call."""
         return self._permit.token if self._permit is not None else None
 
+    def discard(self) -> None:
+        """Give the permit back, this attempt's and the next one's, where the call never began."""
+        if self._started == 0.0 and self._permit is not None:
+            self._router._engine.permits.hand_back(self._permit)
+            self._permit = None
+        if self.next is not None:
+            self.next.discard()
+
     def __enter__(self) -> Self:
+        if self._started:
+            raise RouterError("this attempt was used already: ask the router for another")
         if self._permit is not None:
             self._permit.until = None  # renewed for as long as the call runs
         self._started = time.perf_counter()
@@ -404,7 +442,7 @@ class Attempt:
         generation = health.generation
         if self._permit is not None:
             generation, token = self._permit.generation, engine.permits.done(self._permit).token
-        engine.buffer_result(Result(health.name, outcome, latency_ms, generation, token))
+        engine.courier.put(Result(health.name, outcome, latency_ms, generation, token))
 
     def _go_on(self) -> bool:
         """Choose the next attempt now, so that the error in hand is passed on where there is none."""

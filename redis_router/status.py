@@ -14,7 +14,8 @@ _HEAD = ("PROVIDER", "CIRCUIT", "SINCE", "REASON", "AVAILABLE", "LATENCY", "FAIL
 def as_json(snapshot: Snapshot) -> str:
     """Every field of every record, and the leader."""
     providers = {name: _record(snapshot, health) for name, health in sorted(snapshot.records.items())}
-    leader = asdict(snapshot.leader) if snapshot.leader is not None else None
+    leads = snapshot.leader is not None and snapshot.leader.remaining_ms > 0
+    leader = asdict(snapshot.leader) if snapshot.leader is not None and leads else None
     return json.dumps({"now_ms": snapshot.now_ms, "leader": leader, "providers": providers}, indent=2)
 
 

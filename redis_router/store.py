@@ -4,6 +4,7 @@ With `connect.py` the only module that knows redis-py. Every method raises Redis
 """
 
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,16 @@ from redis_router import scripts
 from redis_router.connect import REDIS_ERRORS, Client, NoScript, translated
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.keys import Keys
-from redis_router.model import CircuitConfig, CircuitState, Leader, Outcome, Provider, ProviderHealth, Transition
-
-DEREGISTERED = json.dumps({"deregistered": True})
-"""Stands in rr:providers for a provider that was taken out, so that no replica takes its record for lost."""
+from redis_router.model import (
+    NO_PROBE,
+    CircuitConfig,
+    CircuitState,
+    Leader,
+    Outcome,
+    Provider,
+    ProviderHealth,
+    Transition,
+)
 
 
 class Result(NamedTuple):
@@ -52,10 +59,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What rr:providers says of one provider."""
+    """What rr:providers says of one provider.
 
-    models: tuple[str, ...]
-    probe: str | None
+    One that was deregistered stays there, so that no replica takes its record for lost, with the generation it had:
+    a new registration begins above it, so that no replica takes the new record for an old one.
+    """
+
+    models: tuple[str, ...] = ()
+    probe: str | None = None
+    deregistered: bool = False
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,10 @@ class Event:
 
 
 class Store:
-    """The shared state of one namespace. `writer` names this process in logs and sequence keys."""
+    """The shared state of one namespace. `writer` names this process to people; `session` is this object's alone.
+
+    Sequence numbers and permits go by the session, so a process that starts again under its old name starts afresh.
+    """
 
     def __init__(
         self, client: Client, namespace: str, writer: str, push_interval_ms: int = 500, now_ms: int | None = None
@@ -90,44 +106,65 @@ class Store:
         self.client = client
         self.keys = Keys(namespace)
         self.writer = writer
+        self.session = f"{writer}.{secrets.token_hex(4)}"
         self.push_interval_ms = push_interval_ms
         self.now_ms = now_ms
         """None for Redis's clock; a test sets its own moment."""
+        self._half_open_seq: dict[str, int] = {}
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig) -> ProviderHealth:
-        """Join the provider's record, or write one where there is none; returns the record in force."""
-        with _errors():  # the spec first: who hears of a new record looks for it there
-            self.client.hset(self.keys.providers, provider.name, _spec_text(provider))
-        return self._register(provider.name, "registered", {"weight": repr(provider.weight), **config.to_fields()})
+    def register(self, provider: Provider, config: CircuitConfig) -> Reply:
+        """Join the provider's record ('joined'), or write one where there is none ('created').
 
-    def restore(self, provider: Provider, copy: ProviderHealth) -> ProviderHealth | None:
-        """Put a lost record back from this replica's copy, unless another replica has; returns the record in force.
-
-        None where the provider was deregistered: its record is not lost.
+        A provider without a probe leaves the fleet's as it is; `NO_PROBE` takes it away.
         """
-        with _errors():
-            spec = self.client.hget(self.keys.providers, provider.name)
-        if spec is not None and _text(spec) == DEREGISTERED:
-            return None
-        with _errors():
-            self.client.hsetnx(self.keys.providers, provider.name, _spec_text(provider))
+        old = self._spec(provider.name) or Spec()
+        # the spec first: who hears of a new record looks for it there
+        self._write_spec(provider, old.probe if provider.probe is None else provider.probe)
+        generation = str(old.generation + 1)
+        fields = {"generation": generation, "weight": repr(provider.weight), **config.to_fields()}
+        return self._register(provider.name, "registered", fields)
+
+    def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
+        """Put a lost record back from this replica's copy ('created'), unless Redis has a newer one ('joined').
+
+        'deregistered', without a record: it is not lost.
+        """
+        spec = self._spec(provider.name)
+        if spec is None:
+            self._write_spec(provider, provider.probe)
+        elif spec.deregistered:
+            return Reply("deregistered", (), None)
         return self._register(provider.name, "restored", copy.to_fields())
 
-    def _register(self, name: str, action: str, fields: Mapping[str, str]) -> ProviderHealth:
+    def _spec(self, name: str) -> Spec | None:
+        with _errors():
+            said = self.client.hget(self.keys.providers, name)
+        return None if said is None else _spec(_text(said))
+
+    def _write_spec(self, provider: Provider, probe: str | None) -> None:
+        spec = {"models": provider.models, "probe": None if probe == NO_PROBE else probe}
+        with _errors():
+            self.client.hset(self.keys.providers, provider.name, json.dumps(spec))
+
+    def _register(self, name: str, action: str, fields: Mapping[str, str]) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
         keys = [self.keys.health(name), self.keys.events(name)]
-        reply = _reply(name, self._call("register", keys, [self._now, self.keys.channel, self.writer, action, *pairs]))
-        assert reply.health is not None, "register.lua always answers with a record"
-        return reply.health
+        return _reply(name, self._call("register", keys, [self._now, self.keys.channel, self.writer, action, *pairs]))
 
     def deregister(self, name: str) -> bool:
         """Take the provider out for the whole fleet; False when there was none."""
-        with _errors():
-            self.client.hset(self.keys.providers, name, DEREGISTERED)
+        self._write_tombstone(name, 0)  # first: nobody must restore the record
         keys = [self.keys.health(name), self.keys.permits(name), self.keys.events(name)]
-        return _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
+        reply = _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer]))
+        if reply.health is not None:
+            self._write_tombstone(name, reply.health.generation)
+        return reply.health is not None
+
+    def _write_tombstone(self, name: str, generation: int) -> None:
+        with _errors():
+            self.client.hset(self.keys.providers, name, json.dumps({"deregistered": True, "generation": generation}))
 
     # Outcomes and permits
 
@@ -147,7 +184,7 @@ class Store:
             4,
             self.keys.health(name),
             self.keys.permits(name),
-            self.keys.seq(name, self.writer),
+            self.keys.seq(name, self.session),
             self.keys.events(name),
         ]
         args += [self._now, self.keys.channel, self.writer, batch.seq, self.push_interval_ms]
@@ -174,11 +211,17 @@ class Store:
 
     # Transitions and settings
 
-    def half_open(self, name: str, seq: int, epoch: int) -> Reply:
-        """Move an open circuit to half-open if it is due. `epoch` 0: a replica, because no worker leads."""
+    def half_open(self, name: str, epoch: int = 0) -> Reply:
+        """Move an open circuit to half-open if it is due. `epoch` 0: a replica, because no worker leads.
+
+        Called again after an error it goes under the same number, and tells what the first call did.
+        """
+        seq = self._half_open_seq.setdefault(name, 1)
         # a sequence of its own: a batch that waits for its retry must not be overtaken by this number
-        keys = [self.keys.health(name), self.keys.seq(name, f"{self.writer}:half_open"), self.keys.events(name)]
-        return _reply(name, self._call("half_open", keys, [self._now, self.keys.channel, self.writer, seq, epoch]))
+        keys = [self.keys.health(name), self.keys.seq(name, f"{self.session}:half_open"), self.keys.events(name)]
+        reply = _reply(name, self._call("half_open", keys, [self._now, self.keys.channel, self.writer, seq, epoch]))
+        self._half_open_seq[name] = seq + 1
+        return reply
 
     def update(
         self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
@@ -195,7 +238,7 @@ class Store:
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
         """'elected', 'renewed' or 'standby', and who leads now; a new term's epoch is above `seen`."""
         status, *leader = self._call(
-            "campaign", [self.keys.leader], [self._now, self.keys.channel, self.writer, lease_ms, seen]
+            "campaign", [self.keys.leader], [self._now, self.keys.channel, self.writer, self.session, lease_ms, seen]
         )
         return status, _leader(leader)
 
@@ -214,22 +257,24 @@ class Store:
         """The records of `names`, or of every registered provider."""
         now_ms, leader = self.leader()
         with _errors():
-            raw = {_text(name): _text(spec) for name, spec in self.client.hgetall(self.keys.providers).items()}
-        specs = {name: _spec(text) for name, text in raw.items() if text != DEREGISTERED}
+            said = {_text(name): _spec(_text(spec)) for name, spec in self.client.hgetall(self.keys.providers).items()}
+        specs = {name: spec for name, spec in said.items() if not spec.deregistered}
         wanted = list(specs if names is None else names)
         with _errors():
             pipe = self.client.pipeline(transaction=False)
             for name in wanted:
                 pipe.hgetall(self.keys.health(name))
-            hashes = pipe.execute() if wanted else []
+            hashes = pipe.execute(raise_on_error=False) if wanted else []
         records, unreadable = {}, {}
         for name, fields in zip(wanted, hashes, strict=True):
             try:
+                if isinstance(fields, Exception):
+                    raise translated(fields)
                 if fields:
                     records[name] = _health(name, {_text(key): _text(value) for key, value in fields.items()})
             except RedisRefused as error:
                 unreadable[name] = error
-        return Snapshot(now_ms, leader, specs, frozenset(raw) - frozenset(specs), unreadable, records)
+        return Snapshot(now_ms, leader, specs, frozenset(said) - frozenset(specs), unreadable, records)
 
     def subscribe(self) -> "Subscription":
         """Begin to listen; the first message says that the subscription stands."""
@@ -320,16 +365,14 @@ def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:
         ) from error
 
 
-def _spec_text(provider: Provider) -> str:
-    return json.dumps({"models": provider.models, "probe": provider.probe})
-
-
 def _spec(text: str) -> Spec:
     try:
         spec = json.loads(text)
+        if spec.get("deregistered"):
+            return Spec(deregistered=True, generation=int(spec.get("generation", 0)))
         return Spec(tuple(spec["models"]), spec.get("probe"))
-    except (ValueError, KeyError, TypeError):
-        return Spec((), None)  # written by hand or another version: the record still counts
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Spec()  # written by hand or another version: the record still counts
 
 
 def _leader(raw: Sequence[str]) -> Leader:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from redis_router.errors import InvalidArgument
 from redis_router.model import ANY_MODEL, Candidate, CircuitState, Provider, ProviderHealth
 from redis_router.strategies import Pick, RoundRobin, Strategy
 
@@ -26,8 +27,9 @@ def is_on_trial(health: ProviderHealth) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Who serves one model: all candidates, those on trial, and the pick among those that are routable."""
+    """Who serves one model (or "*"): all candidates, those on trial, and the pick among those that are routable."""
 
+    model: str
     candidates: tuple[Candidate, ...]
     on_trial: tuple[Candidate, ...]
     pick: Pick | None
@@ -42,8 +44,13 @@ class RoutingTable:
     any_model: Selector | None
 
     def find(self, model: str) -> Selector | None:
-        """The selector for a model name, None where no provider serves it."""
-        return self.selectors.get(model, self.any_model)
+        """The selector for a model name, None where no provider serves it. Raises InvalidArgument."""
+        try:
+            return self.selectors[model]
+        except (KeyError, TypeError):
+            if not isinstance(model, str):
+                raise InvalidArgument(f"model is {model!r}: give its name, a string") from None
+            return self.any_model
 
 
 EMPTY = RoutingTable({}, {}, None)
@@ -89,13 +96,21 @@ def _with_selectors(
 def _selector(model: str, candidates: tuple[Candidate, ...], strategy: Strategy) -> Selector:
     routable = [c for c in candidates if is_routable(c.health)]
     on_trial = tuple(c for c in candidates if is_on_trial(c.health))
-    return Selector(candidates, on_trial, prepare(strategy, model, routable) if routable else None)
+    return Selector(model, candidates, on_trial, prepare(strategy, model, routable) if routable else None)
 
 
 def prepare(strategy: Strategy, model: str, candidates: Sequence[Candidate]) -> Pick:
     """The strategy's pick; a user's strategy that fails must not stop the fleet's news, so round robin stands in."""
     try:
-        return strategy.prepare(model, candidates)
+        pick = strategy.prepare(model, candidates)
+        if not callable(pick):
+            raise TypeError(f"prepare must return a function that picks a candidate, not {pick!r}")
+        return pick
     except Exception:
         log.exception("strategy %r failed to prepare model %r: round_robin stands in", strategy, model)
         return RoundRobin().prepare(model, candidates)
+
+
+def pick_from(strategy: Strategy, model: str, candidates: Sequence[Candidate]) -> Candidate:
+    """One choice among some of a model's candidates."""
+    return prepare(strategy, model, candidates)()

@@ -8,21 +8,21 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis_router.circuit import OPEN
-from redis_router.connect import connect
+from redis_router.connect import connect, where
 from redis_router.election import Election
-from redis_router.errors import RouterError
+from redis_router.errors import RedisRefused, RouterError
+from redis_router.link import COMMANDS, Link
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import ProviderHealth, check_name, check_number, check_seconds
-from redis_router.names import unique_name
+from redis_router.names import process_name
 from redis_router.probes import ProbeImpossible, Prober
 from redis_router.store import Event, Reply, Store
 
@@ -62,7 +62,7 @@ class HealthChecker:
     interval       seconds between probes of a provider, with 10 % of jitter
     lease          seconds after which a leader that died is replaced; at least 1
     probe_timeout  seconds for a probe's connect and for each wait for its answer
-    worker         this process's name; unique, made from host and pid where not given
+    worker         this process's name, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
 
     Raises InvalidArgument for what cannot be used.
@@ -79,19 +79,21 @@ class HealthChecker:
         worker: str | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        self.worker = check_name("worker", worker or unique_name())
+        self.worker = check_name("worker", worker or process_name())
         self._interval = check_seconds("interval", interval)
         lease = check_number("lease", lease, least=1.0, most=3600.0)
         self._metrics = Metrics.of(registry)
+        self._owns_client = isinstance(redis, str)
         self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
         self._election = Election(self._store, lease)
-        self._mirror = Mirror(self._store, self._metrics, self, lambda: None, refresh_interval=self._interval)
+        self._link = Link(where(self._store.client), self._metrics)
+        self._mirror = Mirror(self._store, self._metrics, self._link, self, lambda: None, self._interval)
         self._prober = Prober(check_seconds("probe_timeout", probe_timeout))
         self._pool = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="redis-router-probe")
         self._verdicts: SimpleQueue[tuple[str, str | ProbeImpossible | None]] = SimpleQueue()
         self._watches: dict[str, Watch] = {}
         self._retry_at: dict[str, float] = {}
-        self._seq = count(1)
+        self._refused: set[str] = set()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -108,7 +110,7 @@ class HealthChecker:
     @property
     def redis_up(self) -> bool:
         """Is this worker in touch with Redis?"""
-        return self._mirror.up
+        return self._link.up
 
     @property
     def alive(self) -> bool:
@@ -118,29 +120,45 @@ class HealthChecker:
     # Life
 
     def start(self) -> None:
-        """Work in a daemon thread until `stop()`."""
+        """Work in a daemon thread until `stop()`. Raises RouterError after it."""
+        self._check_open()
         if self._thread is None:
             self._mirror.start()
             self._thread = threading.Thread(target=self._run, name="redis-router-worker", daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:
-        """Resign, so that a standby takes over at once, and end; within about `timeout` seconds."""
-        self._stop.set()
-        self._wake.set()
+        """Resign, so that a standby takes over at once, and end; within about `timeout` seconds. For good."""
+        deadline = time.monotonic() + timeout
+        self.ask_to_stop()
         if self._thread is not None:
             self._thread.join(timeout)
-            self._mirror.stop()
+            self._mirror.stop(max(0.0, deadline - time.monotonic()))
         else:
             self._resign()
+        self._link.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._prober.close()
+        if self._owns_client:
+            self._store.client.close()
+
+    def ask_to_stop(self) -> None:
+        """Begin to end, without waiting for it."""
+        self._stop.set()
+        self._mirror.ask_to_stop()
+        self._wake.set()
+
+    def _check_open(self) -> None:
+        if self._stop.is_set():
+            raise RouterError("this health checker was stopped: make a new one")
 
     def run_once(self) -> Pass:
         """One pass without a thread, for tests and cron: campaign; if elected, probe every provider, move due circuits.
 
-        The lease stays ours until it ends; `stop()` frees it. Raises RedisUnavailable or RedisRefused.
+        Probes in a row are counted by this object, so passes of one object mark a provider and `--once` from cron does
+        not. The lease stays ours until it ends; `stop()` frees it. Raises RedisUnavailable or RedisRefused.
         """
+        self._check_open()
         self._mirror.refresh()
         self._election.campaign()
         probed: dict[str, str | None] = {}
@@ -148,6 +166,7 @@ class HealthChecker:
             self._say_if_empty()
             wait([self._pool.submit(self._probe, name, url) for name, url in self._probe_targets()])
             probed = self._take_verdicts()
+            self._lift_probe_marks()
         half_opened = self._half_open_due() if self.is_leader else []
         self._metrics.leader.set(self.is_leader)
         return Pass(self.is_leader, tuple(half_opened), probed)
@@ -166,7 +185,7 @@ class HealthChecker:
 
     def heard(self, event: Event) -> None:
         if event.kind == "resigned":
-            self._election.next_at = 0.0
+            self._election.hurry()
             self._wake.set()
 
     def _forget(self, name: str) -> None:
@@ -179,10 +198,11 @@ class HealthChecker:
         while not self._stop.is_set():
             try:
                 reconnecting(self._stop, self._failed)(self._turn)
+                self._link.works(COMMANDS)
             except RouterError as error:
                 self._failed(error)
             except Exception:
-                log.exception("redis_router: the worker failed, and goes on")
+                log.exception("the worker failed, and goes on")
                 self._stop.wait(1.0)
             self._metrics.leader.set(self.is_leader)
             self._wake.wait(max(0.0, min(self._next_at() - time.monotonic(), 5.0)))
@@ -191,7 +211,7 @@ class HealthChecker:
 
     def _failed(self, error: BaseException) -> None:
         self._turned_at = time.monotonic()
-        self._mirror.went_down(error)
+        self._link.failed(COMMANDS, error)
         self._metrics.leader.set(self.is_leader)
 
     def _turn(self) -> None:
@@ -204,6 +224,7 @@ class HealthChecker:
             return
         self._say_if_empty()
         self._take_verdicts()
+        self._lift_probe_marks()
         self._half_open_due()
         for name, url in self._probe_targets():
             if now >= self._watch(name).next_at:
@@ -213,7 +234,7 @@ class HealthChecker:
         try:
             self._election.resign()
         except RouterError as error:
-            log.warning("redis_router: could not resign, the lease runs out by itself: %s", error)
+            log.warning("could not resign, the lease runs out by itself: %s", error)
         self._metrics.leader.set(0)
 
     def _next_at(self) -> float:
@@ -246,25 +267,40 @@ class HealthChecker:
                 continue
             if not self._probe_allows(health.name, due_at):
                 continue
-            reply = self._store.half_open(health.name, next(self._seq), self._election.epoch)
-            if self._accepted(health.name, reply) and reply.transitions:
+            self._retry_at[health.name] = now + 1.0  # where the record in Redis is not what we think
+            reply = self._written(health.name, lambda name: self._store.half_open(name, self._election.epoch))
+            if reply is None:
+                continue
+            if reply.transitions:
                 moved.append(health.name)
             elif reply.status == "not_due":
                 self._retry_at[health.name] = now + 0.05  # our idea of Redis's clock was early
         return moved
 
-    def _accepted(self, name: str, reply: Reply) -> bool:
+    def _written(self, name: str, write: Callable[[str], Reply]) -> Reply | None:
+        """What a write on one record did; None where it was refused, which holds up no other record."""
+        try:
+            reply = write(name)
+        except RedisRefused as error:
+            if name not in self._refused:
+                log.error("the record of provider %s cannot be used: %s", name, error)
+            self._refused.add(name)
+            return None
+        self._refused.discard(name)
+        self._accept(name, reply)
+        return reply
+
+    def _accept(self, name: str, reply: Reply) -> None:
         for change in reply.transitions:
             self._metrics.transition(change)
-            log.info("redis_router: %s is half_open", name)
+            log.info("%s is half_open", name)
         if reply.status == "fenced":
-            log.warning(
-                "redis_router: a write of epoch %d was refused: a newer leader is at work", self._election.epoch
-            )
+            log.warning("a write of epoch %d was refused: a newer leader is at work", self._election.epoch)
             self._election.refused(reply.health.leader_epoch if reply.health is not None else 0)
         if reply.health is not None:
             self._mirror.apply(reply.health)
-        return reply.status not in ("fenced", "missing")
+        else:
+            self._forget(name)
 
     # Probes
 
@@ -329,7 +365,7 @@ class HealthChecker:
             watch.next_at = time.monotonic() + self._interval * random.uniform(0.9, 1.1)
             if isinstance(verdict, ProbeImpossible):
                 watch.impossible = True
-                log.error("redis_router: %s", verdict)
+                log.error("%s", verdict)
                 continue
             taken[name] = verdict
             self._judge(name, watch, verdict)
@@ -339,16 +375,28 @@ class HealthChecker:
         watch.passes, watch.fails = (watch.passes + 1, 0) if passed else (0, watch.fails + 1)
         self._metrics.probes.labels(name, "pass" if passed else "fail").inc()
         if watch.fails == 1 or (watch.fails and watch.fails == FAILS_TO_MARK):
-            log.warning("redis_router: probe of %s failed (%d in a row): %s", name, watch.fails, verdict)
+            log.warning("probe of %s failed (%d in a row): %s", name, watch.fails, verdict)
         if self.is_leader and (watch.passes >= PASSES_TO_MARK or watch.fails >= FAILS_TO_MARK):
-            fields = {"available": str(int(passed))}
-            self._accepted(name, self._store.update(name, fields, source="probe", epoch=self._election.epoch))
+            self._mark(name, available=passed)
+
+    def _mark(self, name: str, *, available: bool) -> None:
+        fields = {"available": str(int(available))}
+        self._written(name, lambda n: self._store.update(n, fields, source="probe", epoch=self._election.epoch))
+
+    def _lift_probe_marks(self) -> None:
+        """A provider whose probe was taken away is no longer unavailable because of it."""
+        for health in list(self._mirror.records.values()):
+            spec = self._mirror.specs.get(health.name)
+            if health.unavailable_reason == "probe" and spec is not None and spec.probe is None:
+                self._mark(health.name, available=True)
 
     def _say_if_empty(self) -> None:
+        if not self._mirror.specs_read:
+            return
         empty = not self._mirror.specs
         if empty and not self._told_empty:
             log.warning(
-                "redis_router: no provider is registered in %s: waiting for a gateway with the same Redis and namespace"
+                "no provider is registered in %s: waiting for a gateway with the same Redis and namespace"
                 " to call register_provider and start",
                 self._store.keys.providers,
             )

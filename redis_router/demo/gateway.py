@@ -55,7 +55,7 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        async with self.router, httpx.AsyncClient(timeout=10) as self.http:
+        async with self.router, httpx.AsyncClient(timeout=10, trust_env=False) as self.http:
             reporter = asyncio.create_task(self.report())
             yield
             reporter.cancel()

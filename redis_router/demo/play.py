@@ -54,7 +54,9 @@ class Fleet:
             stderr=subprocess.DEVNULL if module == "__main__" else None,
             stdin=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # Ctrl-C is for us: we end them in our order
+            # the traffic stays on this machine, whatever proxy the environment names
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
         )
         self.processes[name] = process
         threading.Thread(target=self._read, args=(name, process), daemon=True).start()
@@ -108,7 +110,7 @@ class Load:
         self._thread.join(10)
 
     async def _run(self) -> None:
-        async with httpx.AsyncClient(timeout=10) as http, asyncio.TaskGroup() as calls:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as http, asyncio.TaskGroup() as calls:
             while not self._stop.is_set():
                 for url in self._urls:
                     calls.create_task(self._call(http, url))
@@ -182,7 +184,7 @@ def _act(fleet: Fleet, store: Store, story: Story, screen: Screen, patient_url: 
 
     def set_failing(failing: bool) -> None:
         screen.news(f"{PATIENT} {'begins to fail' if failing else 'is well again'}")
-        httpx.post(f"{patient_url}/admin?failing={str(failing).lower()}").raise_for_status()
+        httpx.post(f"{patient_url}/admin?failing={str(failing).lower()}", trust_env=False).raise_for_status()
 
     acts: list[tuple[float, Callable[[], None]]] = [
         (FAIL_AT, lambda: set_failing(True)),

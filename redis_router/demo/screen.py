@@ -13,6 +13,7 @@ from rich.text import Text
 
 from redis_router.demo.story import Story
 
+TABLE_LINES = 10
 _STYLES = {"closed": "green", "open": "bold red", "half_open": "yellow"}
 
 
@@ -24,8 +25,10 @@ class Screen:
         self._providers = providers
         self._hints = hints
         self._began = time.time()
-        self._news: deque[str] = deque(maxlen=12)
         self._console = Console()
+        spare = self._console.size.height - TABLE_LINES
+        self._shown_hints = hints if spare >= len(hints) + 6 else []  # on a small terminal the news come first
+        self._news: deque[str] = deque(maxlen=max(3, min(12, spare - len(self._shown_hints) - 2)))
         self._live = None if plain else Live(console=self._console, refresh_per_second=8, transient=False)
         self._view_at = 0.0
         self.leader = "none yet"
@@ -56,10 +59,10 @@ class Screen:
             self._live.update(self._picture())
         elif time.time() - self._view_at >= 2.0:
             self._view_at = time.time()
+            requests = sum(view["requests"] for view in self._story.views.values())
+            failures = sum(view["failures"] for view in self._story.views.values())
             for who, states in self._agreeing():
-                requests = sum(view["requests"] for view in self._story.views.values())
-                failures = sum(view["failures"] for view in self._story.views.values())
-                self.news(f"{who} {states}  requests={requests} user-visible failures={failures}")
+                self.news(f"{who} {states}  (fleet: requests={requests} user-visible failures={failures})")
 
     def _agreeing(self) -> list[tuple[str, str]]:
         """Who sees what, a line for each different view."""
@@ -83,7 +86,7 @@ class Screen:
             ]
             up = Text("up", style="green") if view["redis_up"] else Text("down", style="red")
             table.add_row(name, *states, str(view["requests"]), str(view["failures"]), up)
-        return Group(table, Text("\n".join(self._news)), Text("\n".join(["", *self._hints]), style="dim"))
+        return Group(table, Text("\n".join(self._news)), Text("\n".join(["", *self._shown_hints]), style="dim"))
 
     def close_with(self, figures: list[tuple[str, str]], wrong: list[str], records: str) -> None:
         """The summary, measured from the run."""

@@ -85,9 +85,16 @@ class EmbeddedServer:
             "no",
         ]
         with open(self._log_path, "wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "--dir", self._folder.name, *self._options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [*command, "--dir", self._folder.name, *self._options],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for us
+                )
+            except OSError as error:
+                raise RouterError(f"cannot run the server {self.binary}: {error}; is {VARIABLE} right?") from None
         client = connect(self.url)
         deadline = time.monotonic() + START_SECONDS
         try:

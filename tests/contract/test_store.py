@@ -4,9 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import redis
 
-from redis_router import CircuitConfig, CircuitState, Outcome, Provider, RedisRefused
-from redis_router.store import Batch, Event, Result
+from redis_router import CircuitConfig, CircuitState, Outcome, Provider, RedisRefused, RedisUnavailable
+from redis_router.store import Batch, Event, Result, Spec
 from tests.support import eventually, recorded, result
 
 OPENAI = Provider("openai", models=("gpt-4o",), weight=2.0, probe="http://127.0.0.1:1/healthz")
@@ -28,7 +29,19 @@ def half_opened(store, *, config=CONFIG):
     """The same record, half-open at 11,000 ms."""
     opened(store, config=config)
     store.now_ms = 11_000
-    return store.half_open("openai", 1, epoch=0).health
+    return store.half_open("openai").health
+
+
+def lose_one_reply(store):
+    """The next command is carried out, and its reply lost."""
+    execute = store.client.execute_command
+
+    def once(*args):
+        execute(*args)
+        store.client.execute_command = execute
+        raise redis.TimeoutError
+
+    store.client.execute_command = once
 
 
 class TestRegister:
@@ -53,8 +66,8 @@ class TestRegister:
         """I-8: a second replica gets the record as it stands, an open circuit and its thresholds included."""
         store = backend.store()
         health = opened(store)
-        joined = backend.store("late", now_ms=2_000).register(replace(OPENAI, weight=9.0), CircuitConfig())
-        assert joined == health
+        reply = backend.store("late", now_ms=2_000).register(replace(OPENAI, weight=9.0), CircuitConfig())
+        assert (reply.status, reply.health) == ("joined", health)
 
     def test_restores_a_lost_record_with_its_open_circuit(self, backend):
         """I-8: what Redis lost comes back from a replica's copy: state, generation and remaining time."""
@@ -62,35 +75,61 @@ class TestRegister:
         health = opened(store)
         backend.client().delete(store.keys.health("openai"))
         store.now_ms = 2_000
-        restored = store.restore(OPENAI, health)
+        restored = store.restore(OPENAI, health).health
         assert restored.version > health.version
         assert replace(restored, version=health.version) == health
 
     def test_the_copy_of_the_higher_generation_wins(self, backend):
         """A failover may leave an older record behind: a replica that saw more puts that right, never the reverse."""
         store = backend.store()
-        older = store.register(OPENAI, CONFIG)
+        older = store.register(OPENAI, CONFIG).health
         newer = opened(store)
         backend.client().hset(store.keys.health("openai"), mapping=older.to_fields())
-        assert store.restore(OPENAI, newer).circuit_state is CircuitState.OPEN
-        assert store.restore(OPENAI, older).circuit_state is CircuitState.OPEN
+        assert store.restore(OPENAI, newer).health.circuit_state is CircuitState.OPEN
+        assert store.restore(OPENAI, older).health.circuit_state is CircuitState.OPEN
+
+    def test_of_one_generation_the_newer_copy_wins(self, backend):
+        """A failover may lose an operator's word; and a record made anew after a loss wins nothing."""
+        store = backend.store(now_ms=1)
+        store.register(OPENAI, CONFIG)
+        before = recorded(store, "openai", 1, result("openai", True)).health
+        after = store.update("openai", {"available": "0"}).health
+        backend.client().hset(store.keys.health("openai"), mapping=before.to_fields())
+        assert store.restore(OPENAI, after).health.unavailable_reason == "operator"
+        backend.client().delete(store.keys.health("openai"))
+        store.now_ms = 9_000
+        made_anew = store.register(OPENAI, CONFIG).health
+        assert made_anew.version > after.version
+        assert store.restore(OPENAI, after).health.unavailable_reason == "operator"
 
     def test_a_deregistered_provider_is_not_restored(self, backend):
         """Taken out on purpose is not lost."""
         store = backend.store()
         health = opened(store)
         assert store.deregister("openai") is True
-        assert store.restore(OPENAI, health) is None
+        assert store.restore(OPENAI, health).status == "deregistered"
         snapshot = store.snapshot(["openai"])
         assert (snapshot.records, snapshot.specs, snapshot.deregistered) == ({}, {}, {"openai"})
 
     def test_registering_again_undoes_a_deregistration(self, backend):
-        """A provider may come back, as new."""
+        """A provider may come back, as new; no replica's copy of the old record outranks the new one."""
+        store = backend.store()
+        old = opened(store)
+        store.deregister("openai")
+        new = store.register(OPENAI, CONFIG).health
+        assert store.snapshot().specs["openai"].probe == OPENAI.probe
+        assert new.circuit_state is CircuitState.CLOSED
+        assert new.is_newer_than(old)
+        assert store.restore(OPENAI, old).health == new
+
+    def test_a_registration_without_a_probe_leaves_the_probe(self, backend):
+        """The spec is shared: who says nothing changes nothing; "none" takes it away."""
         store = backend.store(now_ms=1)
         store.register(OPENAI, CONFIG)
-        store.deregister("openai")
-        store.register(OPENAI, CONFIG)
-        assert store.snapshot().specs["openai"].probe == OPENAI.probe
+        store.register(replace(OPENAI, probe=None, models=("gpt-5",)), CONFIG)
+        assert store.snapshot().specs["openai"] == Spec(("gpt-5",), OPENAI.probe)
+        store.register(replace(OPENAI, probe="none"), CONFIG)
+        assert store.snapshot().specs["openai"].probe is None
 
 
 class TestRecord:
@@ -135,11 +174,11 @@ class TestRecord:
         assert (late.status, late.transitions, late.health) == ("replayed", (), last.health)
 
     def test_writers_count_for_themselves(self, backend):
-        """I-7: two replicas' first batches are two batches."""
+        """I-7: two replicas' first batches are two batches, even of one that starts again under its old name."""
         backend.store(now_ms=1).register(OPENAI, CONFIG)
-        for writer in ("a", "b"):
-            reply = recorded(backend.store(writer, now_ms=1), "openai", 1, result("openai", False))
-        assert reply.health.consecutive_failures == 2
+        for writer in ("a", "b", "b"):
+            reply = recorded(backend.store(writer, now_ms=1), "openai", 1, result("openai", True))
+        assert reply.health.consecutive_successes == 3
 
     def test_a_late_result_moves_the_averages_never_the_circuit(self, backend):
         """I-5: a failure of a call that began before the transition does not re-open a half-open circuit."""
@@ -245,7 +284,7 @@ class TestClaim:
         store.claim("openai", ["slow:1", "a:1"], 60_000)
         recorded(store, "openai", 2, result("openai", False, health.generation, permit="a:1"))
         store.now_ms += 10_000
-        assert store.half_open("openai", 2, epoch=0).transitions
+        assert store.half_open("openai").transitions
         assert store.claim("openai", ["b:1", "b:2"], 5_000)[1] == ["b:1"]
 
     @pytest.mark.parametrize("state", ["closed", "open"])
@@ -269,16 +308,16 @@ class TestHalfOpen:
         store = backend.store()
         opened(store, at=1_000)
         store.now_ms = 10_999
-        assert store.half_open("openai", 1, epoch=5).status == "not_due"
+        assert store.half_open("openai", epoch=5).status == "not_due"
         store.now_ms = 11_000
-        reply = store.half_open("openai", 2, epoch=5)
+        reply = store.half_open("openai", epoch=5)
         assert (reply.status, reply.health.circuit_state, reply.health.generation) == ("ok", "half_open", 3)
         assert reply.health.leader_epoch == 5
 
     def test_two_leaders_do_no_harm(self, backend):
         """I-4: the second one's call finds nothing to do; one transition is told."""
         opened(backend.store())
-        replies = [backend.store(name, now_ms=11_000).half_open("openai", 1, epoch=7) for name in ("w1", "w2")]
+        replies = [backend.store(name, now_ms=11_000).half_open("openai", epoch=7) for name in ("w1", "w2")]
         assert [len(reply.transitions) for reply in replies] == [1, 0]
 
     def test_a_lost_reply_is_told_again(self, backend):
@@ -286,8 +325,12 @@ class TestHalfOpen:
         store = backend.store()
         opened(store)
         store.now_ms = 11_000
-        first, again = (store.half_open("openai", 1, epoch=7) for _ in range(2))
-        assert (again.status, again.transitions) == ("replayed", first.transitions)
+        lose_one_reply(store)
+        with pytest.raises(RedisUnavailable):
+            store.half_open("openai", epoch=7)
+        again = store.half_open("openai", epoch=7)
+        assert (again.status, len(again.transitions), again.health.generation) == ("replayed", 1, 3)
+        assert store.half_open("openai", epoch=7).status == "not_due"
 
     def test_a_lower_epoch_is_refused(self, backend):
         """I-9: a leader that was replaced writes too late."""
@@ -295,9 +338,9 @@ class TestHalfOpen:
         opened(store)
         store.update("openai", {"available": "1"}, source="probe", epoch=9)
         store.now_ms = 11_000
-        assert store.half_open("openai", 1, epoch=8).status == "fenced"
+        assert store.half_open("openai", epoch=8).status == "fenced"
         assert store.update("openai", {"available": "0"}, source="probe", epoch=8).status == "fenced"
-        assert store.half_open("openai", 2, epoch=9).status == "ok"
+        assert store.half_open("openai", epoch=9).status == "ok"
 
     def test_three_successes_close_it_and_it_is_available_again(self, backend):
         """I-1: rate and failures reset; the circuit's own unavailability ends."""

@@ -47,7 +47,7 @@ def test_circuit_py_replays_the_original(number):
 def test_the_scripts_replay_the_original(backend, number):
     """So do the Lua scripts, on every server, one outcome at a time."""
     run, store = TRACES[number], backend.store(now_ms=1)
-    health = store.register(Provider("p", ("m",)), CircuitConfig(**run["config"], open_timeout=0.001))
+    health = store.register(Provider("p", ("m",)), CircuitConfig(**run["config"], open_timeout=0.001)).health
     for seq, step in enumerate(run["steps"], 1):
         store.now_ms = seq * 10
         if step["op"] == "record":
@@ -55,7 +55,7 @@ def test_the_scripts_replay_the_original(backend, number):
                 store, "p", seq, result("p", step["success"], health.generation, float(step["latency_ms"]))
             )
         else:
-            reply = store.half_open("p", seq, epoch=0)
+            reply = store.half_open("p")
         health = reply.health
         agrees(health, step, told(reply.transitions))
 
@@ -68,7 +68,7 @@ def test_batches_come_to_the_same(backend, size):
         for length in (1, size):
             store = backend.store(writer=f"gw{length}", now_ms=1)
             name = f"p{length}-{size}-{id(run)}"
-            health = store.register(Provider(name, ("m",)), CircuitConfig(**run["config"], open_timeout=1.0))
+            health = store.register(Provider(name, ("m",)), CircuitConfig(**run["config"], open_timeout=1.0)).health
             outcomes = [s for s in run["steps"] if s["op"] == "record"]
             for seq in range(0, len(outcomes), length):
                 batch = [result(name, s["success"], 1, float(s["latency_ms"])) for s in outcomes[seq : seq + length]]

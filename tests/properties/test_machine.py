@@ -40,7 +40,7 @@ def check_history(store: Store, config: CircuitConfig, history) -> None:
     """Play a history on both machines and compare after each step."""
     name = f"p{next(names)}"
     store.now_ms = 1_000
-    seen = store.register(Provider(name, ("m",)), config)
+    seen = store.register(Provider(name, ("m",)), config).health
     mirror, versions = seen, [seen.version]
     for seq, (step, given_) in enumerate(history, 1):
         transitions = []
@@ -58,7 +58,7 @@ def check_history(store: Store, config: CircuitConfig, history) -> None:
                 mirror, change = circuit.record(mirror, one.outcome, one.latency_ms, one.generation, store.now_ms)
                 transitions += [change] if change else []
         else:
-            reply = store.half_open(name, seq, epoch=0)
+            reply = store.half_open(name)
             mirror, change = circuit.half_open(mirror, store.now_ms)
             transitions += [change] if change else []
         assert list(reply.transitions) == transitions

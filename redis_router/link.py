@@ -1,0 +1,59 @@
+"""Whether this process is in touch with Redis: one word, one metric and one log line for each edge."""
+
+import logging
+import threading
+
+from redis_router.metrics import Metrics
+
+log = logging.getLogger("redis_router")
+
+COMMANDS, PUSH = "commands", "push channel"
+
+
+class Link:
+    """Up while commands are served and the push channel is alive; down before the first contact.
+
+    Those who use either side report what they meet. `address` is for the log.
+    """
+
+    def __init__(self, address: str, metrics: Metrics) -> None:
+        self.up = False
+        self.push_up = False
+        self._commands_up = True  # until one fails: the push channel makes the first contact
+        self._address = address
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._told: bool | None = None
+        metrics.watch_link(self)
+
+    def works(self, side: str) -> None:
+        """This side was served."""
+        if not self.up:
+            self._set(side, True, "")
+
+    def failed(self, side: str, error: BaseException) -> None:
+        """This side was not served."""
+        self._set(side, False, f"{side}: {error}")
+
+    def close(self) -> None:
+        """This process leaves: not an edge."""
+        self.up, self._told = False, False
+        self._metrics.drop_link(self)
+
+    def _set(self, side: str, works: bool, why: str) -> None:
+        with self._lock:
+            if side == PUSH:
+                self.push_up = works
+            else:
+                self._commands_up = works
+            self.up = self.push_up and self._commands_up
+            if self.up == self._told:
+                return
+            if self.up:
+                log.info("in touch with Redis at %s", self._address)
+            elif why:
+                log.warning("out of touch with Redis at %s, going on with the last known state: %s", self._address, why)
+            else:
+                return  # one side is back, the other not yet: no news
+            self._told = self.up
+            self._metrics.link_changed()
