@@ -52,6 +52,7 @@ class Engine:
         on_transition: TransitionListener | None,
     ) -> None:
         self.table = tables.EMPTY
+        self._providers_lock = threading.Lock()
         self._table_lock = threading.Lock()
         self.store = store
         self.strategy = strategy
@@ -148,18 +149,20 @@ class Engine:
 
     def add(self, provider: Provider, config: CircuitConfig) -> None:
         """Route to a provider from now on; its record is joined in the background."""
-        self.retired.discard(provider.name)
-        self.providers[provider.name] = provider
-        self.configs[provider.name] = config
+        with self._providers_lock:
+            self.retired.discard(provider.name)
+            self.providers[provider.name] = provider
+            self.configs[provider.name] = config
+            if self.running:
+                self._to_join.append(provider.name)
         self._rebuild()
-        if self.running:
-            self._to_join.append(provider.name)
-            self.courier.urge()
+        self.courier.urge()
 
     def remove(self, name: str) -> None:
         """Stop routing to a provider."""
-        self.retired.add(name)
-        self.providers.pop(name, None)
+        with self._providers_lock:
+            self.retired.add(name)
+            self.providers.pop(name, None)
         self.mirror.forget(name)
         self._rebuild()
         self.courier.urge()
@@ -187,9 +190,14 @@ class Engine:
         self.courier.urge()
 
     def deregistered(self, name: str) -> None:
-        if name in self.providers:
-            log.warning("provider %s was deregistered for the whole fleet", name)
-            self.remove(name)
+        with self._providers_lock:
+            if name not in self.providers or name in self._to_join:  # registered again meanwhile
+                return
+            self.retired.add(name)
+            del self.providers[name]
+        log.warning("provider %s was deregistered for the whole fleet", name)
+        self.mirror.forget(name)
+        self._rebuild()
 
     def heard(self, event: Event) -> None:
         """Nothing more to do: the record was applied."""

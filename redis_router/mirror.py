@@ -141,13 +141,21 @@ class Mirror:
         self._unreadable = set(snapshot.unreadable)
         for name, copy in known.items():
             if name in snapshot.deregistered:
-                self._listener.deregistered(name)
+                self._was_deregistered(name, copy)
             elif name not in self._unreadable and self._was_lost(name, copy, snapshot):
                 self._listener.lost(name)
         for name, health in snapshot.records.items():
             if name not in snapshot.deregistered:
                 self.apply(health)
         self._link.works(PUSH)
+
+    def _was_deregistered(self, name: str, copy: ProviderHealth) -> None:
+        with self._lock:
+            current = self.records.get(name)
+            if current is copy:
+                self._listener.deregistered(name)
+            elif current is not None:  # registered again while we read, or just changed: look again
+                self._stale = True
 
     def _was_lost(self, name: str, copy: ProviderHealth, snapshot: Snapshot) -> bool:
         """Was something lost of what we knew of this provider before the snapshot was taken?"""
@@ -230,10 +238,9 @@ class Mirror:
         names = self._names()
         if event.provider and names is not None and event.provider not in names:
             return
-        if event.health is not None:
-            self.apply(event.health)
-        if event.kind == "deregistered" or (
-            event.kind in ("registered", "restored") and event.provider not in self.specs
-        ):
+        unknown = event.kind in ("registered", "restored") and event.provider not in self.specs
+        if event.kind == "deregistered" or unknown:
             self._stale = True  # rr:providers says whether that still holds, and has the spec
+        elif event.health is not None:
+            self.apply(event.health)
         self._listener.heard(event)

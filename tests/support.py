@@ -53,14 +53,19 @@ class Target:
     def __init__(self) -> None:
         self.status = 200
         self.asked = 0
+        self.endless = False
+        self._ended = threading.Event()
         target = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 target.asked += 1
                 self.send_response(target.status)
-                self.send_header("Content-Length", "0")
+                if not target.endless:
+                    self.send_header("Content-Length", "0")
                 self.end_headers()
+                while target.endless and not target._ended.wait(0.02):
+                    self.wfile.write(b"data: and more\n\n")
 
             def log_message(self, *args: Any) -> None:
                 """Requests are no news."""
@@ -79,6 +84,7 @@ def target() -> Iterator[Target]:
     try:
         yield made
     finally:
+        made._ended.set()
         made.server.shutdown()
         made.server.server_close()
         thread.join()

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import math
+import pickle
 import threading
 
 import pytest
@@ -115,6 +116,54 @@ class TestSharing:
         assert (record.circuit_state, record.generation) == ("open", generation)
         until(second, "openai", "open")
 
+    @pytest.mark.parametrize("left", ["older", "anew"])
+    def test_what_a_loss_left_behind_is_put_right(self, pair, router, backend, left):
+        """I-8: after a failover Redis holds an older record; after FLUSHALL a new replica has written a fresh one."""
+        first, second = pair
+        store = first._engine.store
+        older = store.snapshot(["openai"]).records["openai"]
+        fail(first, "openai")
+        until(second, "openai", "open")
+        if left == "older":
+            backend.client().hset(store.keys.health("openai"), mapping=older.to_fields())
+            second._engine.mirror.refresh()
+        else:
+            backend.client().flushall()
+            late = router(circuit=QUICK)
+            late.register_provider(OPENAI)
+            late.start()
+        eventually(lambda: store.snapshot(["openai"]).records["openai"].circuit_state == "open", "it is open again")
+        assert first.flush()
+        assert store.snapshot(["openai"]).records["openai"].generation == 2
+
+    def test_a_lost_spec_is_put_back(self, pair, backend):
+        """Without it no worker would know the provider."""
+        backend.client().delete(pair[0]._engine.store.keys.providers)
+        pair[0]._engine.mirror.refresh()
+        assert pair[0].flush()
+        assert pair[0]._engine.store.snapshot().specs["openai"].models == OPENAI.models
+
+    def test_a_replica_starts_again_under_its_name(self, router):
+        """Its results count: sequence numbers are the process's, not the name's."""
+        for times in (1, 2, 3):
+            with router(replica="gw-1") as replica:
+                replica.register_provider(OPENAI)
+                replica.record_result("openai", success=True, latency_ms=1.0)
+                assert replica.flush()
+                assert replica.get_health_status()["openai"].consecutive_successes == times
+
+    def test_a_record_that_is_none_disturbs_no_other(self, pair, backend):
+        """Somebody wrote a string where the hash should be: that provider's results are dropped, azure's are not."""
+        key = pair[0]._engine.store.keys.health("openai")
+        backend.client().set(key, "surprise")
+        for name in ("openai", "azure"):
+            pair[0].record_result(name, success=True, latency_ms=1.0)
+        assert pair[0].flush()
+        assert pair[0].get_health_status()["azure"].consecutive_successes == 1
+        assert metric(pair[0]._registry, "results_dropped_total", reason="refused") == 1
+        pair[0]._engine.mirror.refresh()
+        assert pair[0].redis_up
+
     def test_replicas_may_serve_other_providers(self, pair, router):
         """News of a provider that is not registered here changes nothing here."""
         other = router(circuit=QUICK)
@@ -166,6 +215,52 @@ class TestSelect:
         assert [p.name for p in replica.get_fallback_providers("m")] == ["fast", "mid", "slow"]
         assert [p.name for p in replica.get_fallback_providers("m", primary="fast")] == ["mid", "slow"]
         assert replica.get_fallback_providers("nobody's") == []
+
+    def test_fallbacks_use_up_no_turns(self, router):
+        """Asking for them after each selection leaves the round robin round."""
+        replica = router(strategy="round_robin")
+        for name in "abc":
+            replica.register_provider(Provider(name, ("m",)))
+        seen = []
+        for _ in range(6):
+            seen.append(replica.select_provider("m").name)
+            replica.get_fallback_providers("m", primary=seen[-1])
+        assert sorted(seen) == ["a", "a", "b", "b", "c", "c"]
+
+    def test_model_names_from_outside_leave_no_trace(self, router):
+        """I-10: whatever users ask for, memory stays bounded."""
+        asked = set()
+
+        class Spy:
+            def prepare(self, model, candidates):
+                asked.add(model)
+                return lambda: candidates[0]
+
+        replica = router(strategy=Spy())
+        for name in "ab":
+            replica.register_provider(Provider(name, ("*",)))
+        for number in range(50):
+            replica.select_provider(f"m{number}")
+            replica.get_fallback_providers(f"m{number}")
+            for attempt in replica.attempts(f"m{number}"):
+                with attempt:
+                    if attempt.provider.name == "a":
+                        raise OSError
+        assert asked == {"*"}
+
+    @pytest.mark.parametrize("model", [None, 4, [], b"gpt-4o"])
+    def test_a_model_is_a_string(self, pair, model):
+        """Also where a provider serves every model."""
+        pair[0].register_provider(Provider("any", ("*",)))
+        with pytest.raises(InvalidArgument, match="model"):
+            pair[0].select_provider(model)
+
+    def test_the_error_survives_a_pickle(self, pair):
+        """Task queues send errors from process to process."""
+        with pytest.raises(NoProviderAvailable) as caught:
+            pair[0].select_provider("gpt-5")
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert (str(copy), copy.model, copy.reasons) == (str(caught.value), "gpt-5", {})
 
     def test_registered_models_name_their_first_owner(self, pair):
         """By model, owned by the first provider by name, without the wildcard."""
@@ -256,6 +351,57 @@ class TestHalfOpen:
         replica.flush()
         assert replica.get_circuit_state("openai") == "half_open"
 
+    def test_a_result_of_today_is_not_taken_for_a_trials(self, router, checker):
+        """A trial that nobody reported does not hide later results: the circuit opens at its limit."""
+        replica = router(circuit=dataclasses.replace(QUICK, half_open_max_probes=2))
+        replica.register_provider(OPENAI)
+        replica.start()
+        self.half_open(replica, checker())
+        eventually(lambda: self.selected(replica), "a trial call that nobody will report")
+        for _ in range(2):
+            eventually(lambda: any(replica._engine.permits._in_hand.values()))
+            with replica.attempt("gpt-4o"):
+                pass
+        until(replica, "openai", "closed")
+        fail(replica, "openai")
+        assert replica.get_circuit_state("openai") == "open"
+
+    def test_what_was_chosen_and_not_begun_is_given_back(self, router, checker, backend):
+        """A loop that is left after a failure has chosen the next attempt already: its permit is free at once."""
+        replica = router(circuit=QUICK, permit_ttl=60.0)
+        for provider in (OPENAI, AZURE):
+            replica.register_provider(provider)
+        replica.start()
+        attempts = replica.attempts("gpt-4o")
+        first = next(attempts)
+        other = "azure" if first.provider is OPENAI else "openai"
+        fail(replica, other)
+        worker = checker()
+        eventually(lambda: other in worker.run_once().half_opened)
+        until(replica, other, "half_open")
+        eventually(lambda: any(replica._engine.permits._in_hand.values()))
+        with first:
+            raise OSError
+        assert first.next.permit is not None
+        attempts.close()
+        key = replica._engine.store.keys.permits(other)
+        held = first.next.permit
+        assert replica.flush()
+        assert held is None
+        replica.close()
+        assert backend.client().zcard(key) == 0
+
+    def test_closing_hands_permits_back_and_claims_no_more(self, router, checker, backend):
+        """The fleet need not wait for them to expire."""
+        replica = router(circuit=QUICK, permit_ttl=60.0)
+        replica.register_provider(OPENAI)
+        replica.start()
+        self.half_open(replica, checker())
+        key = replica._engine.store.keys.permits("openai")
+        eventually(lambda: backend.client().zcard(key) == 1)
+        replica.close()
+        assert backend.client().zcard(key) == 0
+
     def test_without_a_worker_a_replica_makes_the_transition(self, router, backend):
         """I-9: the safety net, logged and counted; with a worker in office it stays out."""
         worker = backend.store("worker")
@@ -327,6 +473,13 @@ class TestAttempts:
         pair[0].flush()
         assert pair[0].get_health_status()[attempt.provider.name].consecutive_failures == 1
 
+    def test_an_attempt_is_good_for_one_call(self, pair):
+        """A second `with` would record a call that nobody chose."""
+        with pair[0].attempt("gpt-4o") as attempt:
+            pass
+        with pytest.raises(RouterError, match="used already"), attempt:
+            pass
+
     def test_latency_is_measured(self, pair):
         """In milliseconds, of the `with` block."""
         with pair[0].attempt("gpt-4o") as attempt:
@@ -381,6 +534,12 @@ class TestRecord:
         pair[0].flush()
         assert pair[0].get_health_status()["openai"].last_check_ms == 0
 
+    @pytest.mark.parametrize("success", [None, "no", 1])
+    def test_success_is_true_or_false(self, pair, success):
+        """ "no" would count as a success."""
+        with pytest.raises(InvalidArgument, match="success"):
+            pair[0].record_result("openai", success=success, latency_ms=1.0)
+
     def test_unknown_providers_are_refused(self, pair):
         """The error lists those that are known."""
         for call in (
@@ -394,7 +553,7 @@ class TestRecord:
                 call()
 
     def test_a_full_buffer_counts_what_it_drops(self, router):
-        """Bounded memory: beyond the limit results are dropped, and counted."""
+        """Bounded memory: beyond the limit results are dropped, and counted, and the log says so once."""
         replica = router(buffer_limit=10)
         replica.register_provider(OPENAI)
         for _ in range(25):
@@ -454,6 +613,7 @@ class TestSettings:
         [
             lambda r: r.update_health("openai"),
             lambda r: r.update_health("openai", weight=math.nan),
+            lambda r: r.update_health("openai", available="no"),
             lambda r: r.set_circuit_config({"open_timeout": 1}),
             lambda r: r.register_provider("openai"),
         ],
@@ -491,6 +651,37 @@ class TestSettings:
         second._engine.mirror.refresh()
         second.flush()
         assert not backend.client().exists(second._engine.store.keys.health("openai"))
+        second.record_result("openai", success=True, latency_ms=1.0)
+        assert metric(second._registry, "results_dropped_total", reason="deregistered") >= 1
+
+    def test_deregistered_and_registered_again(self, pair):
+        """The news of the first does not undo the second, and the new record is a new one everywhere."""
+        first, second = pair
+        fail(first, "openai")
+        until(second, "openai", "open")
+        first.deregister_provider("openai", everywhere=True)
+        first.register_provider(OPENAI)
+        assert first.flush()
+        second.register_provider(OPENAI)
+        assert second.flush()
+        for replica in pair:
+            replica._engine.mirror.refresh()
+            assert replica.get_circuit_state("openai") == "closed"
+
+    def test_news_of_a_provider_that_was_removed_here(self, pair):
+        """A record that arrives late brings nothing back."""
+        health = pair[0].get_health_status()["openai"]
+        pair[0].deregister_provider("openai")
+        pair[0]._engine.mirror.apply(dataclasses.replace(health, version=health.version + 1))
+        assert "openai" not in pair[0]._engine.mirror.records
+
+    def test_before_start_settings_are_the_ones_new_records_get(self, router):
+        """There is nothing in Redis to change yet."""
+        replica = router()
+        replica.register_provider(OPENAI)
+        replica.set_circuit_config(QUICK)
+        replica.start()
+        assert replica.get_health_status()["openai"].config == QUICK
 
     def test_a_provider_may_be_registered_while_running(self, pair):
         """It can be selected at once; its record is joined in the background."""
@@ -548,10 +739,18 @@ class TestLife:
         replica = router()
         replica.start()
         replica.start()
+        replica.register_provider(OPENAI)
         replica.close()
         replica.close()
-        with pytest.raises(RouterError, match="closed"):
-            replica.start()
+        for call in (
+            replica.start,
+            lambda: replica.register_provider(AZURE),
+            lambda: replica.update_health("openai", available=True),
+            replica.start_health_checker,
+        ):
+            with pytest.raises(RouterError, match="closed"):
+                call()
+        assert replica.select_provider("gpt-4o") is OPENAI
 
     def test_flush_without_start_is_false(self, router):
         """Nothing carries results, and the caller is told."""
@@ -561,6 +760,22 @@ class TestLife:
         """Seen and measured."""
         assert all(replica.redis_up for replica in pair)
         assert metric(pair[0]._registry, "redis_up") == 1
+
+    def test_routers_of_one_registry_are_told_together(self, router):
+        """Up while all are, results pending summed; a closed one counts no more."""
+        registry = CollectorRegistry()
+        up, idle = (router(registry=registry) for _ in range(2))
+        for replica in (up, idle):
+            replica.register_provider(OPENAI)
+            replica.record_result("openai", success=True, latency_ms=1.0)
+        assert metric(registry, "results_pending") == 2
+        up.start()
+        assert up.flush()
+        assert (metric(registry, "results_pending"), metric(registry, "redis_up")) == (1, 0)
+        idle.close()
+        assert metric(registry, "redis_up") == 1
+        up.close()
+        assert metric(registry, "redis_up") == 0
 
     def test_a_health_checker_inside_a_replica(self, pair):
         """The same worker, in the same election; stopping frees the lease."""
@@ -580,6 +795,7 @@ class TestLife:
         {"namespace": ""}, {"namespace": "a{b}"}, {"namespace": None}, {"replica": "a b"}, {"circuit": {}},
         {"strategy": "best"}, {"flush_interval": 0}, {"push_interval": math.nan}, {"refresh_interval": -1},
         {"permit_ttl": "5"}, {"safety_net_after": None}, {"buffer_limit": 0}, {"buffer_limit": 1.5},
+        {"on_transition": 5},
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(router, options):

@@ -7,7 +7,7 @@ import socket
 import pytest
 from prometheus_client import CollectorRegistry
 
-from redis_router import CircuitConfig, CircuitState, InvalidArgument, Provider
+from redis_router import CircuitConfig, CircuitState, InvalidArgument, Provider, RouterError
 from tests.support import eventually, metric, recorded, result, target
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
@@ -66,8 +66,59 @@ class TestRunOnce:
         assert len(said) == 1
         assert "register_provider" in said[0]
 
+    def test_a_stopped_one_is_stopped_for_good(self, checker):
+        """And says so."""
+        worker = checker()
+        worker.stop()
+        for call in (worker.start, worker.run_once):
+            with pytest.raises(RouterError, match="stopped"):
+                call()
+
+    def test_two_of_one_name_are_two(self, checker):
+        """The lease is the process's, not the name's."""
+        first, second = checker(worker="w"), checker(worker="w")
+        assert (first.run_once().leader, second.run_once().leader, first.run_once().leader) == (True, False, True)
+
+    def test_a_record_that_is_gone_is_asked_for_once(self, backend, checker):
+        """No busy loop: the copy is dropped until a replica puts the record back."""
+        store, worker = backend.store(), checker(lease=60.0)
+        register(store)
+        trip(store)
+        worker.run_once()
+        store.deregister("openai")
+        register(store)
+        trip(store, seq=2)
+        worker._mirror.refresh()
+        backend.client().delete(store.keys.health("openai"))
+        asked = []
+        half_open = worker._store.half_open
+        worker._store.half_open = lambda *a: (asked.append(a), half_open(*a))[1]
+        eventually(lambda: (worker._half_open_due(), asked)[1])
+        for _ in range(10):
+            worker._half_open_due()
+        assert len(asked) == 1
+
 
 class TestProbes:
+    def test_an_answer_that_never_ends_passes(self, backend, checker):
+        """The status is the answer; the body of a stream is not waited for."""
+        store, worker = backend.store(), checker(probe_timeout=5.0)
+        with target() as provider:
+            provider.endless = True
+            register(store, probe=provider.url)
+            assert worker.run_once().probed == {"openai": None}
+
+    def test_a_probe_that_is_taken_away_takes_its_mark_along(self, backend, checker):
+        """Nobody else would."""
+        store, worker = backend.store(), checker()
+        register(store, probe="http://127.0.0.1:1/")
+        for _ in range(3):
+            worker.run_once()
+        assert store.snapshot(["openai"]).records["openai"].unavailable_reason == "probe"
+        register(store, probe="none")
+        worker.run_once()
+        assert store.snapshot(["openai"]).records["openai"].available is True
+
     def test_three_fails_mark_and_two_passes_unmark(self, backend, checker):
         """Seen in the record, and counted."""
         registry = CollectorRegistry()

@@ -31,6 +31,10 @@ def replica(server):
         yield replica
 
 
+def touches(caplog):
+    return [r.getMessage() for r in caplog.records if "touch with Redis" in r.getMessage()]
+
+
 def test_a_stopped_server_never_reaches_the_caller(server, replica, caplog):
     """Select and record go on; one log line per edge; what was recorded meanwhile arrives, the record comes back."""
     caplog.set_level(logging.INFO, "redis_router")
@@ -47,8 +51,7 @@ def test_a_stopped_server_never_reaches_the_caller(server, replica, caplog):
     assert replica.flush(10)
     record = replica._engine.store.snapshot(["openai"]).records["openai"]
     assert record.consecutive_successes == 100
-    edges = [r.getMessage() for r in caplog.records if "touch with Redis" in r.getMessage()]
-    assert ["out of" in edge for edge in edges] == [True, False], edges
+    assert ["out of" in edge for edge in touches(caplog)] == [True, False]
 
 
 def test_an_open_circuit_survives_a_restart_without_persistence(server, replica):
@@ -89,6 +92,43 @@ def test_a_frozen_server_blocks_nobody(server, replica):
     assert record.consecutive_successes == 1_000, "each applied once"
 
 
+def test_what_waits_is_bounded(server):
+    """The buffer's limit holds for all that is on its way; beyond it is dropped and counted."""
+    registry = CollectorRegistry()
+    with Router(server.url, circuit=QUICK, registry=registry, buffer_limit=50) as replica:
+        replica.register_provider(OPENAI)
+        assert replica.flush()
+        server.stop()
+        eventually(lambda: not replica.redis_up)
+        for _ in range(10):
+            for _ in range(20):
+                replica.record_result("openai", success=False, latency_ms=5.0)
+            eventually(lambda: not replica._engine.courier._buffer, "the engine took them from the buffer")
+        assert metric(registry, "results_pending") == 50
+        assert metric(registry, "results_dropped_total", reason="buffer_full") == 150
+        server.start()
+        assert replica.flush(10)
+        assert metric(registry, "requests_total", provider="openai", outcome="failure") == 50
+
+
+def test_closing_beside_a_frozen_server(server):
+    """The timeout bounds all of it, and what could not be delivered is counted."""
+    registry = CollectorRegistry()
+    replica = Router(server.url, circuit=QUICK, registry=registry)
+    replica.register_provider(OPENAI)
+    replica.start()
+    replica.start_health_checker()
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        replica.record_result("openai", success=True, latency_ms=5.0)
+        began = time.monotonic()
+        replica.close(1.0)
+        assert time.monotonic() - began < 5.0
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert metric(registry, "results_dropped_total", reason="closed") == 1
+
+
 def test_starting_without_redis(server):
     """The router starts, routes and buffers; it joins when Redis comes."""
     server.stop()
@@ -123,16 +163,21 @@ def test_a_wrong_password_is_said_at_start():
     ],
     ids=["OOM", "NOREPLICAS"],
 )
-def test_a_server_that_refuses_writes_for_a_while(server, replica, settings, undo):
-    """Nothing is lost: the results wait, and are applied once."""
+def test_a_server_that_refuses_writes_for_a_while(server, replica, settings, undo, caplog):
+    """Nothing is lost: the results wait, and are applied once. Reading still works, and yet Redis is down for us."""
+    caplog.set_level(logging.INFO, "redis_router")
     admin = replica._client
     for key, value in settings.items():
         admin.config_set(key, value)
     for _ in range(10):
         replica.record_result("openai", success=True, latency_ms=5.0)
     assert replica.flush(0.5) is False
+    replica._engine.mirror.refresh()
+    assert not replica.redis_up
     for key, value in undo.items():
         admin.config_set(key, value)
     assert replica.flush(10)
     assert replica.get_health_status()["openai"].consecutive_successes == 10
     assert metric(replica._registry, "results_dropped_total", reason="refused") == 0
+    edges = eventually(lambda: len(edges := touches(caplog)) >= 2 and edges)
+    assert ["out of" in edge for edge in edges] == [True, False], edges

@@ -1,8 +1,37 @@
 """The demo is the main job: a whole fleet, half a minute of trouble, and a summary that must be right."""
 
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
+
+
+def test_the_demo_takes_its_processes_along():
+    """SIGTERM in the middle: gateways, workers, providers and the server end, and no folder is left."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "redis_router", "demo", "--plain"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for line in demo.stdout:
+            if "every replica sees" in line:
+                break
+        children = [int(pid) for pid in Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()]
+        folders = [
+            Path(part)
+            for pid in children
+            for part in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if "redis-router-" in part
+        ]
+        assert len(children) == 9
+        demo.terminate()
+        demo.communicate(timeout=30)
+        assert demo.returncode == 128 + signal.SIGTERM
+        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+        assert not [folder for folder in folders if folder.exists()]
+    finally:
+        demo.kill()
+        demo.communicate()
 
 
 def test_the_demo_goes_as_it_should():

@@ -10,7 +10,7 @@ from redis_router import InvalidArgument, RedisRefused, RedisUnavailable
 from redis_router.connect import connect, redacted, translated, where
 
 
-@pytest.mark.parametrize("url", ["redis://h", "redis://h:1/2", "rediss://u:p@h:1/0", "unix:///tmp/x.sock"])
+@pytest.mark.parametrize("url", ["redis://h", "REDIS://h", "redis://h:1/2", "rediss://u:p@h:1/0", "unix:///tmp/x.sock"])
 def test_urls(url):
     """Bounded in time, and no connection is opened yet."""
     settings = connect(url).connection_pool.connection_kwargs
@@ -24,7 +24,19 @@ def test_options_in_the_url_win():
 
 
 @pytest.mark.parametrize(
-    "target", ["", "h:1", "http://h", "redis:/h", None, 5, object(), redis.asyncio.Redis(), ["redis://h"]]
+    "target",
+    [
+        "redis://h?no_such_option=1",
+        "",
+        "h:1",
+        "http://h",
+        "redis:/h",
+        None,
+        5,
+        object(),
+        redis.asyncio.Redis(),
+        ["redis://h"],
+    ],
 )
 def test_what_cannot_be_used_is_refused(target):
     """With what to give instead; an asyncio client included."""
