@@ -1,11 +1,27 @@
 """Replicas as processes of their own, over a real server: one opening, and never too many half-open calls."""
 
 import signal
+import subprocess
+import sys
 
 from tests.support import eventually
 
 TRIP = {"consecutive_failure_limit": 3, "open_timeout": 0.05}
 ENDLESS_TRIAL = {**TRIP, "half_open_success_threshold": 1_000_000, "half_open_max_probes": 3}
+
+
+def test_a_program_that_ends_without_closing_delivers(one_real):
+    """What was recorded just before the interpreter exits is in Redis, and nothing is printed about threads."""
+    program = f"""
+from redis_router import Provider, Router
+router = Router({one_real.url!r}, namespace={one_real.namespace!r}, flush_interval=30.0)
+router.register_provider(Provider("openai", ("m",)))
+router.start()
+router.record_result("openai", success=True, latency_ms=5.0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert one_real.store().snapshot().records["openai"].consecutive_successes == 1
 
 
 def half_open(store):

@@ -1,11 +1,13 @@
 """`redis-router worker` as an operator runs it: elections under SIGKILL and SIGTERM, its pages, its words."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 
@@ -19,10 +21,10 @@ def leader_of(workers):
     return eventually(lambda: next((worker for worker in workers if worker.leads), None), "one worker leads")
 
 
-def run(*command, timeout=30):
+def run(*command, timeout=30, env=None):
     """A command that ends by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "redis_router", *command], capture_output=True, text=True, timeout=timeout
+        [sys.executable, "-m", "redis_router", *command], capture_output=True, text=True, timeout=timeout, env=env
     )
 
 
@@ -203,4 +205,19 @@ def test_status_without_redis():
     done = run("status", "--redis", f"redis://127.0.0.1:{free_port()}")
     assert done.returncode == 2
     assert "Redis cannot serve" in done.stderr
+    assert "is --redis right?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_version():
+    """That of the installed distribution."""
+    assert run("--version").stdout.split() == ["redis-router", version("redis-llm-router")]
+
+
+def test_a_server_binary_that_is_none_is_named():
+    """With the variable that says so."""
+    done = run("demo", env={**os.environ, "REDIS_ROUTER_SERVER": "/nowhere/redis-server"})
+    assert done.returncode == 2
+    assert "/nowhere/redis-server" in done.stderr
+    assert "REDIS_ROUTER_SERVER" in done.stderr
     assert "Traceback" not in done.stderr

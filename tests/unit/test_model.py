@@ -38,15 +38,31 @@ def test_weights_are_finite_and_positive(weight):
 
 
 @pytest.mark.parametrize(
-    "probe", ["", "localhost", "ftp://h/", "http://", "tcp://host", "tcp://h:port", "http://[::1", 5]
+    "probe",
+    [
+        "",
+        "localhost",
+        "ftp://h/",
+        "http://",
+        "tcp://host",
+        "tcp://h:port",
+        "http://[::1",
+        5,
+        "tcp://h:99999",
+        "http://h/a b",
+        "http://user:secret@h/",
+    ],
 )
 def test_probe_urls_are_checked(probe):
     """A probe that can never pass would take the provider out for ever."""
-    with pytest.raises(InvalidArgument, match="http://host/path"):
+    with pytest.raises(InvalidArgument, match="http://host/path") as caught:
         Provider("p", models=("m",), probe=probe)
+    assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("probe", ["http://h/healthz", "https://h:8443/x?y=1", "tcp://h:80", "tcp://[::1]:80", None])
+@pytest.mark.parametrize(
+    "probe", ["http://h/healthz", "https://h:8443/x?y=1", "tcp://h:80", "tcp://[::1]:80", "none", None]
+)
 def test_good_probe_urls_pass(probe):
     """HTTP, TLS and TCP."""
     assert Provider("p", models=("m",), probe=probe).probe == probe

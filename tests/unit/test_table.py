@@ -84,6 +84,18 @@ def test_a_record_of_a_stranger_changes_nothing():
     assert updated(before, [record("zzz")], STRATEGY) is before
 
 
+def test_a_users_strategy_that_returns_no_function_does_not_either(caplog):
+    """It would fail in every request."""
+
+    class Wrong:
+        def prepare(self, model, candidates):
+            return candidates[0]
+
+    table = build([Provider("p", ("m",))], {}, Wrong())
+    assert table.find("m").pick().provider.name == "p"
+    assert "must return a function" in caplog.text
+
+
 def test_a_users_strategy_that_fails_does_not_stop_the_news():
     """Round robin stands in, and the log says so."""
 
