@@ -13,7 +13,7 @@ from rich.text import Text
 
 from redis_router.demo.story import Story
 
-TABLE_LINES = 10
+TABLE_LINES = 12
 _STYLES = {"closed": "green", "open": "bold red", "half_open": "yellow"}
 
 
