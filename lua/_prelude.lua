@@ -133,12 +133,17 @@ local function fold(record, success, latency_ms, generation, now)
   end
 end
 
--- Exactly once: what this writer's batch `seq` did when it was applied, nil when it was not applied yet.
+-- Exactly once: what this writer's batch `seq` did when it was applied and how many outcomes it had, nil when it was
+-- not applied yet.
 local function replayed(key, seq)
-  local last, did = string.match(redis.call('GET', key) or '', '^(%d+) (.*)$')
+  local last, applied, did = string.match(redis.call('GET', key) or '', '^(%d+) (%d+) (.*)$')
   if not last or tonumber(last) < seq then return nil end
-  if tonumber(last) == seq then return did end
-  return ''
+  if tonumber(last) == seq then return did, applied end
+  return '', '0'
+end
+
+local function remember(key, seq, applied, did)
+  redis.call('SET', key, text(seq) .. ' ' .. text(applied) .. ' ' .. did, 'PX', SEQ_TTL_MS)
 end
 
 -- Transitions as one word-list a transition, for the reply and for `replayed`.
@@ -196,7 +201,8 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
   end
 end
 
--- What every script on a record answers: a status word, the transitions, and the record as field, value, ...
-local function reply(status, transitions, record)
-  return { status, transitions, unpack(record and members_of(record) or {}) }
+-- What every script on a record answers: a status word, the transitions, how many outcomes were applied, and the record
+-- as field, value, ...
+local function reply(status, transitions, record, applied)
+  return { status, transitions, applied or '0', unpack(record and members_of(record) or {}) }
 end

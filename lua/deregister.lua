@@ -6,7 +6,7 @@
 -- ARGV[1]   channel  where changes are published
 -- ARGV[2]   by       the replica, for the message
 --
--- Returns {'ok'|'missing', '', field, value, ...}: the record as it was.
+-- Returns {'ok'|'missing', '', '0', field, value, ...}: the record as it was.
 -- Why one script: no replica may see half a provider.
 
 local record = load(KEYS[1])

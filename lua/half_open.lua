@@ -9,7 +9,7 @@
 -- ARGV[4]   seq      number of this call, rising for each caller
 -- ARGV[5]   epoch    the leader's epoch, or 0 for a replica that acts because no worker does
 --
--- Returns {'ok'|'replayed'|'not_due'|'fenced'|'missing', transitions, field, value, ...}.
+-- Returns {'ok'|'replayed'|'not_due'|'fenced'|'missing', transitions, '0', field, value, ...}.
 -- Why one script: state and elapsed time are checked here, on Redis's clock, so even two leaders do no harm.
 
 local now, now_us = clock(ARGV[1])
@@ -25,6 +25,6 @@ end
 record.leader_epoch = math.max(record.leader_epoch, epoch)
 transition(record, 'half_open', 'open_timeout', now)
 did = told(record.transitions)
-redis.call('SET', KEYS[2], text(seq) .. ' ' .. did, 'PX', SEQ_TTL_MS)
+remember(KEYS[2], seq, 0, did)
 commit({ health = KEYS[1], events = KEYS[3] }, ARGV[2], ARGV[3], record, now, now_us, nil, 0)
 return reply('ok', did, record)

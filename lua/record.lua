@@ -11,16 +11,17 @@
 -- ARGV[5]   push     ms between pushes of mere averages
 -- ARGV[6..] outcomes, four each: success|failure|ignored, latency in ms, generation the call began in, its permit or ''
 --
--- Returns {'ok'|'replayed'|'missing', transitions, field, value, ...}; 'replayed' repeats the transitions of the
--- first run, whose reply was lost; 'missing' applied nothing.
+-- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
+-- said, whose reply was lost; 'missing' applied nothing. A repeat may leave out outcomes that grew too old, from the
+-- front: `applied` says how many were applied, the last ones.
 -- Why one script: reading, folding, deciding and announcing must see one state, or two replicas trip the same circuit.
 
 local now, now_us = clock(ARGV[1])
 local seq = tonumber(ARGV[4])
 local record = load(KEYS[1])
 if not record then return reply('missing', '') end
-local did = replayed(KEYS[3], seq)
-if did then return reply('replayed', did, record) end
+local did, applied = replayed(KEYS[3], seq)
+if did then return reply('replayed', did, record, applied) end
 
 for i = 6, #ARGV, 4 do
   local outcome, permit = ARGV[i], ARGV[i + 3]
@@ -30,6 +31,7 @@ for i = 6, #ARGV, 4 do
   if permit ~= '' then redis.call('ZREM', KEYS[2], permit) end
 end
 did = told(record.transitions)
-redis.call('SET', KEYS[3], text(seq) .. ' ' .. did, 'PX', SEQ_TTL_MS)
+applied = text((#ARGV - 5) / 4)
+remember(KEYS[3], seq, applied, did)
 commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, nil, tonumber(ARGV[5]))
-return reply('ok', did, record)
+return reply('ok', did, record, applied)

@@ -8,7 +8,7 @@
 -- ARGV[4]   action   'registered' with a new provider's settings, 'restored' with a replica's copy of a lost record
 -- ARGV[5..] field, value, ...
 --
--- Returns {'created'|'joined', '', field, value, ...}.
+-- Returns {'created'|'joined', '', '0', field, value, ...}.
 -- Why one script: of many replicas that start, or notice a loss, at once, one writes and the others join it.
 -- A record that is older than a replica's copy is what a failover or restart left behind, and one of the same generation
 -- that never saw a result was written after a loss: the copy wins.

@@ -9,7 +9,7 @@
 -- ARGV[5]   source   'operator' or 'probe': who says whether the provider is available
 -- ARGV[6..] field, value, ...
 --
--- Returns {'ok'|'fenced'|'missing', '', field, value, ...}.
+-- Returns {'ok'|'fenced'|'missing', '', '0', field, value, ...}.
 -- Why one script: a probe must not undo what an operator or the circuit decided a moment ago.
 
 local now, now_us = clock(ARGV[1])

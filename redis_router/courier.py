@@ -1,13 +1,17 @@
 """Carries results from the request path to Redis: in batches, each applied exactly once or counted as dropped.
 
 The request path appends to a deque and may set an event. One thread, the engine's, does the rest. A batch that got no
-answer keeps its number and is sent again under it, and what came after waits: results arrive in their order.
+answer keeps its number and is sent again under it, and what came after waits: results arrive in their order. What grew
+older than `ttl` is dropped, but not the number: the next reply says whether it had been applied after all.
 """
 
 import logging
 import threading
+import time
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.metrics import Metrics
@@ -19,28 +23,43 @@ log = logging.getLogger("redis_router")
 BATCH_LIMIT = 100
 
 
+@dataclass(slots=True)
+class Parcel:
+    """One provider's results under one number, with the monotonic moments at which they were drained."""
+
+    seq: int
+    results: list[Result]
+    drained_at: list[float]
+
+
 class Courier:
-    """One router's results on their way. `on_missing` is told of a provider that has no record in Redis."""
+    """One router's results on their way; they are dropped `ttl` seconds after they were recorded.
+
+    `on_missing` is told of a provider that has no record in Redis.
+    """
 
     def __init__(
         self,
         store: Store,
         metrics: Metrics,
         limit: int,
+        ttl: float,
         on_applied: Callable[[Reply], None],
         on_missing: Callable[[str], None],
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._limit = limit
+        self._ttl = ttl
         self._on_applied = on_applied
         self._on_missing = on_missing
         self._buffer: deque[Result] = deque()
         self._backlog = 0  # results that left the buffer and are not settled yet
-        self._waiting: dict[str, deque[Result]] = {}
-        self._unacked: dict[str, Batch] = {}
+        self._waiting: dict[str, deque[tuple[float, Result]]] = {}
+        self._unacked: dict[str, Parcel] = {}
         self._seq: dict[str, int] = {}
         self._markers: deque[threading.Event] = deque()
+        self._due_markers: list[threading.Event] = []
         self._refused: set[str] = set()
         self._wake = threading.Event()
         self._idle = True
@@ -54,7 +73,7 @@ class Courier:
     def put(self, result: Result) -> None:
         """Take a result in; it is counted as dropped where the buffer is full or the router was closed."""
         if len(self._buffer) + self._backlog >= self._limit:
-            self._drop("buffer_full", 1)
+            self._drop_full(result)
             return
         self._buffer.append(result)
         if self._closed:
@@ -65,6 +84,12 @@ class Courier:
         elif self._idle:
             self._idle = False
             self._wake.set()
+
+    def _drop_full(self, result: Result) -> None:
+        self._drop("buffer_full", [result])
+        if not self._told_full:
+            self._told_full = True
+            log.warning("%d results wait, so new ones are dropped: was start() called, is Redis there?", self._limit)
 
     def urge(self) -> None:
         """Wake the thread now."""
@@ -98,56 +123,63 @@ class Courier:
             self._wake.clear()
         self._urgent = False
 
-    def drain(self) -> set[str]:
-        """Sort the buffer by provider; returns the providers that had results."""
-        used: set[str] = set()
+    def drain(self) -> list[Result]:
+        """Sort the buffer by provider, drop what grew too old; returns what was in the buffer."""
+        now, drained = time.monotonic(), []
+        for _ in range(len(self._markers)):  # before the buffer: what a marker waits for is in it
+            self._due_markers.append(self._markers.popleft())
         for _ in range(len(self._buffer)):
             self._backlog += 1  # before it leaves the buffer: it is counted at every moment
             result = self._buffer.popleft()
-            used.add(result.provider)
+            drained.append(result)
             if result.outcome is Outcome.IGNORED and not result.permit:
                 self._metrics.results(result.provider, [(result.outcome, result.latency_ms)])
                 self._backlog -= 1
             else:
-                self._waiting.setdefault(result.provider, deque()).append(result)
-        return used
+                self._waiting.setdefault(result.provider, deque()).append((now, result))
+        for name, waiting in list(self._waiting.items()):
+            while waiting and waiting[0][0] < now - self._ttl:
+                self._backlog -= 1
+                self._drop("expired", [waiting.popleft()[1]])
+            if not waiting:
+                del self._waiting[name]
+        return drained
 
     def carry(self) -> None:
         """Send all that was drained. Raises RedisUnavailable where Redis did not serve it, after all that it did serve.
 
         What has no record in Redis stays, after `on_missing` was told; what is refused for good is dropped.
         """
-        markers = [self._markers.popleft() for _ in range(len(self._markers))]
         held: set[str] = set()
         trouble: RouterError | None = None
-        try:
-            while batches := self._next_batches(held):
-                for batch, reply in zip(batches, self._store.record(batches), strict=True):
-                    if isinstance(reply, RedisRefused):
-                        self.give_up(batch.provider, "refused", str(reply))
-                    elif isinstance(reply, RouterError):
-                        held.add(batch.provider)
-                        trouble = reply
-                    elif reply.status == "missing":
-                        held.add(batch.provider)
-                        self._on_missing(batch.provider)
-                    else:
-                        self._settle(batch, reply)
-        finally:
-            if self._unacked or self._waiting:
-                self._markers.extendleft(reversed(markers))
-            else:
-                for marker in markers:
-                    marker.set()
+        while batches := self._next_batches(held):
+            for batch, reply in zip(batches, self._store.record(batches), strict=True):
+                if isinstance(reply, RedisRefused):
+                    self.give_up(batch.provider, "refused", str(reply))
+                elif isinstance(reply, RouterError):
+                    held.add(batch.provider)
+                    trouble = reply
+                elif reply.status == "missing":
+                    held.add(batch.provider)
+                    self._on_missing(batch.provider)
+                else:
+                    self._settle(batch.provider, reply)
         if trouble is not None:
             raise trouble
 
+    def tell_settled(self) -> None:
+        """Set the markers of what was drained, unless some of it still waits."""
+        if not self._unacked and not self._waiting:
+            for marker in self._due_markers:
+                marker.set()
+            self._due_markers.clear()
+
     def give_up(self, provider: str, reason: str, why: str) -> None:
         """Drop the batch of this provider that got no answer, and count it."""
-        batch = self._unacked.pop(provider, None)
-        if batch is not None:
-            self._backlog -= len(batch.results)
-            self._drop(reason, len(batch.results))
+        parcel = self._unacked.pop(provider, None)
+        if parcel is not None:
+            self._backlog -= len(parcel.results)
+            self._drop(reason, parcel.results)
             self.say_refused(provider, why)
 
     def say_refused(self, provider: str, why: str) -> None:
@@ -159,50 +191,59 @@ class Courier:
     def close(self) -> int:
         """Take no more; returns how many results were left behind, counted as dropped."""
         self._closed = True
-        left = self._backlog
-        self._drop("closed", left)
-        self._backlog = 0
+        left = [result for waiting in self._waiting.values() for _, result in waiting]
+        left += [result for parcel in self._unacked.values() for result in parcel.results]
         self._waiting.clear()
         self._unacked.clear()
-        return left + self._abandon_buffer()
+        self._backlog = 0
+        return self._drop("closed", left) + self._abandon_buffer()
 
     def _next_batches(self, held: set[str]) -> list[Batch]:
         """At most one batch for each provider: those without an answer first, under their old numbers."""
         for name, waiting in list(self._waiting.items()):
             if name not in self._unacked:
                 self._seq[name] = self._seq.get(name, 0) + 1
-                results = [waiting.popleft() for _ in range(min(len(waiting), BATCH_LIMIT))]
-                self._unacked[name] = Batch(name, self._seq[name], results)
+                taken = [waiting.popleft() for _ in range(min(len(waiting), BATCH_LIMIT))]
+                self._unacked[name] = Parcel(self._seq[name], [r for _, r in taken], [at for at, _ in taken])
             if not waiting:
                 del self._waiting[name]
-        return [batch for name, batch in self._unacked.items() if name not in held]
+        oldest = time.monotonic() - self._ttl
+        return [
+            Batch(name, parcel.seq, parcel.results[bisect_left(parcel.drained_at, oldest) :])
+            for name, parcel in self._unacked.items()
+            if name not in held
+        ]
 
-    def _settle(self, batch: Batch, reply: Reply) -> None:
-        if self._unacked.pop(batch.provider, None) is None:
+    def _settle(self, provider: str, reply: Reply) -> None:
+        parcel = self._unacked.pop(provider, None)
+        if parcel is None:
             return  # closed meanwhile, and counted as dropped
-        self._backlog -= len(batch.results)
-        self._refused.discard(batch.provider)
+        self._backlog -= len(parcel.results)
+        self._refused.discard(provider)
         for change in reply.transitions:
             self._metrics.transition(change)
-        # a permit handed back unused is no request
-        done = [r for r in batch.results if r.outcome is not Outcome.IGNORED or r.latency_ms > 0]
-        self._metrics.results(batch.provider, [(r.outcome, r.latency_ms) for r in done])
+        expired = len(parcel.results) - reply.applied
+        self._drop("expired", parcel.results[:expired])
+        counted = filter(_is_request, parcel.results[expired:])
+        self._metrics.results(provider, [(r.outcome, r.latency_ms) for r in counted])
         self._on_applied(reply)
 
     def _abandon_buffer(self) -> int:
-        left = 0
+        left: list[Result] = []
         while True:
             try:
-                self._buffer.popleft()
+                left.append(self._buffer.popleft())
             except IndexError:
                 break
-            left += 1
-        self._drop("closed", left)
-        return left
+        return self._drop("closed", left)
 
-    def _drop(self, reason: str, results: int) -> None:
-        if results:
-            self._metrics.results_dropped.labels(reason).inc(results)
-        if reason == "buffer_full" and not self._told_full:
-            self._told_full = True
-            log.warning("%d results wait, so new ones are dropped: was start() called, is Redis there?", self._limit)
+    def _drop(self, reason: str, results: Sequence[Result]) -> int:
+        number = sum(map(_is_request, results))
+        if number:
+            self._metrics.results_dropped.labels(reason).inc(number)
+        return number
+
+
+def _is_request(result: Result) -> bool:
+    """Or merely a permit that is handed back unused?"""
+    return result.outcome is not Outcome.IGNORED or result.latency_ms > 0

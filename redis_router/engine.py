@@ -2,7 +2,8 @@
 
 One daemon thread beside the mirror's. The request path only appends to the courier's buffer and reads `table`. A
 failure wakes the thread at once; successes wait for up to `flush_interval` and travel together; without traffic and
-with all circuits closed the thread sleeps.
+with all circuits closed the thread sleeps. Where Redis does not serve it, the thread decides by a local breaker, and
+tries again from time to time.
 """
 
 import logging
@@ -18,6 +19,7 @@ from redis_router.courier import Courier
 from redis_router.errors import RedisRefused, RedisUnavailable, RouterError
 from redis_router.herald import Herald, TransitionListener
 from redis_router.link import COMMANDS, PUSH, Link
+from redis_router.local import Change, LocalBreaker
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import Candidate, CircuitConfig, Provider, ProviderHealth, Transition
@@ -47,6 +49,7 @@ class Engine:
         flush_interval: float,
         refresh_interval: float,
         buffer_limit: int,
+        result_ttl: float,
         permit_ttl: float,
         safety_net_after: float,
         on_transition: TransitionListener | None,
@@ -61,15 +64,17 @@ class Engine:
         self.retired: set[str] = set()
         """Providers that were taken out: results of calls still under way are no mistake."""
         self.metrics = metrics
-        self.link = Link(where(store.client), metrics)
+        self.link = Link(where(store.client), metrics, self.urge)
         self.mirror = Mirror(store, metrics, self.link, self, self.providers.keys, refresh_interval)
-        self.courier = Courier(store, metrics, buffer_limit, self._applied, self._missing)
+        self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
         self.permits = Permits(store, metrics, self.courier.put, self.courier.say_refused, permit_ttl)
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
         self._herald = Herald(on_transition)
         self._to_join: deque[str] = deque()
         self._to_restore: deque[str] = deque()
+        self._local: LocalBreaker | None = None
+        """While Redis is away: what routes here. Set and read under the table's lock."""
         self._last_used: dict[str, float] = {}
         self._net_check_at: dict[str, float] = {}
         self._stop = threading.Event()
@@ -167,22 +172,44 @@ class Engine:
         self._rebuild()
         self.courier.urge()
 
+    def urge(self) -> None:
+        """Wake the thread now."""
+        self.courier.urge()
+
+    # The table
+
     def _rebuild(self) -> None:
         with self._table_lock:
-            self.table = tables.build(list(self.providers.values()), self.mirror.records, self.strategy)
+            providers = list(self.providers.values())
+            known = self.mirror.records if self._local is None else self._local.records
+            records = {p.name: known.get(p.name) or self._new_record(p) for p in providers}
+            if self._local is not None:
+                self._local.records = records
+            self.table = tables.build(providers, records, self.strategy)
 
-    # What the mirror tells
+    def _new_record(self, provider: Provider) -> ProviderHealth:
+        return ProviderHealth(provider.name, weight=provider.weight, config=self.configs[provider.name])
 
-    def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
-        with self._table_lock:
-            self.table = tables.updated(self.table, [new], self.strategy)
-        if old is None or old.circuit_state is new.circuit_state:
-            return
+    def _announce(self, old: ProviderHealth, new: ProviderHealth) -> Transition | None:
+        """Tell where a circuit changed; returns the change."""
+        if old.circuit_state is new.circuit_state:
+            return None
         change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
         level = logging.WARNING if new.circuit_state is OPEN else logging.INFO
         log.log(level, "%s is %s (%s), was %s", new.name, new.circuit_state, change.reason, old.circuit_state)
         self._herald.tell(change)
         self.courier.urge()
+        return change
+
+    # What the mirror tells
+
+    def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
+        with self._table_lock:
+            if self._local is not None:
+                return  # its word counts again when we are back as a whole
+            self.table = tables.updated(self.table, [new], self.strategy)
+        if old is not None:
+            self._announce(old, new)
 
     def lost(self, name: str) -> None:
         if name not in self._to_restore:
@@ -208,15 +235,12 @@ class Engine:
         while not self._stop.is_set():
             self.courier.sleep(self._nap(), self._flush_interval)
             try:
-                reconnecting(self._stop, self._failed)(self._cycle)
+                reconnecting(self._stop, self._failed, self._work_alone)(self._cycle)
             except RouterError as error:
                 log.debug("stopped while out of touch with Redis: %s", error)
             except Exception:
                 log.exception("the engine failed, and goes on")
                 self._stop.wait(1.0)
-
-    def _failed(self, error: BaseException) -> None:
-        self.link.failed(COMMANDS, error)
 
     def _nap(self) -> float | None:
         """Seconds to sleep where nobody wakes us; None: for as long as nothing happens."""
@@ -226,18 +250,78 @@ class Engine:
         return WATCH_INTERVAL if OPEN in states or self._to_join or self._to_restore else None
 
     def _cycle(self) -> None:
+        if not self.link.push_up:
+            raise RedisUnavailable("the push channel is down")
+        self._drain()
         self._put_right()
-        now = time.monotonic()
-        for name in self.courier.drain():
-            self._last_used[name] = now
         self.courier.carry()
         if self._to_join or self._to_restore:  # the courier met providers without a record
             self._put_right()
             self.courier.carry()
-        on_trial = [c.health for c in self.table.candidates.values() if tables.is_on_trial(c.health)]
-        self.permits.tend(on_trial, self._in_demand)
+        self.permits.tend(self._on_trial(), self._in_demand)
         self._safety_net()
         self.link.works(COMMANDS)
+        if self._local is not None and self.link.up:
+            self._rejoin()
+        self.courier.tell_settled()
+
+    def _drain(self) -> None:
+        now, drained = time.monotonic(), self.courier.drain()
+        for result in drained:
+            self._last_used[result.provider] = now
+        if self._local is not None:
+            self._decide(self._local.fold(drained))
+
+    def _on_trial(self) -> list[ProviderHealth]:
+        return [c.health for c in self.table.candidates.values() if tables.is_on_trial(c.health)]
+
+    # Without Redis
+
+    def _failed(self, error: BaseException) -> None:
+        """Redis does not serve us: from here on this replica decides for itself."""
+        self.link.failed(COMMANDS, error)
+        with self._table_lock:
+            if self._local is None:
+                records = {name: candidate.health for name, candidate in self.table.candidates.items()}
+                self._local = LocalBreaker(records, self.now_ms)
+
+    def _work_alone(self, seconds: float) -> None:
+        """Decide alone for so long, or until the push channel is back."""
+        retry_at, push_was_up = time.monotonic() + seconds, self.link.push_up
+        while not self._stop.is_set() and self._local is not None:
+            if self.link.push_up and (not push_was_up or time.monotonic() >= retry_at):
+                return
+            self.courier.sleep(TEND_INTERVAL, self._flush_interval)
+            self._drain()
+            self._decide(self._local.half_open_due())
+            self.permits.serve_alone(self._on_trial())
+
+    def _decide(self, changes: list[Change]) -> None:
+        """Route by what the local breaker decided."""
+        with self._table_lock:
+            self.table = tables.updated(self.table, [new for _, new in changes], self.strategy)
+        for old, new in changes:
+            self.metrics.health(new)
+            change = self._announce(old, new)
+            if change is not None:
+                self.metrics.local_transition(change)
+
+    def _rejoin(self) -> None:
+        """Redis's word counts again; what was decided here is forgotten."""
+        before = self.table.candidates
+        with self._table_lock:
+            self._local = None
+        self._rebuild()
+        for name, candidate in self.table.candidates.items():
+            self.metrics.health(candidate.health)
+            if name in before:
+                self._announce(before[name].health, candidate.health)
+
+    def now_ms(self) -> float:
+        """Redis's clock as last estimated; this machine's where Redis was never there."""
+        return self.mirror.redis_now_ms() or time.time() * 1000
+
+    # Putting records right
 
     def _put_right(self) -> None:
         """Join and restore what is waiting for it; a record that Redis refuses waits on and holds up no other."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
 from redis_router.metrics import Metrics
 
@@ -13,15 +14,16 @@ COMMANDS, PUSH = "commands", "push channel"
 class Link:
     """Up while commands are served and the push channel is alive; down before the first contact.
 
-    Those who use either side report what they meet. `address` is for the log.
+    Those who use either side report what they meet. `address` is for the log; `on_change` is called on each change.
     """
 
-    def __init__(self, address: str, metrics: Metrics) -> None:
+    def __init__(self, address: str, metrics: Metrics, on_change: Callable[[], None]) -> None:
         self.up = False
         self.push_up = False
         self._commands_up = True  # until one fails: the push channel makes the first contact
         self._address = address
         self._metrics = metrics
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._told: bool | None = None
         metrics.watch_link(self)
@@ -47,13 +49,12 @@ class Link:
             else:
                 self._commands_up = works
             self.up = self.push_up and self._commands_up
-            if self.up == self._told:
-                return
-            if self.up:
-                log.info("in touch with Redis at %s", self._address)
-            elif why:
-                log.warning("out of touch with Redis at %s, going on with the last known state: %s", self._address, why)
-            else:
-                return  # one side is back, the other not yet: no news
-            self._told = self.up
-            self._metrics.link_changed()
+            # one side may be back, and the other not yet: no news
+            if self.up != self._told and (self.up or why):
+                self._told = self.up
+                self._metrics.link_changed()
+                if self.up:
+                    log.info("in touch with Redis at %s", self._address)
+                else:
+                    log.warning("out of touch with Redis at %s, deciding alone meanwhile: %s", self._address, why)
+        self._on_change()

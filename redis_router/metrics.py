@@ -73,6 +73,11 @@ class Metrics:
         self.available = gauge("available", "1 while the provider's record says available", "provider")
         self.failure_rate = gauge("failure_rate", "The fleet's moving average of failures, 0 to 1", "provider")
         self.latency_average = gauge("latency_average_seconds", "The fleet's moving average of latency", "provider")
+        self.local_changes = counter(
+            "local_state_changes_total",
+            "Circuit transitions this process decided alone, while Redis was away",
+            "provider", "from_state", "to_state",
+        )  # fmt: skip
         self.redis_up = gauge("redis_up", "1 while this process is in touch with Redis")
         self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis")
         self.results_dropped = counter("results_dropped_total", "Results that will never reach Redis", "reason")
@@ -108,6 +113,10 @@ class Metrics:
     def transition(self, change: Transition) -> None:
         """Count a transition that this process caused."""
         self.state_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
+
+    def local_transition(self, change: Transition) -> None:
+        """Count a transition that holds for this process alone."""
+        self.local_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
 
     def health(self, health: ProviderHealth) -> None:
         """Show a record as this process knows it now."""

@@ -50,8 +50,15 @@ class Listener(Protocol):
         """Any event, after it was applied."""
 
 
-def reconnecting(stop: threading.Event, on_failure: Callable[[BaseException], None]) -> Retrying:
-    """How we wait for Redis: backoff with full jitter from 0.1 s up to 2 s, until it answers or `stop` is set."""
+def reconnecting(
+    stop: threading.Event,
+    on_failure: Callable[[BaseException], None],
+    meanwhile: Callable[[float], None] | None = None,
+) -> Retrying:
+    """How we wait for Redis: backoff with full jitter from 0.1 s up to 2 s, until it answers or `stop` is set.
+
+    `meanwhile` is given the seconds of each wait, and may return early; without it the thread sleeps.
+    """
 
     def failed(state: RetryCallState) -> None:
         if state.outcome is not None and (error := state.outcome.exception()) is not None:
@@ -60,7 +67,7 @@ def reconnecting(stop: threading.Event, on_failure: Callable[[BaseException], No
     return Retrying(
         retry=retry_if_exception_type(RouterError),
         wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        sleep=sleep_using_event(stop),
+        sleep=meanwhile or sleep_using_event(stop),
         stop=stop_when_event_set(stop),
         before_sleep=failed,
         reraise=True,
@@ -195,7 +202,8 @@ class Mirror:
                     subscription.close()
 
     def _failed(self, error: BaseException) -> None:
-        self._link.failed(PUSH, error)
+        if not self._stop.is_set():
+            self._link.failed(PUSH, error)
 
     def _connect(self) -> Subscription:
         """Subscribe first and read everything then, so that no change falls between the two."""

@@ -6,7 +6,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -54,6 +54,7 @@ class Permits:
         self._unreported: dict[str, deque[Permit]] = {}
         self._asked: dict[str, str] = {}  # provider -> the token of a claim whose answer may be lost: asked for again
         self._claim_at: dict[str, float] = {}
+        self._alone: set[str] = set()  # tokens of our own, given out while Redis was away
         self._renew_at = 0.0
         self._closing = False
 
@@ -90,12 +91,16 @@ class Permits:
 
     def hand_back(self, permit: Permit) -> None:
         """Return a permit without a verdict."""
+        if permit.token in self._alone and permit.token not in self._running:
+            self._alone.discard(permit.token)  # never used, and unknown to Redis
+            return
         self.done(permit)
         self._put(Result(permit.provider, Outcome.IGNORED, 0.0, permit.generation, permit.token))
 
     def done(self, permit: Permit) -> Permit:
         """The call is over: stop renewing. Its outcome carries the token back."""
         self._running.pop(permit.token, None)
+        self._alone.discard(permit.token)
         return permit
 
     @property
@@ -107,16 +112,36 @@ class Permits:
         """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError."""
         now = time.monotonic()
         trials = {health.name: health for health in on_trial}
-        self._sort_out(
-            lambda p: (
-                p.provider in trials and p.generation == trials[p.provider].generation and now < (p.until or now + 1)
-            )
-        )
+        self._sort_out(lambda permit: permit.token not in self._alone and _is_good(permit, trials, now))
         if self._running and now >= self._renew_at:
             self._renew(now)
         for name in trials:
             if not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
                 self._claim(name)
+
+    def serve_alone(self, on_trial: Iterable[ProviderHealth]) -> None:
+        """While Redis is away: permits of our own, as many as a record allows, for this replica alone.
+
+        Calls that began before count. When Redis is back it is asked for those still running, as for any other.
+        """
+        now = time.monotonic()
+        trials = {health.name: health for health in on_trial}
+        self._sort_out(lambda permit: _is_good(permit, trials, now))
+        for permit in self._expired(now):
+            self.done(permit)
+        for name, health in trials.items():
+            hand = self._in_hand.setdefault(name, deque())
+            out = {p.token for p in (*list(hand), *list(self._running.values())) if p.provider == name}
+            out |= {token for token in list(self._alone) if token.startswith(f"{name}|")}
+            for _ in range(0 if self._closing else health.config.half_open_max_probes - len(out)):
+                token = f"{name}|{self._store.session}:{next(self._tokens)}"
+                self._alone.add(token)
+                hand.append(Permit(name, token, health.generation, float("inf")))
+
+    def _expired(self, now: float) -> list[Permit]:
+        """Running permits whose call nobody will report."""
+        running = [(permit, permit.until) for permit in list(self._running.values())]  # another thread clears `until`
+        return [permit for permit, until in running if until is not None and now > until]
 
     def give_back_all(self) -> None:
         """Hand every unspent permit back and claim no more, on the way out."""
@@ -125,15 +150,19 @@ class Permits:
 
     def _sort_out(self, keep: Callable[[Permit], bool]) -> None:
         for name, hand in list(self._in_hand.items()):
-            try:
-                permit = hand.popleft()
-            except IndexError:
-                continue
-            if keep(permit):
-                hand.append(permit)
-                continue
-            self.hand_back(permit)
-            self._claim_at[name] = time.monotonic() + random.uniform(0.05, 0.2) * self._ttl  # others' turn first
+            for _ in range(len(hand)):
+                try:
+                    permit = hand.popleft()
+                except IndexError:  # spent meanwhile
+                    break
+                if keep(permit):
+                    hand.append(permit)
+                else:
+                    self._return_unused(name, permit)
+
+    def _return_unused(self, name: str, permit: Permit) -> None:
+        self.hand_back(permit)
+        self._claim_at[name] = time.monotonic() + random.uniform(0.05, 0.2) * self._ttl  # others' turn first
 
     def _claim(self, name: str) -> None:
         if self._closing:
@@ -155,12 +184,10 @@ class Permits:
     def _renew(self, now: float) -> None:
         self._renew_at = now + self._ttl / 3
         tokens: dict[str, list[str]] = {}
+        for permit in self._expired(now):
+            self.done(permit)  # its permit runs out
         for permit in list(self._running.values()):
-            until = permit.until  # another thread clears it when the call begins
-            if until is not None and now > until:
-                self._running.pop(permit.token, None)  # nobody will report this call: its permit runs out
-            else:
-                tokens.setdefault(permit.provider, []).append(permit.token)
+            tokens.setdefault(permit.provider, []).append(permit.token)
         trouble: RouterError | None = None
         for name, held in tokens.items():
             try:
@@ -176,3 +203,9 @@ class Permits:
         except RedisRefused as error:  # this record is unusable: no matter of the connection
             self._on_refused(name, str(error))
             return 0, []
+
+
+def _is_good(permit: Permit, trials: Mapping[str, ProviderHealth], now: float) -> bool:
+    """May this permit, in hand, still be spent?"""
+    health = trials.get(permit.provider)
+    return health is not None and permit.generation == health.generation and now < (permit.until or 0.0)

@@ -74,6 +74,7 @@ class Router:
         permit_ttl: float = 5.0,
         safety_net_after: float = 5.0,
         buffer_limit: int = 10_000,
+        result_ttl: float = 5.0,
     ) -> None:
         self._client = connect(redis)
         self._owns_client = isinstance(redis, str)
@@ -97,6 +98,7 @@ class Router:
             flush_interval=check_seconds("flush_interval", flush_interval),
             refresh_interval=check_seconds("refresh_interval", refresh_interval),
             buffer_limit=check_count("buffer_limit", buffer_limit),
+            result_ttl=check_seconds("result_ttl", result_ttl),
             permit_ttl=check_seconds("permit_ttl", permit_ttl),
             safety_net_after=check_seconds("safety_net_after", safety_net_after),
             on_transition=on_transition,
@@ -262,7 +264,7 @@ class Router:
         if selector is None:
             known = ", ".join(m.id for m in self.registered_models()[:10]) or "no provider is registered"
             return NoProviderAvailable(model, {}, hint=f"no provider serves it; registered: {known}")
-        redis_now = self._engine.mirror.redis_now_ms() or time.time() * 1000
+        redis_now = self._engine.now_ms()
         reasons: dict[str, str] = {}
         waits: list[float] = []
         for candidate in selector.candidates:

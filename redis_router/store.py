@@ -50,11 +50,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a script did: a status word, the transitions it made, the record after it (None where there is none)."""
+    """What a script did: a status word, the transitions it made, the record after it (None where there is none).
+
+    `applied` counts the outcomes of a batch that were applied, now or when the batch was sent before: its last ones.
+    """
 
     status: str
     transitions: tuple[Transition, ...]
     health: ProviderHealth | None
+    applied: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,10 +354,10 @@ def _transition(provider: str, from_state: str, to_state: str, reason: str, gene
 
 
 def _reply(provider: str, raw: Sequence[Any]) -> Reply:
-    status, transitions, *pairs = (_text(value) for value in raw)
+    status, transitions, applied, *pairs = (_text(value) for value in raw)
     told = tuple(_transition(provider, *line.split()) for line in transitions.split(";") if line)
     health = _health(provider, dict(zip(pairs[::2], pairs[1::2], strict=True))) if pairs else None
-    return Reply(status, told, health)
+    return Reply(status, told, health, int(applied))
 
 
 def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:

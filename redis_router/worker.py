@@ -86,7 +86,7 @@ class HealthChecker:
         self._owns_client = isinstance(redis, str)
         self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
         self._election = Election(self._store, lease)
-        self._link = Link(where(self._store.client), self._metrics)
+        self._link = Link(where(self._store.client), self._metrics, lambda: None)
         self._mirror = Mirror(self._store, self._metrics, self._link, self, lambda: None, self._interval)
         self._prober = Prober(check_seconds("probe_timeout", probe_timeout))
         self._pool = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="redis-router-probe")

@@ -8,9 +8,11 @@ from statistics import median
 import pytest
 from prometheus_client import CollectorRegistry
 
-from redis_router import CircuitConfig, Provider, RedisRefused, RedisUnavailable, Router
+from redis_router import CircuitConfig, NoProviderAvailable, Provider, RedisRefused, RedisUnavailable, Router
+from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store import Store
+from tests.faults.proxy import Proxy
 from tests.support import eventually, metric
 
 OPENAI = Provider("openai", ("m",))
@@ -29,6 +31,34 @@ def replica(server):
     replica.register_provider(OPENAI)
     with replica:
         yield replica
+
+
+@pytest.fixture
+def proxy(server):
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def beyond(proxy):
+    """A replica that reaches the server through the proxy alone."""
+    circuit = CircuitConfig(
+        consecutive_failure_limit=3, half_open_success_threshold=2, half_open_max_probes=2, open_timeout=0.3
+    )
+    with Router(proxy.url, circuit=circuit, registry=CollectorRegistry()) as replica:
+        replica.register_provider(OPENAI)
+        assert replica.flush()
+        yield replica
+
+
+def fail(replica, times=3):
+    for _ in range(times):
+        replica.record_result("openai", success=False, latency_ms=5.0)
+
+
+def until(replica, state):
+    eventually(lambda: replica.get_circuit_state("openai") == state, f"openai is {state}")
 
 
 def touches(caplog):
@@ -181,3 +211,121 @@ def test_a_server_that_refuses_writes_for_a_while(server, replica, settings, und
     assert metric(replica._registry, "results_dropped_total", reason="refused") == 0
     edges = eventually(lambda: len(edges := touches(caplog)) >= 2 and edges)
     assert ["out of" in edge for edge in edges] == [True, False], edges
+
+
+class TestAlone:
+    """What a replica decides while it is cut off holds for it alone, and is forgotten when it is back."""
+
+    def test_opens_half_opens_and_closes_for_itself(self, server, proxy, beyond, caplog):
+        """By the same rules, within the same limit of trial calls; afterwards Redis's word counts."""
+        caplog.set_level(logging.INFO, "redis_router")
+        proxy.go_deaf()
+        eventually(lambda: not beyond.redis_up, "the replica noticed")
+        fail(beyond)
+        until(beyond, "open")
+        with pytest.raises(NoProviderAvailable) as caught:
+            beyond.select_provider("m")
+        assert 0.0 < caught.value.retry_after <= 0.3
+        until(beyond, "half_open")
+        with beyond.attempt("m") as first, beyond.attempt("m") as second:
+            assert first.permit != second.permit
+            with pytest.raises(NoProviderAvailable, match="trial calls are taken"):
+                beyond.attempt("m")
+        until(beyond, "closed")
+        changes = {("closed", "open"), ("open", "half_open"), ("half_open", "closed")}
+        for before, after in changes:
+            labels = {"provider": "openai", "from_state": before, "to_state": after}
+            assert metric(beyond._registry, "local_state_changes_total", **labels) == 1
+            assert metric(beyond._registry, "circuit_state_changes_total", **labels) == 0
+        fail(beyond)
+        until(beyond, "open")
+        proxy.hear()
+        eventually(lambda: beyond.redis_up, "the replica is back")
+        assert beyond.flush()
+        record = Store(connect(server.url), "rr", "test").snapshot().records["openai"]
+        assert beyond.get_health_status()["openai"] == record
+        assert record.generation < 10
+        assert ["out of" in edge for edge in touches(caplog)] == [True, False]
+
+    def test_a_half_opened_circuit_goes_on_alone(self, server, proxy, beyond):
+        """An open circuit that the fleet knew keeps its time, and its trials are bounded."""
+        fail(beyond)
+        assert beyond.flush()
+        proxy.go_deaf()
+        eventually(lambda: not beyond.redis_up)
+        until(beyond, "half_open")
+        attempt = beyond.attempt("m")
+        assert attempt.permit
+        with pytest.raises(OSError, match="still down"), attempt:
+            raise OSError("still down")
+        until(beyond, "open")
+
+    def test_what_still_fails_opens_for_the_fleet_afterwards(self, server, proxy, beyond):
+        """Failures from before the return are delivered while they are young, new ones as ever."""
+        proxy.go_deaf()
+        eventually(lambda: not beyond.redis_up)
+        fail(beyond, 2)
+        proxy.hear()
+        eventually(lambda: beyond.redis_up)
+        fail(beyond, 1)
+        store = Store(connect(server.url), "rr", "test")
+        eventually(lambda: store.snapshot().records["openai"].circuit_state == "open", "open for the fleet")
+
+    def test_results_that_grew_old_are_dropped_and_counted(self, proxy):
+        """What was true long ago must not move today's averages."""
+        registry = CollectorRegistry()
+        with Router(proxy.url, circuit=QUICK, registry=registry, result_ttl=0.2) as replica:
+            replica.register_provider(OPENAI)
+            assert replica.flush()
+            proxy.go_deaf()
+            eventually(lambda: not replica.redis_up)
+            for _ in range(10):
+                replica.record_result("openai", success=True, latency_ms=5.0)
+            eventually(lambda: metric(registry, "results_dropped_total", reason="expired") == 10)
+            proxy.hear()
+            eventually(lambda: replica.redis_up)
+            replica.record_result("openai", success=True, latency_ms=5.0)
+            assert replica.flush()
+            assert replica.get_health_status()["openai"].consecutive_successes == 1
+
+    def test_a_provider_registered_meanwhile_is_routed_to(self, proxy, beyond):
+        """With the thresholds given here; its record is joined afterwards."""
+        proxy.go_deaf()
+        eventually(lambda: not beyond.redis_up)
+        beyond.register_provider(Provider("late", ("n",)))
+        assert beyond.select_provider("n").name == "late"
+        for _ in range(3):
+            beyond.record_result("late", success=False, latency_ms=5.0)
+        eventually(lambda: beyond.get_circuit_state("late") == "open")
+        proxy.hear()
+        eventually(lambda: beyond.redis_up)
+        assert beyond.flush()
+        assert "late" in beyond._engine.store.snapshot().records
+
+
+class TestExactlyOnce:
+    """A connection may break at any moment: each result counts once."""
+
+    def test_a_reply_that_is_lost(self, server, proxy, beyond):
+        """The batch is sent again under its number: one opening, counted once."""
+        proxy.lose_the_reply_to(b"failure")
+        fail(beyond)
+        assert beyond.flush(10)
+        assert proxy.lost == 1
+        record = Store(connect(server.url), "rr", "test").snapshot().records["openai"]
+        assert (record.consecutive_failures, record.generation) == (3, 2)
+        labels = {"provider": "openai", "from_state": "closed", "to_state": "open"}
+        assert metric(beyond._registry, "circuit_state_changes_total", **labels) == 1
+
+    def test_connections_that_are_cut_again_and_again(self, server, proxy, beyond):
+        """Under traffic, with a slow line: the totals agree."""
+        proxy.delay = 0.005
+        for number in range(300):
+            beyond.record_result("openai", success=True, latency_ms=5.0)
+            if number % 20 == 0:
+                proxy.cut()
+            time.sleep(0.001)
+        assert beyond.flush(20)
+        record = Store(connect(server.url), "rr", "test").snapshot().records["openai"]
+        assert record.consecutive_successes == 300
+        assert metric(beyond._registry, "requests_total", provider="openai", outcome="success") == 300

@@ -1,0 +1,106 @@
+"""Whatever is lost on the way, there or back: each result is applied once, in order, or counted as dropped."""
+
+from types import SimpleNamespace
+from unittest import mock
+
+import fakeredis
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from redis_router import CircuitConfig, Outcome, Provider, courier, errors
+from redis_router.courier import Courier
+from redis_router.metrics import Metrics
+from redis_router.store import Result, Store
+from tests.support import metric
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(1, 130)),
+        st.tuples(st.sampled_from(["carry", "lose_request", "lose_reply"]), st.just(0)),
+        st.tuples(st.just("wait"), st.floats(0.1, 4.0)),
+    ),
+    max_size=25,
+)
+
+
+class Line(Store):
+    """A store whose line to the server drops what it is told to."""
+
+    trouble = ""
+
+    def record(self, batches):
+        trouble, self.trouble = self.trouble, ""
+        if trouble == "lose_request":
+            raise errors.RedisUnavailable("lost on the way there")
+        replies = super().record(batches)
+        if trouble == "lose_reply":
+            raise errors.RedisUnavailable("lost on the way back")
+        return replies
+
+
+def play(steps, line=Line):
+    """Latencies are numbers in the order of recording: the record's last sample tells what came last."""
+    clock = SimpleNamespace(now=100.0)
+    with mock.patch.object(courier, "time", SimpleNamespace(monotonic=lambda: clock.now)):
+        return _play(steps, line, clock)
+
+
+def _play(steps, line, clock):
+    registry = CollectorRegistry()
+    store = line(fakeredis.FakeRedis(server=fakeredis.FakeServer()), "rr", "gw", now_ms=1)
+    store.register(Provider("p", ("m",)), CircuitConfig())
+    applied = []
+    carrier = Courier(store, Metrics(registry), 10_000, 5.0, applied.append, lambda name: None)
+    recorded = 0
+    for step, value in [*steps, ("carry", 0), ("carry", 0)]:
+        if step == "put":
+            for _ in range(value):
+                recorded += 1
+                carrier.put(Result("p", Outcome.SUCCESS, float(recorded), 1))
+        elif step == "wait":
+            clock.now += value
+            carrier.drain()
+        else:
+            store.trouble = "" if step == "carry" else step
+            carrier.drain()
+            try:
+                carrier.carry()
+            except errors.RedisUnavailable:
+                continue
+    counted = metric(registry, "requests_total", provider="p", outcome="success")
+    dropped = metric(registry, "results_dropped_total", reason="expired")
+    in_redis = store.snapshot(["p"]).records["p"].consecutive_successes
+    assert carrier.pending == 0
+    return recorded, counted, dropped, in_redis
+
+
+@given(STEPS)
+def test_applied_once_or_counted_as_dropped(steps):
+    """What Redis counted, what we say was applied, and what we say was dropped add up."""
+    recorded, counted, dropped, in_redis = play(steps)
+    assert in_redis == counted
+    assert recorded == counted + dropped
+
+
+def test_it_can_fail():
+    """Without sequence numbers a lost reply counts twice."""
+
+    class Forgetful(Line):
+        def record(self, batches):
+            self.session += "x"
+            return super().record(batches)
+
+    _, counted, _, in_redis = play([("put", 3), ("lose_reply", 0)], Forgetful)
+    assert in_redis > counted
+
+
+def test_results_younger_than_the_limit_are_delivered():
+    """And those older are not, however often the line broke."""
+    steps = [("put", 2), ("lose_request", 0), ("wait", 4.0), ("put", 3), ("lose_request", 0), ("wait", 2.0)]
+    assert play(steps) == (5, 3, 2, 3)
+
+
+def test_an_old_batch_in_doubt_is_asked_for():
+    """Its reply was lost: it was applied, and is counted so, however late we learn it."""
+    assert play([("put", 2), ("lose_reply", 0), ("wait", 4.0), ("wait", 4.0)]) == (2, 2, 0, 2)
