@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--redis",
         metavar="URL",
         default=os.environ.get("REDIS_ROUTER_URL", "redis://localhost:6379/0"),
-        help="redis://, rediss:// or unix:// (default: $REDIS_ROUTER_URL, or redis://localhost:6379/0)",
+        help="redis://, redis+sentinel://, redis+cluster://, rediss… with TLS, unix:// (default: $REDIS_ROUTER_URL, or redis://localhost:6379/0)",
     )
     shared.add_argument("--namespace", default="rr", help="first part of every key (default: rr)")
 

@@ -1,11 +1,15 @@
 """How we talk to Redis: a client with bounds that suit a router, and redis-py's errors as two of our own."""
 
+import random
+import threading
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+import redis.cluster
+import redis.sentinel
 from redis import exceptions as rex
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from redis_router.errors import InvalidArgument, RedisRefused, RedisUnavailable, RouterError
@@ -13,10 +17,10 @@ from redis_router.errors import InvalidArgument, RedisRefused, RedisUnavailable,
 Client = Any
 """A redis-py client, `redis.Redis` or `redis.RedisCluster`: their annotations do not agree, their methods do."""
 
+_redis: Any = redis  # the parts of it that have no annotations
+
 TIMEOUT = 0.5
 """Seconds for a connect and for an answer. A hung server must be noticed within about this time."""
-
-_SCHEMES = ("redis", "rediss", "unix")
 
 # What passes by itself: out of memory, a long script, a replica that lacks its master or cannot persist, a cluster that
 # is being repaired. redis-py has classes for some, and leaves the prefix on the others.
@@ -25,7 +29,11 @@ _PASSING_PREFIXES = ("BUSY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "
 
 
 def connect(target: Any) -> Client:
-    """A client for a URL (redis://, rediss://, unix://), or the redis-py client that was given.
+    """A client for a URL, or the redis-py client that was given.
+
+    redis://, rediss:// (TLS), unix://
+    redis+sentinel://host:26379,host2:26379/mymaster/0   the master that the sentinels name; rediss+sentinel:// for TLS
+    redis+cluster://host:6379,host2:6379                 any nodes of a cluster; rediss+cluster:// for TLS
 
     Raises InvalidArgument for anything else. Opens no connection.
     """
@@ -45,27 +53,126 @@ def connect(target: Any) -> Client:
 
 def _from_url(url: str) -> Client:
     scheme, _, rest = url.partition("://")
-    scheme = scheme.lower()
-    if scheme not in _SCHEMES:
+    make = _SCHEMES.get(scheme.lower())
+    if make is None:
         raise InvalidArgument(
-            f"Redis URL {redacted(url)!r} is not usable: it must begin with redis://, rediss:// or unix://"
+            f"Redis URL {redacted(url)!r} is not usable: it must begin with {', '.join(f'{s}://' for s in _SCHEMES)}"
         )
     try:
-        client = redis.Redis.from_url(
-            f"{scheme}://{rest}",
-            decode_responses=True,
-            socket_timeout=TIMEOUT,
-            socket_connect_timeout=TIMEOUT,
-            # one more try for a connection that was cut while idle; after a timeout the server may be hung, and those
-            # who call know how to wait
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.1), 1, (rex.ConnectionError,)),
-            retry_on_error=[rex.ReadOnlyError],
-            protocol=2,  # RESP3 adds maintenance notifications, which older servers answer with errors
-        )
-        client.connection_pool.make_connection()  # opens nothing, and refuses options that do not exist
+        return make(scheme.lower().partition("+")[0], rest)
     except (ValueError, TypeError, rex.RedisError) as error:
         raise InvalidArgument(f"Redis URL {redacted(url)!r} is not usable: {error}") from None
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "decode_responses": True,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        # one more try for a connection that was cut while idle; after a timeout the server may be hung, and those who
+        # call know how to wait
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.1), 1, (rex.ConnectionError,)),
+        "protocol": 2,  # RESP3 adds maintenance notifications, which older servers answer with errors
+    }
+
+
+def _single(scheme: str, rest: str) -> Client:
+    client = redis.Redis.from_url(f"{scheme}://{rest}", **_settings(), retry_on_error=[rex.ReadOnlyError])
+    client.connection_pool.make_connection()  # opens nothing, and refuses options that do not exist
     return client
+
+
+def _sentinel(scheme: str, rest: str) -> Client:
+    login, nodes, path, options = _parts(scheme, rest)
+    service, _, database = path.partition("/")
+    if not service or (database and not database.isdecimal()):
+        raise ValueError("give the master's name and the database, as in redis+sentinel://host:26379/mymaster/0")
+    sentinel_login = {key: options.pop(f"sentinel_{key}", None) for key in ("username", "password")}
+    sentinels = _redis.sentinel.Sentinel(
+        [(host, port or 26379) for host, port in nodes],
+        sentinel_kwargs={**_settings(), "retry": Retry(NoBackoff(), 0), **sentinel_login},
+    )
+    settings = {**_settings(), "ssl": scheme == "rediss", **login, **options, "db": int(database or 0)}
+    client: Client = sentinels.master_for(service, **settings, retry_on_error=[rex.ReadOnlyError])
+    return client
+
+
+def _cluster(scheme: str, rest: str) -> Client:
+    login, nodes, path, options = _parts(scheme, rest)
+    if path not in ("", "0"):
+        raise ValueError(f"a cluster has no database {path}")
+    startup = [_redis.cluster.ClusterNode(host, port or 6379) for host, port in nodes]
+    settings = {**_settings(), **login, **options, "ssl": scheme == "rediss"}
+    _redis.Connection(**{key: value for key, value in settings.items() if key != "ssl"})  # refuses unknown options
+    return LateCluster(startup_nodes=startup, **settings)
+
+
+_SCHEMES = {
+    "redis": _single,
+    "rediss": _single,
+    "unix": _single,
+    "redis+sentinel": _sentinel,
+    "rediss+sentinel": _sentinel,
+    "redis+cluster": _cluster,
+    "rediss+cluster": _cluster,
+}
+
+
+def _parts(scheme: str, rest: str) -> tuple[dict[str, Any], list[tuple[str, int | None]], str, dict[str, Any]]:
+    """User and password, the nodes, the path, the options of the query."""
+    authority, _, tail = rest.partition("/")
+    authority, _, query = authority.partition("?")  # a query may follow the hosts at once
+    path, _, more = tail.partition("?")
+    login, _, hosts = authority.rpartition("@")
+    nodes = []
+    for each in hosts.split(","):
+        parts = urlsplit(f"//{each}")
+        if not parts.hostname:
+            raise ValueError("a host is missing")
+        nodes.append((parts.hostname, parts.port))
+    # redis-py's own reading of logins and options
+    options = dict(_redis.connection.parse_url(f"redis://{login}{'@' if login else ''}host/?{query or more}"))
+    options.pop("host")
+    return (
+        {key: options.pop(key) for key in ("username", "password") if key in options},
+        nodes,
+        path.strip("/"),
+        options,
+    )
+
+
+class LateCluster:
+    """A RedisCluster that is made when it is first used: to make one takes a node that answers."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: Client = None
+
+    @property
+    def address(self) -> str:
+        """For a log."""
+        return ",".join(f"{node.host}:{node.port}" for node in self._settings["startup_nodes"])
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = redis.RedisCluster(**self._settings)
+        return getattr(self._client, name)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._client is not None:
+            self._client.close()
+
+
+def subscriber(client: Client) -> Any:
+    """A connection for pub/sub. In a cluster to any node, as each passes on what is published at any other.
+
+    redis-py would take the node that has the channel's slot, and stay with it when it is dead.
+    """
+    nodes = client.get_nodes() if hasattr(client, "get_nodes") else []
+    return client.pubsub(node=random.choice(nodes)) if nodes else client.pubsub()
 
 
 def redacted(url: str) -> str:
@@ -82,7 +189,11 @@ def redacted(url: str) -> str:
 
 def where(client: Client) -> str:
     """Which server a client talks to, without credentials."""
-    pool = getattr(client, "connection_pool", None)
+    if isinstance(client, LateCluster):
+        return f"cluster {client.address}"
+    pool: Any = getattr(client, "connection_pool", None)
+    if hasattr(pool, "service_name"):
+        return f"sentinel's master {pool.service_name}"
     settings = getattr(pool, "connection_kwargs", {})
     if "path" in settings:
         return f"unix://{settings['path']}"

@@ -240,7 +240,7 @@ class Courier:
     def _drop(self, reason: str, results: Sequence[Result]) -> int:
         number = sum(map(_is_request, results))
         if number:
-            self._metrics.results_dropped.labels(reason).inc(number)
+            self._metrics.dropped(reason, number)
         return number
 
 

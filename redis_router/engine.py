@@ -44,8 +44,8 @@ class Engine:
         self,
         store: Store,
         metrics: Metrics,
-        strategy: Strategy,
         *,
+        strategy: Strategy,
         flush_interval: float,
         refresh_interval: float,
         buffer_limit: int,
@@ -114,6 +114,22 @@ class Engine:
             self.mirror.refresh()
         except RedisUnavailable as error:
             self.link.failed(PUSH, error)
+        self._start_threads()
+
+    def take_over(self, parent: "Engine") -> None:
+        """In a forked child: go on where the parent's engine stood, with the records as it knew them; does no I/O."""
+        self.retired = parent.retired
+        self.providers.update(parent.providers)
+        self.configs.update(parent.configs)
+        self.mirror.records.update(parent.mirror.records)
+        self._rebuild()
+        if parent.running:
+            self._to_join.extend(self.providers)
+            self._start_threads()
+        elif parent.closed:
+            self._stop.set()
+
+    def _start_threads(self) -> None:
         self._herald.start()
         self.mirror.start()
         self._thread = threading.Thread(target=self._run, name="redis-router-engine", daemon=True)
@@ -250,7 +266,7 @@ class Engine:
         return WATCH_INTERVAL if OPEN in states or self._to_join or self._to_restore else None
 
     def _cycle(self) -> None:
-        if not self.link.push_up:
+        if self.link.push_up is False:
             raise RedisUnavailable("the push channel is down")
         self._drain()
         self._put_right()
@@ -405,7 +421,7 @@ class Engine:
                 continue
             for change in reply.transitions:
                 self.metrics.transition(change)
-                self.metrics.safety_net.labels(health.name).inc()
+                self.metrics.safety_net_used(health.name)
                 log.warning(
                     "no worker leads, so this replica moved %s to half_open: start `redis-router worker`",
                     health.name,

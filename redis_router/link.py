@@ -19,7 +19,8 @@ class Link:
 
     def __init__(self, address: str, metrics: Metrics, on_change: Callable[[], None]) -> None:
         self.up = False
-        self.push_up = False
+        self.push_up: bool | None = None
+        """None before anything was heard of it."""
         self._commands_up = True  # until one fails: the push channel makes the first contact
         self._address = address
         self._metrics = metrics
@@ -48,7 +49,7 @@ class Link:
                 self.push_up = works
             else:
                 self._commands_up = works
-            self.up = self.push_up and self._commands_up
+            self.up = bool(self.push_up) and self._commands_up
             # one side may be back, and the other not yet: no news
             if self.up != self._told and (self.up or why):
                 self._told = self.up

@@ -4,9 +4,12 @@ The request path never comes here: the engine's thread feeds in what it carried.
 routers that share a registry share the set.
 """
 
+import os
+import threading
 from collections import Counter as Tally
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
+from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from prometheus_client import (
@@ -24,8 +27,25 @@ from redis_router.model import CircuitState, Outcome, ProviderHealth, Transition
 
 __all__ = ["CONTENT_TYPE_LATEST", "REGISTRY", "CollectorRegistry", "Metrics", "generate_latest", "make_wsgi_app"]
 
+P = ParamSpec("P")
 _LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_gate = threading.RLock()
+"""Held while a metric changes, and while the process forks: a child must not inherit a metric's lock that is taken."""
 _sets: "WeakKeyDictionary[CollectorRegistry, Metrics]" = WeakKeyDictionary()
+
+
+def _gated(change: Callable[P, None]) -> Callable[P, None]:
+    @wraps(change)
+    def gated(*args: P.args, **kwargs: P.kwargs) -> None:
+        with _gate:
+            change(*args, **kwargs)
+
+    return gated
+
+
+@cache
+def _guard_forks() -> None:
+    os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_gate.release)
 
 
 class HasPending(Protocol):
@@ -94,11 +114,26 @@ class Metrics:
     @classmethod
     def of(cls, registry: CollectorRegistry | None) -> "Metrics":
         """The set of this registry (prometheus_client's default where None), made on first use."""
+        _guard_forks()
         registry = REGISTRY if registry is None else registry
         if registry not in _sets:
             _sets[registry] = cls(registry)
         return _sets[registry]
 
+    @_gated
+    def start_anew(self) -> None:
+        """In a forked child: count from zero, or the sum over the fleet would count the parent's past twice."""
+        self._pending.clear()
+        self._links.clear()
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            return  # there each process has a file of its own already
+        for metric in vars(self).values():
+            if isinstance(metric, Counter | Gauge | Histogram) and metric._labelnames:
+                metric.clear()
+        for gauge in (self.redis_up, self.leader, self.leader_epoch):
+            gauge.set(0)
+
+    @_gated
     def results(self, provider: str, results: Iterable[tuple[Outcome, float]]) -> None:
         """Outcomes with their latencies in ms, of one provider."""
         tally: Tally[Outcome] = Tally()
@@ -110,14 +145,47 @@ class Metrics:
         for outcome, times in tally.items():
             self.requests.labels(provider, outcome.value).inc(times)
 
+    @_gated
     def transition(self, change: Transition) -> None:
         """Count a transition that this process caused."""
         self.state_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
 
+    @_gated
     def local_transition(self, change: Transition) -> None:
         """Count a transition that holds for this process alone."""
         self.local_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
 
+    @_gated
+    def dropped(self, reason: str, results: int) -> None:
+        """Count results that will never reach Redis."""
+        self.results_dropped.labels(reason).inc(results)
+
+    @_gated
+    def permit_claimed(self, provider: str) -> None:
+        """Count a half-open permit."""
+        self.permits_claimed.labels(provider).inc()
+
+    @_gated
+    def safety_net_used(self, provider: str) -> None:
+        """Count a transition that a worker should have made."""
+        self.safety_net.labels(provider).inc()
+
+    @_gated
+    def probed(self, provider: str, *, passed: bool) -> None:
+        """Count a probe."""
+        self.probes.labels(provider, "pass" if passed else "fail").inc()
+
+    @_gated
+    def leads(self, now: bool) -> None:
+        """Does this process hold the worker lease?"""
+        self.leader.set(now)
+
+    @_gated
+    def saw_epoch(self, epoch: int) -> None:
+        """The newest term."""
+        self.leader_epoch.set(epoch)
+
+    @_gated
     def health(self, health: ProviderHealth) -> None:
         """Show a record as this process knows it now."""
         for state in CircuitState:
@@ -126,6 +194,7 @@ class Metrics:
         self.failure_rate.labels(health.name).set(health.failure_rate)
         self.latency_average.labels(health.name).set(health.latency_ms / 1000)
 
+    @_gated
     def forget(self, provider: str) -> None:
         """Stop showing a provider that was deregistered."""
         for state in CircuitState:
@@ -148,6 +217,7 @@ class Metrics:
         self._links.discard(link)
         self.link_changed()
 
+    @_gated
     def link_changed(self) -> None:
         """A link went up or down."""
         links = list(self._links)

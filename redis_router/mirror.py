@@ -141,7 +141,7 @@ class Mirror:
         self._clock_offset_ms = snapshot.now_ms - before * 1000
         self.specs, self.leader = snapshot.specs, snapshot.leader
         if snapshot.leader is not None:
-            self._metrics.leader_epoch.set(snapshot.leader.epoch)
+            self._metrics.saw_epoch(snapshot.leader.epoch)
         for name, error in snapshot.unreadable.items():
             if name not in self._unreadable:
                 log.error("the record of provider %s cannot be read: %s", name, error)

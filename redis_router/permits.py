@@ -175,7 +175,7 @@ class Permits:
         if not held:
             return
         self._claim_at[name] = 0.0
-        self._metrics.permits_claimed.labels(name).inc()
+        self._metrics.permit_claimed(name)
         permit = Permit(name, token, generation, sent + self._ttl * 0.5)
         self._in_hand.setdefault(name, deque()).append(permit)
         if self._closing:

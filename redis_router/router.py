@@ -3,11 +3,14 @@
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Literal, Self
+from weakref import WeakSet
 
 from redis_router import table as tables
 from redis_router.circuit import HALF_OPEN, OPEN
@@ -43,10 +46,26 @@ log = logging.getLogger("redis_router")
 Choice = tuple[Candidate, Permit | None]
 
 
+_routers: "WeakSet[Router]" = WeakSet()
+
+
+@cache
+def _follow_forks() -> None:
+    """gunicorn's preload, multiprocessing's fork: each child gets a link to the fleet of its own."""
+
+    def after_in_child() -> None:
+        for metrics in {id(each): each for each in (router._engine.metrics for router in _routers)}.values():
+            metrics.start_anew()
+        for router in list(_routers):
+            router._after_fork()
+
+    os.register_at_fork(after_in_child=after_in_child)
+
+
 class Router:
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
-    redis          a URL (redis://, rediss://, unix://) or a redis-py client, RedisCluster included
+    redis          a URL (see `connect.connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
     strategy       latency, round_robin, weighted, availability, or an object with `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
     circuit        thresholds for providers that this router registers first; a record that exists keeps its own
@@ -76,6 +95,7 @@ class Router:
         buffer_limit: int = 10_000,
         result_ttl: float = 5.0,
     ) -> None:
+        self._target = redis
         self._client = connect(redis)
         self._owns_client = isinstance(redis, str)
         self._circuit = CircuitConfig() if circuit is None else circuit
@@ -85,16 +105,16 @@ class Router:
         self._checker: HealthChecker | None = None
         self._starting = threading.Lock()
         self.namespace = check_name("namespace", namespace)
+        self._named = replica
         self.replica = check_name("replica", replica or process_name())
         if on_transition is not None and not callable(on_transition):
             raise InvalidArgument(f"on_transition is {on_transition!r}: give a function that takes a Transition")
-        push_ms = round(check_seconds("push_interval", push_interval) * 1000)
+        self._push_ms = round(check_seconds("push_interval", push_interval) * 1000)
         # a second instance for fallbacks: asking for them must not use up the turns of `select_provider`
         self._spare = resolve(strategy)
-        self._engine = Engine(
-            Store(self._client, self.namespace, self.replica, push_ms),
-            Metrics.of(registry),
-            resolve(strategy),
+        self._new_engine = partial(
+            Engine,
+            strategy=resolve(strategy),
             flush_interval=check_seconds("flush_interval", flush_interval),
             refresh_interval=check_seconds("refresh_interval", refresh_interval),
             buffer_limit=check_count("buffer_limit", buffer_limit),
@@ -103,6 +123,23 @@ class Router:
             safety_net_after=check_seconds("safety_net_after", safety_net_after),
             on_transition=on_transition,
         )
+        self._engine = self._new_engine(self._store(), Metrics.of(registry))
+        _follow_forks()
+        _routers.add(self)
+
+    def _store(self) -> Store:
+        return Store(self._client, self.namespace, self.replica, self._push_ms)
+
+    def _after_fork(self) -> None:
+        """In the child: threads and connections stayed with the parent, and so did what it has still to deliver."""
+        parent = self._engine
+        self._starting = threading.Lock()
+        self._checker = None  # it runs on in the parent
+        if self._owns_client:
+            self._client = connect(self._target)
+        self.replica = self._named or process_name()
+        self._engine = self._new_engine(self._store(), parent.metrics)
+        self._engine.take_over(parent)
 
     # Life
 
@@ -297,7 +334,7 @@ class Router:
         candidate = self._engine.table.candidates.get(name)
         if candidate is None:
             if name in self._engine.retired:
-                self._engine.metrics.results_dropped.labels("deregistered").inc()
+                self._engine.metrics.dropped("deregistered", 1)
                 return
             raise self._unknown(name)
         generation = candidate.health.generation

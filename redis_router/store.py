@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from redis_router import scripts
-from redis_router.connect import REDIS_ERRORS, Client, NoScript, translated
+from redis_router.connect import REDIS_ERRORS, Client, NoScript, subscriber, translated
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.keys import Keys
 from redis_router.model import (
@@ -283,7 +283,7 @@ class Store:
     def subscribe(self) -> "Subscription":
         """Begin to listen; the first message says that the subscription stands."""
         with _errors():
-            pubsub = self.client.pubsub()
+            pubsub = subscriber(self.client)
             pubsub.subscribe(self.keys.channel)
         return Subscription(pubsub)
 

@@ -168,7 +168,7 @@ class HealthChecker:
             probed = self._take_verdicts()
             self._lift_probe_marks()
         half_opened = self._half_open_due() if self.is_leader else []
-        self._metrics.leader.set(self.is_leader)
+        self._metrics.leads(self.is_leader)
         return Pass(self.is_leader, tuple(half_opened), probed)
 
     # What the mirror tells
@@ -204,7 +204,7 @@ class HealthChecker:
             except Exception:
                 log.exception("the worker failed, and goes on")
                 self._stop.wait(1.0)
-            self._metrics.leader.set(self.is_leader)
+            self._metrics.leads(self.is_leader)
             self._wake.wait(max(0.0, min(self._next_at() - time.monotonic(), 5.0)))
             self._wake.clear()
         self._resign()
@@ -212,14 +212,14 @@ class HealthChecker:
     def _failed(self, error: BaseException) -> None:
         self._turned_at = time.monotonic()
         self._link.failed(COMMANDS, error)
-        self._metrics.leader.set(self.is_leader)
+        self._metrics.leads(self.is_leader)
 
     def _turn(self) -> None:
         self._turned_at = now = time.monotonic()
         if now >= self._election.next_at:
             self._election.campaign()
             if self._election.leader is not None:
-                self._metrics.leader_epoch.set(self._election.leader.epoch)
+                self._metrics.saw_epoch(self._election.leader.epoch)
         if not self.is_leader:
             return
         self._say_if_empty()
@@ -235,7 +235,7 @@ class HealthChecker:
             self._election.resign()
         except RouterError as error:
             log.warning("could not resign, the lease runs out by itself: %s", error)
-        self._metrics.leader.set(0)
+        self._metrics.leads(False)
 
     def _next_at(self) -> float:
         """The monotonic moment of the next thing to do."""
@@ -373,7 +373,7 @@ class HealthChecker:
     def _judge(self, name: str, watch: Watch, verdict: str | None) -> None:
         passed = verdict is None
         watch.passes, watch.fails = (watch.passes + 1, 0) if passed else (0, watch.fails + 1)
-        self._metrics.probes.labels(name, "pass" if passed else "fail").inc()
+        self._metrics.probed(name, passed=passed)
         if watch.fails == 1 or (watch.fails and watch.fails == FAILS_TO_MARK):
             log.warning("probe of %s failed (%d in a row): %s", name, watch.fails, verdict)
         if self.is_leader and (watch.passes >= PASSES_TO_MARK or watch.fails >= FAILS_TO_MARK):

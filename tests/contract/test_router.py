@@ -524,6 +524,37 @@ class TestAttempts:
         assert pair[0].get_health_status()[name].consecutive_failures == 0
         assert metric(pair[0]._registry, "requests_total", provider=name, outcome="ignored") == 1
 
+    def test_a_cancelled_trial_returns_its_permit(self, router, checker, backend):
+        """In half-open, without a verdict: the circuit stays as it is, the next call may try."""
+        replica = router(circuit=QUICK, permit_ttl=60.0)
+        replica.register_provider(OPENAI)
+        replica.start()
+        TestHalfOpen().half_open(replica, checker())
+        eventually(lambda: any(replica._engine.permits._in_hand.values()))
+        with pytest.raises(asyncio.CancelledError), replica.attempt("gpt-4o") as attempt:
+            raise asyncio.CancelledError
+        assert replica.flush()
+        assert backend.client().zscore(replica._engine.store.keys.permits("openai"), attempt.permit) is None
+        assert replica.get_circuit_state("openai") == "half_open"
+
+    def test_32_threads_on_one_router(self, pair):
+        """Each attempt is recorded once, whoever made it."""
+
+        def work():
+            for _ in range(50):
+                with pair[0].attempt("gpt-4o"):
+                    pass
+
+        threads = [threading.Thread(target=work) for _ in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert pair[0].flush()
+        assert (
+            sum(health.consecutive_successes for health in pair[1]._engine.store.snapshot().records.values()) == 1_600
+        )
+
 
 class TestRecord:
     @pytest.mark.parametrize("latency", [-1, math.nan, math.inf, "5", None, True, 1e12])

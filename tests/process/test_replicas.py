@@ -24,6 +24,46 @@ router.record_result("openai", success=True, latency_ms=5.0)
     assert one_real.store().snapshot().records["openai"].consecutive_successes == 1
 
 
+def test_a_fork_is_a_replica_of_its_own(one_real):
+    """gunicorn's preload: started before the fork; each child delivers its own, hears pushes, counts from zero."""
+    program = f"""
+import os, sys, time
+from prometheus_client import REGISTRY
+from redis_router import CircuitConfig, Provider, Router
+router = Router({one_real.url!r}, namespace={one_real.namespace!r}, circuit=CircuitConfig(failure_rate_threshold=0.05))
+router.register_provider(Provider("openai", ("m",)))
+router.start()
+for _ in range(100):
+    router.record_result("openai", success=True, latency_ms=5.0)
+children = []
+for number in range(3):
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(50):
+            router.record_result("openai", success=True, latency_ms=5.0)
+        assert router.flush(10), "flushed"
+        assert REGISTRY.get_sample_value(
+            "redis_router_requests_total", dict(provider="openai", outcome="success")) == 50
+        deadline = time.monotonic() + 20
+        while router.get_circuit_state("openai") != "open":
+            assert time.monotonic() < deadline, "the push arrived"
+            time.sleep(0.005)
+        sys.exit(0)
+    children.append(pid)
+assert router.flush(10)
+for _ in range(600):
+    total = router._engine.store.snapshot().records["openai"].consecutive_successes
+    if total == 250: break
+    time.sleep(0.02)
+print(total, flush=True)
+router.record_result("openai", success=False, latency_ms=5.0)
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "250\n"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def half_open(store):
     """Make the worker's transition as soon as it is due."""
     eventually(lambda: store.half_open("openai").transitions, "the circuit is half-open")

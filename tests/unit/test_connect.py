@@ -7,7 +7,8 @@ import redis.asyncio
 from redis import exceptions as rex
 
 from redis_router import InvalidArgument, RedisRefused, RedisUnavailable
-from redis_router.connect import connect, redacted, translated, where
+from redis_router.connect import REDIS_ERRORS, connect, redacted, translated, where
+from redis_router.demo.server import free_port
 
 
 @pytest.mark.parametrize("url", ["redis://h", "REDIS://h", "redis://h:1/2", "rediss://u:p@h:1/0", "unix:///tmp/x.sock"])
@@ -23,10 +24,45 @@ def test_options_in_the_url_win():
     assert connect("redis://h?socket_timeout=3").connection_pool.connection_kwargs["socket_timeout"] == 3.0
 
 
+def test_sentinel_urls():
+    """The master's name and the database in the path; its login in front, the sentinels' in the query."""
+    client = connect("redis+sentinel://user:pw@a,b:7/mymaster/3?sentinel_password=spw&socket_timeout=2")
+    pool = client.connection_pool
+    assert pool.service_name == "mymaster"
+    settings = pool.connection_kwargs
+    assert (settings["username"], settings["password"], settings["db"], settings["socket_timeout"]) == (
+        "user", "pw", 3, 2.0,
+    )  # fmt: skip
+    sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+    assert [(each["host"], each["port"], each["password"]) for each in sentinels] == [
+        ("a", 26379, "spw"), ("b", 7, "spw"),
+    ]  # fmt: skip
+    assert where(client) == "sentinel's master mymaster"
+    assert "ssl" not in str(client.connection_pool.connection_class).lower()
+    assert "ssl" in str(connect("rediss+sentinel://a/m").connection_pool.connection_class).lower()
+
+
+def test_cluster_urls():
+    """Nothing is opened before the first command, which fails where no node answers."""
+    client = connect(f"redis+cluster://user:secret@127.0.0.1:{free_port()},127.0.0.1:{free_port()}?socket_timeout=0.2")
+    assert where(client).startswith("cluster 127.0.0.1:")
+    assert "secret" not in where(client)
+    with pytest.raises(REDIS_ERRORS):
+        client.execute_command("PING")
+    client.close()
+
+
 @pytest.mark.parametrize(
     "target",
     [
         "redis://h?no_such_option=1",
+        "redis+sentinel://h:1",
+        "redis+sentinel://h:1/mymaster/x",
+        "redis+sentinel:///mymaster",
+        "redis+cluster://h/1",
+        "redis+cluster://h,/",
+        "redis+cluster://h:x",
+        "redis+cluster://h?no_such_option=1",
         "",
         "h:1",
         "http://h",

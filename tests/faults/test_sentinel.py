@@ -1,0 +1,103 @@
+"""A master behind sentinels dies, freezes, is replaced: callers never notice, and the fleet's word survives."""
+
+import signal
+import time
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from redis_router import CircuitConfig, Provider, Router
+from redis_router.connect import connect
+from redis_router.store import Store
+from tests.faults.servers import sentinels
+from tests.support import eventually, metric
+
+PROVIDERS = [Provider("openai", ("m",)), Provider("azure", ("m",))]
+CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)
+PATIENT = {"result_ttl": 60, "buffer_limit": 1_000_000}
+
+
+@pytest.fixture
+def behind():
+    with sentinels() as servers:
+        yield servers
+
+
+@pytest.fixture
+def fleet(behind):
+    """Two replicas that know the sentinels alone."""
+    with (
+        Router(behind.url, circuit=CONFIG, registry=CollectorRegistry(), **PATIENT) as first,
+        Router(behind.url, circuit=CONFIG, registry=CollectorRegistry(), **PATIENT) as second,
+    ):
+        for replica in (first, second):
+            for provider in PROVIDERS:
+                replica.register_provider(provider)
+            assert replica.flush()
+        yield first, second
+
+
+def traffic(replica, seconds, until=lambda: False):
+    """Successes at azure, one a millisecond or so; how many."""
+    sent, deadline = 0, time.monotonic() + seconds
+    while time.monotonic() < deadline and not until():
+        assert replica.select_provider("m")
+        replica.record_result("azure", success=True, latency_ms=5.0)
+        sent += 1
+        time.sleep(0.001)
+    return sent
+
+
+def replicated(behind):
+    """The replica has all that the master has."""
+    with redis.Redis(port=behind.master.port) as client:
+        eventually(lambda: client.wait(1, 1000) == 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_master_that_dies_or_freezes(behind, fleet, how):
+    """Results wait, the replica becomes master, each result counts once; the open circuit stays open."""
+    first, second = fleet
+    for _ in range(3):
+        first.record_result("openai", success=False, latency_ms=5.0)
+    assert first.flush()
+    sent = traffic(first, 0.5)
+    assert first.flush()
+    replicated(behind)
+    behind.master.process.send_signal(how)
+    sent += traffic(first, 30, until=lambda: behind.master_port() == behind.replica.port)
+    sent += traffic(first, 30, until=lambda: first.redis_up and second.redis_up)
+    behind.master.process.send_signal(signal.SIGCONT)
+    sent += traffic(first, 0.3)
+    assert first.flush(10)
+    assert second.flush(10)
+    record = Store(connect(behind.url), "rr", "test").snapshot().records
+    assert (record["openai"].circuit_state, record["openai"].generation) == ("open", 2)
+    assert record["azure"].consecutive_successes == sent
+    assert metric(first._registry, "requests_total", provider="azure", outcome="success") == sent
+    assert second.get_circuit_state("openai") == "open"
+    second.update_health("azure", available=False)
+    eventually(lambda: not first.get_health_status()["azure"].available, "a push arrives from the new master")
+
+
+def test_a_failover_that_loses_writes(behind, fleet):
+    """Replication is asynchronous: what the new master lacks of transitions and settings, the replicas put back."""
+    first, second = fleet
+    replicated(behind)
+    with redis.Redis(port=behind.replica.port) as cut_off:
+        cut_off.execute_command("REPLICAOF", "127.0.0.1", 1)  # it hears no more
+    for _ in range(3):
+        first.record_result("openai", success=False, latency_ms=5.0)
+    assert first.flush()
+    eventually(lambda: second.get_circuit_state("openai") == "open")
+    behind.master.process.send_signal(signal.SIGKILL)
+    with redis.Redis(port=behind.replica.port) as cut_off:
+        eventually(lambda: cut_off.info("replication")["role"] == "master", "it is the master now", 40)
+    eventually(lambda: first.redis_up and second.redis_up, "both are back", 40)
+    store = Store(connect(behind.url), "rr", "test")
+    eventually(lambda: store.snapshot().records["openai"].circuit_state == "open", "it is open again")
+    assert store.snapshot().records["openai"].generation == 2
+    for replica in fleet:
+        assert replica.flush(10)
+        assert replica.get_circuit_state("openai") == "open"
