@@ -111,7 +111,7 @@ class Engine:
             while self._to_join:
                 self._join(self._to_join[0])
                 self._to_join.popleft()
-            self.mirror.refresh()
+            self.mirror.connect()
         except RedisUnavailable as error:
             self.link.failed(PUSH, error)
         self._start_threads()

@@ -100,6 +100,7 @@ class Mirror:
         self._stale = False
         self._clock_offset_ms: float | None = None
         self._unreadable: set[str] = set()
+        self._subscription: Subscription | None = None
         self._thread: threading.Thread | None = None
 
     # The copy
@@ -171,6 +172,10 @@ class Mirror:
 
     # The thread
 
+    def connect(self) -> None:
+        """Subscribe and read everything, before the thread begins. Raises RedisUnavailable or RedisRefused."""
+        self._subscription = self._subscribe()
+
     def start(self) -> None:
         """Begin to listen, in a daemon thread."""
         self._thread = threading.Thread(target=self._run, name="redis-router-mirror", daemon=True)
@@ -188,9 +193,10 @@ class Mirror:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            subscription = None
+            subscription, self._subscription = self._subscription, None
             try:
-                subscription = reconnecting(self._stop, self._failed)(self._connect)
+                if subscription is None:
+                    subscription = reconnecting(self._stop, self._failed)(self._subscribe)
                 self._listen(subscription)
             except RouterError as error:
                 self._failed(error)
@@ -205,7 +211,7 @@ class Mirror:
         if not self._stop.is_set():
             self._link.failed(PUSH, error)
 
-    def _connect(self) -> Subscription:
+    def _subscribe(self) -> Subscription:
         """Subscribe first and read everything then, so that no change falls between the two."""
         subscription = self._store.subscribe()
         try:

@@ -1,6 +1,7 @@
 """Backends to test on: fakeredis, and every real server found here; each test has a namespace of its own."""
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,24 +17,37 @@ from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer, binaries
 from redis_router.store import Store
 
+README = Path(__file__).parent.parent / "README.md"
 REAL: dict[str, Path] = {}
 for _name, _path in binaries().items():
     if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
         REAL[_name] = _path
 
 
-class Backend:
-    """One server, and a namespace that no other test uses."""
+RIGHTS = re.search(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$", README.read_text(), re.MULTILINE)[1]
+"""What the README says a user needs. On real servers all that is tested runs as such a user."""
 
-    def __init__(self, name: str, connect: Callable[[], Any], url: str | None) -> None:
+
+KEYS = ("~t*:*", "&t*:events", "~rr:*", "&rr:events")
+"""Each test's namespace, and that of the README's examples."""
+
+
+class Backend:
+    """One server, and a namespace that no other test uses.
+
+    `client()` may do everything: a test looks in and does harm with it. `url` and `connect()` are for what is tested.
+    """
+
+    def __init__(self, name: str, client: Callable[[], Any], connect: Callable[[], Any], url: str | None) -> None:
         self.name = name
-        self.client = connect
+        self.client = client
+        self.connect = connect
         self.url = url
         self.namespace = f"t{secrets.token_hex(4)}"
 
     def store(self, writer: str = "gw", now_ms: int | None = None) -> Store:
         """A store that ticks by its own moments where `now_ms` is given."""
-        return Store(self.client(), self.namespace, writer, now_ms=now_ms)
+        return Store(self.connect(), self.namespace, writer, now_ms=now_ms)
 
 
 _servers: dict[str, EmbeddedServer] = {}
@@ -43,6 +57,8 @@ def server(name: str) -> EmbeddedServer:
     """The running server of that kind, started once per test process."""
     if name not in _servers:
         _servers[name] = EmbeddedServer(REAL[name]).__enter__()
+        with connect(_servers[name].url) as admin:
+            admin.execute_command("ACL", "SETUSER", "router", "on", ">password", *KEYS, *RIGHTS.split())
     return _servers[name]
 
 
@@ -57,7 +73,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend in turn."""
     if request.param == "fakeredis":
         fake = fakeredis.FakeServer()
-        return Backend("fakeredis", partial(fakeredis.FakeRedis, server=fake), None)
+        client = partial(fakeredis.FakeRedis, server=fake)
+        return Backend("fakeredis", client, client, None)
     return _real_backend(request.param)
 
 
@@ -78,20 +95,21 @@ def one_real(request: pytest.FixtureRequest) -> Backend:
 
 
 def _real_backend(name: str) -> Backend:
-    url = server(name).url
-    return Backend(name, partial(connect, url), url)
+    running = server(name)
+    url = f"redis://router:password@127.0.0.1:{running.port}/0"
+    return Backend(name, partial(connect, running.url), partial(connect, url), url)
 
 
 @pytest.fixture
 def router(backend: Backend) -> Iterator[Callable[..., Router]]:
     """Makes routers on the backend, each with a registry of its own, and closes them."""
-    yield from _makers(lambda **options: Router(backend.client(), **_defaults(backend, options)))
+    yield from _makers(lambda **options: Router(backend.connect(), **_defaults(backend, options)))
 
 
 @pytest.fixture
 def checker(backend: Backend) -> Iterator[Callable[..., HealthChecker]]:
     """Makes workers on the backend, and stops them."""
-    yield from _makers(lambda **options: HealthChecker(backend.client(), **_defaults(backend, options)))
+    yield from _makers(lambda **options: HealthChecker(backend.connect(), **_defaults(backend, options)))
 
 
 def _defaults(backend: Backend, options: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Replica:
         )
         self.router.register_provider(Provider("openai", ("m",)))
         self.router.start()
-        self.redis = connect(url)
+        self.redis = connect(url.replace("router:password@", ""))  # the gauge is ours, not the router's
         self.gauge = self.redis.register_script(GAUGE)
         self.gauge_key = f"{namespace}:gauge"
         self.stop = threading.Event()
