@@ -447,6 +447,11 @@ class Attempt:
         """The half-open permit this call holds, None for an ordinary call."""
         return self._permit.token if self._permit is not None else None
 
+    @property
+    def generation(self) -> int:
+        """The circuit's generation in which this call was chosen."""
+        return self._candidate.health.generation if self._permit is None else self._permit.generation
+
     def discard(self) -> None:
         """Give the permit back, this attempt's and the next one's, where the call never began."""
         if self._started == 0.0 and self._permit is not None:

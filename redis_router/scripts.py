@@ -32,4 +32,9 @@ def folder() -> Path:
 def load(name: str) -> Script:
     """The script `lua/<name>.lua`, ready for EVALSHA."""
     text = (folder() / "_prelude.lua").read_text("utf-8") + (folder() / f"{name}.lua").read_text("utf-8")
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, text, sha_of(text))
+
+
+def sha_of(text: str) -> str:
+    """The name under which Redis caches a script."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

@@ -7,11 +7,11 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
+from benchmarks.servers import cluster
 from redis_router import CircuitConfig, Provider, Router
 from redis_router.connect import connect
 from redis_router.keys import Keys
 from redis_router.store import Store
-from tests.faults.servers import cluster
 from tests.support import eventually, metric
 
 NAMES = ("openai", "azure", "mistral", "groq", "bedrock")

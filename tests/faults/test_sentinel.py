@@ -7,10 +7,10 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
+from benchmarks.servers import sentinels
 from redis_router import CircuitConfig, Provider, Router
 from redis_router.connect import connect
 from redis_router.store import Store
-from tests.faults.servers import sentinels
 from tests.support import eventually, metric
 
 PROVIDERS = [Provider("openai", ("m",)), Provider("azure", ("m",))]

@@ -1,26 +1,37 @@
-"""Sets of real servers that the suite starts itself: a master with its replica and three sentinels; a 3+3 cluster."""
+"""Sets of real servers: a master with its replica and three sentinels; a 3+3 cluster. Tests use them too."""
 
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import redis
 
 from redis_router.demo.server import EmbeddedServer, binaries, free_port
-from tests.support import eventually
 
 SENTINEL = """
 port {port}
 bind 127.0.0.1
 dir {folder}
 sentinel monitor mymaster 127.0.0.1 {master} 2
-sentinel down-after-milliseconds mymaster 600
+sentinel down-after-milliseconds mymaster 1000
 sentinel failover-timeout mymaster 4000
 sentinel parallel-syncs mymaster 1
 """
+
+
+def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> Any:
+    """Wait until `condition()` is true, and return it. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come true within {timeout} s")
+        time.sleep(0.005)
+    return value
 
 
 def answers(port: int, command: str, *arguments: str) -> str:
