@@ -12,18 +12,20 @@
 -- Why one script: compare and set. The epoch follows the clock, so a failover that lost writes cannot issue one again.
 
 local now = clock(ARGV[1])
-local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_ms', 'session')
+local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_ms', 'session', 'lease_ms')
 local worker, epoch, since, until_ms = held[1] or '', tonumber(held[2] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
-local status = 'standby'
-if until_ms <= now then
+local status, ours = 'standby', held[5] == ARGV[4]
+-- no lease lasts so long: Redis's clock was set back, and a dead leader must not stay until it caught up
+local set_back = held[6] and until_ms - now > 2 * tonumber(held[6])
+if until_ms <= now or (set_back and not ours) then
   status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, tonumber(ARGV[6]) + 1, now), now
-elseif held[5] == ARGV[4] then
+elseif ours then
   status = 'renewed'
 end
 if status ~= 'standby' then
   until_ms = now + tonumber(ARGV[5])
   redis.call('HSET', KEYS[1], 'worker', worker, 'epoch', text(epoch), 'since_ms', text(since), 'until_ms', text(until_ms),
-    'session', ARGV[4])
+    'session', ARGV[4], 'lease_ms', ARGV[5])
 end
 if status == 'elected' then
   redis.call('PUBLISH', ARGV[2], object({ 'event', 'elected', 'worker', worker, 'epoch', text(epoch) }))

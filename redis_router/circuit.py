@@ -60,7 +60,7 @@ def record(health: ProviderHealth, outcome: Outcome, latency_ms: float, generati
 
 def half_open(health: ProviderHealth, now_ms: int) -> Step:
     """Move an open circuit to half-open once its time is due; leave any other as it is."""
-    if health.circuit_state is not OPEN or now_ms < health.half_open_due_ms:
+    if health.circuit_state is not OPEN or not health.is_due(now_ms):
         return health, None
     return transition(health, HALF_OPEN, "open_timeout", now_ms)
 

@@ -406,7 +406,7 @@ class Engine:
         redis_now, now = self.mirror.redis_now_ms(), time.monotonic()
         grace_ms = self._safety_net_after * 1000
         for health in list(self.mirror.records.values()):
-            if health.circuit_state is not OPEN or redis_now is None or redis_now < health.half_open_due_ms + grace_ms:
+            if health.circuit_state is not OPEN or redis_now is None or health.due_in_ms(redis_now) > -grace_ms:
                 continue
             if now < self._net_check_at.get(health.name, 0.0):
                 continue

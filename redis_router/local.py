@@ -43,7 +43,7 @@ class LocalBreaker:
     def half_open_due(self) -> list[Change]:
         """Move the open circuits whose time has come."""
         now = int(self._now_ms())
-        due = [h for h in self.records.values() if h.circuit_state is circuit.OPEN and now >= h.half_open_due_ms]
+        due = [h for h in self.records.values() if h.circuit_state is circuit.OPEN and h.is_due(now)]
         return [(old, self._take(circuit.half_open(old, now))) for old in due]
 
     def _take(self, step: circuit.Step) -> ProviderHealth:

@@ -241,10 +241,16 @@ class ProviderHealth:
     version: int = 0
     leader_epoch: int = 0
 
-    @property
-    def half_open_due_ms(self) -> int:
-        """The moment, on Redis's clock, from which an open circuit may become half-open."""
-        return self.last_state_change_ms + self.config.open_timeout_ms
+    def due_in_ms(self, now_ms: float) -> float:
+        """Milliseconds until an open circuit may become half-open, on Redis's clock; 0 or less: now.
+
+        Where that clock was set back by more than `open_timeout`, the circuit does not wait until it caught up.
+        """
+        return self.config.open_timeout_ms - abs(now_ms - self.last_state_change_ms)
+
+    def is_due(self, now_ms: float) -> bool:
+        """May an open circuit become half-open?"""
+        return self.due_in_ms(now_ms) <= 0
 
     def is_newer_than(self, copy: "ProviderHealth") -> bool:
         """Is this the later of two copies of one record?"""

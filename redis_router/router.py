@@ -310,7 +310,7 @@ class Router:
             if health.unavailable_reason == "operator":
                 reasons[name] = "taken out of service by an operator"
             elif health.circuit_state is OPEN:
-                waits.append(max(0.0, (health.half_open_due_ms - redis_now) / 1000))
+                waits.append(max(0.0, health.due_in_ms(redis_now) / 1000))
                 reasons[name] = f"circuit open ({health.open_reason}), half-open in {waits[-1]:.1f} s"
             elif health.circuit_state is HALF_OPEN:
                 reasons[name] = "circuit half-open, its trial calls are taken"

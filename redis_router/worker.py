@@ -257,7 +257,7 @@ class HealthChecker:
         redis_now = self._mirror.redis_now_ms()
         if redis_now is None:
             return float("inf")
-        return time.monotonic() + (health.half_open_due_ms - redis_now + 1) / 1000
+        return time.monotonic() + (health.due_in_ms(redis_now) + 1) / 1000
 
     def _half_open_due(self) -> list[str]:
         moved = []

@@ -314,6 +314,14 @@ class TestHalfOpen:
         assert (reply.status, reply.health.circuit_state, reply.health.generation) == ("ok", "half_open", 3)
         assert reply.health.leader_epoch == 5
 
+    @pytest.mark.parametrize(("now", "status"), [(500, "not_due"), (-8_999, "not_due"), (-9_000, "ok")])
+    def test_a_clock_that_was_set_back_delays_it_once_at_most(self, backend, now, status):
+        """A new master's clock may be hours behind: the circuit does not wait until it caught up."""
+        store = backend.store()
+        opened(store, at=1_000)
+        store.now_ms = now
+        assert store.half_open("openai", epoch=5).status == status
+
     def test_two_leaders_do_no_harm(self, backend):
         """I-4: the second one's call finds nothing to do; one transition is told."""
         opened(backend.store())
@@ -384,6 +392,17 @@ class TestUpdate:
 
 
 class TestElection:
+    def test_a_clock_that_was_set_back_ends_a_dead_leaders_lease(self, backend):
+        """Its end lies hours ahead; its owner may renew it, and nobody else needs to wait for it."""
+        dead, heir = backend.store("dead", now_ms=10_000_000), backend.store("heir", now_ms=1_000)
+        _, first = dead.campaign(15_000)
+        dead.now_ms = 1_000
+        assert dead.campaign(15_000)[0] == "renewed"
+        dead.now_ms = 10_000_000
+        dead.campaign(15_000)
+        status, second = heir.campaign(15_000)
+        assert (status, second.epoch > first.epoch) == ("elected", True)
+
     def test_one_leader_until_its_lease_ends(self, backend):
         """I-9: a standby waits for exactly the rest of the lease."""
         first, second = backend.store("w1", now_ms=1_000), backend.store("w2", now_ms=3_000)
