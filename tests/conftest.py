@@ -50,6 +50,15 @@ class Backend:
         return Store(self.connect(), self.namespace, writer, now_ms=now_ms)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, one for each of pytest-xdist's workers: the others fill the gaps."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    items[:] = [item for n in range(WORKERS) for item in (*long[n::WORKERS], *short[n::WORKERS])]
+
+
+WORKERS = 4
+"""As in pyproject.toml; each gets one part of the list, in order."""
 _servers: dict[str, EmbeddedServer] = {}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--faults", nargs="+", choices=sorted(faults()), default=sorted(faults()))
     parser.add_argument("--mutate", choices=MUTATIONS, default="none", help="break the scripts on purpose")
     arguments = parser.parse_args()
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))  # through the stack: every process is ended
     print(f"seed {arguments.seed}, {arguments.minutes:g} min", flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="redis-router-chaos-")))

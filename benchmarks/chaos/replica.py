@@ -21,11 +21,16 @@ from redis_router.store import Batch, Reply, Store
 
 THREADS = 4
 MUTATIONS = {
-    "none": ("", ""),
-    "sequence": ("if did then return reply('replayed', did, record, applied) end", ""),
-    "generation": ("if generation ~= record.generation or record.circuit_state == 'open' then return end",
-                   "if record.circuit_state == 'open' then return end"),
-}  # fmt: skip
+    "none": ("", "", ""),
+    "sequence": ("record", "if did then return reply('replayed', did, record, applied) end", ""),
+    "generation": (
+        "record",
+        "if generation ~= record.generation or record.circuit_state == 'open' then return end",
+        "if record.circuit_state == 'open' then return end",
+    ),
+    "limit": ("claim", "if known or free > 0 then", "if known or record.circuit_state == 'half_open' then"),
+}
+"""Bugs put in on purpose: script, what to replace, by what."""
 LEDGER = (
     "redis.call('RPUSH', KEYS[1] .. ':ledger', ARGV[4] .. ' ' .. applied .. ' ' .. KEYS[3])\nreturn reply('ok', did"
 )
@@ -62,14 +67,15 @@ class Edges(logging.Handler):
 def with_ledger(mutation: str) -> None:
     """record.lua notes each batch it applies, in the same step: so the verdict can count what Redis did."""
     load = scripts.load.__wrapped__
-    old, new = MUTATIONS[mutation]
+    target, old, new = MUTATIONS[mutation]
 
     def noted(name: str) -> scripts.Script:
         text = load(name).text
+        if name == target:
+            assert old in text, "the mutation no longer fits the script"
+            text = text.replace(old, new)
         if name == "record":
-            changed = text.replace(old, new) if old else text
-            assert mutation == "none" or changed != text, "the mutation no longer fits the script"
-            text = changed.replace("return reply('ok', did", LEDGER)
+            text = text.replace("return reply('ok', did", LEDGER)
             assert "ledger" in text
         return scripts.Script(name, text, scripts.sha_of(text))
 
@@ -175,11 +181,16 @@ def journal_batches(journal: Journal) -> None:
     record = Store.record
 
     def noted(self: Store, batches: list[Batch]) -> list[Any]:
+        sent = time.time()
         replies = record(self, batches)
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, Reply) and reply.status in ("ok", "replayed"):
                 journal.write(
-                    "applied", key=self.keys.seq(batch.provider, self.session), seq=batch.seq, n=reply.applied
+                    "applied",
+                    sent=sent,
+                    key=self.keys.seq(batch.provider, self.session),
+                    seq=batch.seq,
+                    n=reply.applied,
                 )
         return replies
 

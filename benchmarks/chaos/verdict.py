@@ -61,14 +61,14 @@ def _applied_twice(ledgers: list[list[str]]) -> list[str]:
 
 
 def _acknowledged_and_gone(lines: list[Line], ledgers: list[list[str]]) -> list[str]:
-    """What Redis acknowledged after the last fault that may lose writes must be in its ledger, with its number."""
+    """What was sent after the last fault that may lose writes, and acknowledged, must be in Redis's ledger."""
     last = max((line["until"] for line in _of(lines, "fault") if _loses_writes(line)), default=0.0)
     kept = {(key, int(seq)): int(n) for ledger in ledgers for seq, n, key in (entry.split(" ") for entry in ledger)}
     return [
         f"batch {line['seq']} of {line['key']} was acknowledged with {line['n']} outcomes, Redis has"
         f" {kept.get((line['key'], line['seq']))}"
         for line in _of(lines, "applied")
-        if line["t"] > last + SLACK and kept.get((line["key"], line["seq"])) != line["n"]
+        if line["sent"] > last and kept.get((line["key"], line["seq"])) != line["n"]
     ]
 
 
@@ -132,7 +132,7 @@ def _unexplained(lines: list[Line], streams: list[tuple[str, list[Line]]]) -> li
 
 def _too_many_trials(lines: list[Line]) -> list[str]:
     """Never more fleet-wide trial calls in flight than the limit; a dead or frozen replica's count until its ttl."""
-    disturbed = sorted(line["t"] for line in _of(lines, "fault") if line["kind"] in DISTURBS_PERMITS)
+    disturbed = [(line["t"], line["until"]) for line in _of(lines, "fault") if line["kind"] in DISTURBS_PERMITS]
     stopped: dict[str, list[float]] = defaultdict(list)
     for line in _of(lines, "fault"):
         if "victim" in line:
@@ -144,7 +144,9 @@ def _too_many_trials(lines: list[Line]) -> list[str]:
             continue  # given out by the replica to itself, while it was alone
         began = line["t"]
         over = ends.get(line["permit"], float("inf"))
-        over = min([over, *(moment for moment in disturbed if moment > began - truth.PERMIT_TTL)])
+        if any(start <= began <= until + truth.PERMIT_TTL for start, until in disturbed):
+            continue  # Redis may have forgotten permits; they run out by then
+        over = min([over, *(start for start, _ in disturbed if start > began)])
         over = min([over, *(t + truth.PERMIT_TTL - 0.2 for t in stopped[line["replica"]] if t + SLACK > began)])
         if over > began:
             edges[line["provider"]] += [(began, 1), (over, -1)]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def test_the_demo_takes_its_processes_along():
     """SIGTERM in the middle: gateways, workers, providers and the server end, and no folder is left."""
@@ -34,6 +36,7 @@ def test_the_demo_takes_its_processes_along():
         demo.communicate()
 
 
+@pytest.mark.long
 def test_the_demo_goes_as_it_should():
     """Exit 0, no failure that a user saw, no half-open overrun, everybody informed, closed in the end."""
     done = subprocess.run(
