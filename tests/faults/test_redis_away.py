@@ -425,6 +425,19 @@ class TestExactlyOnce:
         labels = {"provider": "openai", "from_state": "closed", "to_state": "open"}
         assert metric(beyond._registry, "circuit_state_changes_total", **labels) == 1
 
+    def test_a_permit_whose_reply_is_lost(self, server, proxy, beyond):
+        """It is asked for again under the same token: granted once, and the other one stays for the fleet."""
+        fail(beyond)
+        assert beyond.flush()
+        proxy.lose_the_reply_to(b":permits")
+        store = Store(connect(server.url), "rr", "test")
+        eventually(lambda: store.half_open("openai").transitions, "the circuit is half-open")
+        eventually(lambda: any(beyond._engine.permits._in_hand.values()), "a permit is in hand")
+        assert proxy.lost == 1
+        assert store.client.zcard(store.keys.permits("openai")) == 1
+        assert store.claim("openai", ["another"], 1_000)[1] == ["another"]
+        assert store.claim("openai", ["a third"], 1_000)[1] == []
+
     def test_connections_that_are_cut_again_and_again(self, server, proxy, beyond):
         """Under traffic, with a slow line: the totals agree."""
         proxy.delay = 0.005
