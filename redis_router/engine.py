@@ -260,8 +260,9 @@ class Engine:
 
     def _nap(self) -> float | None:
         """Seconds to sleep where nobody wakes us; None: for as long as nothing happens."""
-        states = {health.circuit_state for health in list(self.mirror.records.values())}
-        if HALF_OPEN in states or not self.permits.idle:
+        records = self.mirror.records if self._local is None else self._local.records
+        states = {health.circuit_state for health in list(records.values())}
+        if HALF_OPEN in states or not self.permits.idle or (self._local is not None and OPEN in states):
             return TEND_INTERVAL
         return WATCH_INTERVAL if OPEN in states or self._to_join or self._to_restore else None
 
@@ -307,7 +308,10 @@ class Engine:
         while not self._stop.is_set() and self._local is not None:
             if self.link.push_up and (not push_was_up or time.monotonic() >= retry_at):
                 return
-            self.courier.sleep(TEND_INTERVAL, self._flush_interval)
+            nap = self._nap() or WATCH_INTERVAL
+            if self.link.push_up:
+                nap = min(nap, max(0.0, retry_at - time.monotonic()))
+            self.courier.sleep(nap, self._flush_interval)
             self._drain()
             self._decide(self._local.half_open_due())
             self.permits.serve_alone(self._on_trial())
