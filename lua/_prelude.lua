@@ -186,13 +186,14 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
   save(keys.health, record, now_us)
   local provider = provider_of(keys.health)
   for _, t in ipairs(record.transitions) do
-    redis.call('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'transition', 'from', t.from, 'to', t.to,
+    -- pcall: what is decided and saved stands, also where the log cannot be written
+    redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'transition', 'from', t.from, 'to', t.to,
       'reason', t.reason, 'generation', t.generation, 'by', by)
     redis.call('PUBLISH', channel, object({ 'event', 'transition', 'provider', provider, 'from', t.from, 'to', t.to,
       'reason', t.reason, 'generation', t.generation, 'by', by, 'health', members_of(record) }))
   end
   if action then
-    redis.call('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail, 'by', by)
+    redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail, 'by', by)
     redis.call('PUBLISH', channel, object({ 'event', action.event, 'provider', provider, 'detail', action.detail,
       'by', by, 'health', members_of(record) }))
   elseif push and not moved then

@@ -1,6 +1,7 @@
 """One circuit breaker and one set of health figures for a whole fleet of LLM gateway replicas, kept in Redis."""
 
 from redis_router.errors import (
+    AccessDenied,
     InvalidArgument,
     NoProviderAvailable,
     RedisRefused,
@@ -25,6 +26,7 @@ from redis_router.worker import HealthChecker
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
     "Attempt",
     "Candidate",
     "CircuitConfig",

@@ -102,6 +102,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         if not done.leader:
             log.info("another worker leads: nothing to do here")
         return 0
+    stop = _until_signalled()
     client = connect(arguments.redis)
     try:
         Store(client, arguments.namespace, checker.worker).leader()
@@ -112,8 +113,6 @@ def _worker(arguments: argparse.Namespace) -> int:
             error,
         )
     client.close()
-
-    stop = _until_signalled()
     endpoints = Endpoints(
         arguments.metrics_host,
         arguments.metrics_port,

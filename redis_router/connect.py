@@ -1,5 +1,6 @@
 """How we talk to Redis: a client with bounds that suit a router, and redis-py's errors as two of our own."""
 
+import logging
 import random
 import threading
 from typing import Any
@@ -12,7 +13,9 @@ from redis import exceptions as rex
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
-from redis_router.errors import InvalidArgument, RedisRefused, RedisUnavailable, RouterError
+from redis_router.errors import AccessDenied, InvalidArgument, RedisRefused, RedisUnavailable, RouterError
+
+log = logging.getLogger("redis_router")
 
 Client = Any
 """A redis-py client, `redis.Redis` or `redis.RedisCluster`: their annotations do not agree, their methods do."""
@@ -25,6 +28,16 @@ TIMEOUT = 0.5
 # What passes by itself: out of memory, a long script, a replica that lacks its master or cannot persist, a cluster that
 # is being repaired. redis-py has classes for some, and leaves the prefix on the others.
 _PASSING = (rex.OutOfMemoryError, rex.ReadOnlyError, rex.TryAgainError, rex.ClusterError, rex.AskError)
+_DENIED = (rex.AuthenticationError, rex.AuthorizationError, rex.NoPermissionError)
+# sentinels and clusters hide the cause in an error of their own
+_DENIED_WORDS = (
+    "WRONGPASS",
+    "NOAUTH",
+    "NOPERM",
+    "invalid username-password",
+    "Authentication required",
+    "no permissions",
+)
 _PASSING_PREFIXES = ("BUSY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED")
 
 
@@ -39,16 +52,33 @@ def connect(target: Any) -> Client:
     """
     if isinstance(target, str):
         return _from_url(target)
+    if isinstance(target, LateCluster):
+        return target
     if hasattr(target, "pubsub") and hasattr(target, "execute_command"):
         module = type(target).__module__
         if ".asyncio" in module or "aioredis" in module or ".aio" in module:
             raise InvalidArgument(
                 "an asyncio Redis client was given: pass a URL or a sync redis.Redis; the router never blocks the loop"
             )
+        _warn_if_patient(target)
         return target
-    raise InvalidArgument(
-        f"cannot reach Redis through {target!r}: give a URL such as redis://localhost:6379/0 or a redis-py client"
+    raise InvalidArgument(  # without its repr, which may hold a password
+        f"cannot reach Redis through a {type(target).__name__}: give a URL such as redis://localhost:6379/0 or a"
+        " redis-py client"
     )
+
+
+def _warn_if_patient(client: Client) -> None:
+    """redis-py's defaults suit no request path: a hung server would be noticed by the minute."""
+    owner: Any = getattr(client, "nodes_manager", None) or getattr(client, "connection_pool", None)
+    settings = getattr(owner, "connection_kwargs", {})
+    timeout = settings.get("socket_timeout")
+    if ("host" in settings or "path" in settings or hasattr(owner, "startup_nodes")) and (not timeout or timeout > 1.0):
+        log.warning(
+            "the Redis client you gave waits %s for an answer, and for so long a replica cannot decide alone when Redis"
+            " hangs: give it socket_timeout=0.5, socket_connect_timeout=0.5 and few retries, or pass a URL",
+            f"{timeout:g} s" if timeout else "for ever",
+        )
 
 
 def _from_url(url: str) -> Client:
@@ -60,8 +90,9 @@ def _from_url(url: str) -> Client:
         )
     try:
         return make(scheme.lower().partition("+")[0], rest)
-    except (ValueError, TypeError, rex.RedisError) as error:
-        raise InvalidArgument(f"Redis URL {redacted(url)!r} is not usable: {error}") from None
+    except (ValueError, TypeError, AttributeError, rex.RedisError) as error:
+        why = "the port is no number; is the password percent-encoded?" if "Port" in str(error) else error
+        raise InvalidArgument(f"Redis URL {redacted(url)!r} is not usable: {why}") from None
 
 
 def _settings() -> dict[str, Any]:
@@ -88,12 +119,14 @@ def _sentinel(scheme: str, rest: str) -> Client:
     if not service or (database and not database.isdecimal()):
         raise ValueError("give the master's name and the database, as in redis+sentinel://host:26379/mymaster/0")
     sentinel_login = {key: options.pop(f"sentinel_{key}", None) for key in ("username", "password")}
+    tls = {"ssl": True, **{k: v for k, v in options.items() if k.startswith("ssl_")}} if scheme == "rediss" else {}
     sentinels = _redis.sentinel.Sentinel(
         [(host, port or 26379) for host, port in nodes],
-        sentinel_kwargs={**_settings(), "retry": Retry(NoBackoff(), 0), **sentinel_login},
+        sentinel_kwargs={**_settings(), "retry": Retry(NoBackoff(), 0), **sentinel_login, **tls},
     )
-    settings = {**_settings(), "ssl": scheme == "rediss", **login, **options, "db": int(database or 0)}
+    settings = {**_settings(), **tls, **login, **options, "db": int(database or 0)}
     client: Client = sentinels.master_for(service, **settings, retry_on_error=[rex.ReadOnlyError])
+    client.connection_pool.make_connection()  # as above
     return client
 
 
@@ -102,9 +135,10 @@ def _cluster(scheme: str, rest: str) -> Client:
     if path not in ("", "0"):
         raise ValueError(f"a cluster has no database {path}")
     startup = [_redis.cluster.ClusterNode(host, port or 6379) for host, port in nodes]
-    settings = {**_settings(), **login, **options, "ssl": scheme == "rediss"}
-    _redis.Connection(**{key: value for key, value in settings.items() if key != "ssl"})  # refuses unknown options
-    return LateCluster(startup_nodes=startup, **settings)
+    pool_size = {"max_connections": options.pop("max_connections")} if "max_connections" in options else {}
+    settings = {**_settings(), **login, **options}
+    (_redis.SSLConnection if scheme == "rediss" else _redis.Connection)(**settings)  # refuses unknown options
+    return LateCluster(startup_nodes=startup, ssl=scheme == "rediss", **pool_size, **settings)
 
 
 _SCHEMES = {
@@ -120,9 +154,8 @@ _SCHEMES = {
 
 def _parts(scheme: str, rest: str) -> tuple[dict[str, Any], list[tuple[str, int | None]], str, dict[str, Any]]:
     """User and password, the nodes, the path, the options of the query."""
-    authority, _, tail = rest.partition("/")
-    authority, _, query = authority.partition("?")  # a query may follow the hosts at once
-    path, _, more = tail.partition("?")
+    rest, _, query = rest.partition("?")
+    authority, _, path = rest.partition("/")
     login, _, hosts = authority.rpartition("@")
     nodes = []
     for each in hosts.split(","):
@@ -131,7 +164,7 @@ def _parts(scheme: str, rest: str) -> tuple[dict[str, Any], list[tuple[str, int 
             raise ValueError("a host is missing")
         nodes.append((parts.hostname, parts.port))
     # redis-py's own reading of logins and options
-    options = dict(_redis.connection.parse_url(f"redis://{login}{'@' if login else ''}host/?{query or more}"))
+    options = dict(_redis.connection.parse_url(f"redis://{login}{'@' if login else ''}host/?{query}"))
     options.pop("host")
     return (
         {key: options.pop(key) for key in ("username", "password") if key in options},
@@ -177,8 +210,12 @@ def subscriber(client: Client) -> Any:
 
 def redacted(url: str) -> str:
     """The URL without user, password and query, fit for a log."""
+    if "://" not in url:
+        return "…"
     try:
         parts = urlsplit(url)
+        if "@" in parts.path:  # a password that was not percent-encoded
+            raise ValueError
         if parts.scheme == "unix":
             return f"unix://{parts.path}"
         port = f":{parts.port}" if parts.port else ""
@@ -207,15 +244,18 @@ def translated(error: Exception) -> RouterError:
     if isinstance(error, RouterError):
         return error
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, rex.AuthenticationError | rex.AuthorizationError | rex.NoPermissionError):
-        return RedisRefused(f"Redis refused the login or the command: {text}; check user, password and ACL")
+    denied = isinstance(error, _DENIED) or any(word in text for word in _DENIED_WORDS)
+    if isinstance(error, _redis.sentinel.MasterNotFoundError):  # older redis-py repeats the sentinels' password
+        text = f"MasterNotFoundError: {str(error).partition(' : ')[0]}"
+    if denied:
+        return AccessDenied(f"Redis refused the login or the command: {text}; check user, password and ACL")
     passing = isinstance(error, _PASSING) or str(error).startswith(_PASSING_PREFIXES)
     if isinstance(error, rex.ResponseError | rex.DataError) and not passing:
         return RedisRefused(f"Redis refused the command: {text}")
     return RedisUnavailable(f"Redis cannot serve: {text}")
 
 
-REDIS_ERRORS = (rex.RedisError, rex.RedisClusterException, OSError)
+REDIS_ERRORS = (rex.RedisError, rex.RedisClusterException, OSError, UnicodeError)
 """What a command may raise on its way to Redis."""
 
 NoScript = rex.NoScriptError

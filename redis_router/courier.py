@@ -30,6 +30,8 @@ class Parcel:
     seq: int
     results: list[Result]
     drained_at: list[float]
+    refused: str = ""
+    """Why Redis refused it: then it is asked for without outcomes, as it may have been applied all the same."""
 
 
 class Courier:
@@ -155,13 +157,14 @@ class Courier:
         while batches := self._next_batches(held):
             for batch, reply in zip(batches, self._store.record(batches), strict=True):
                 if isinstance(reply, RedisRefused):
-                    self.give_up(batch.provider, "refused", str(reply))
+                    self._refused_once_more(batch.provider, str(reply))
                 elif isinstance(reply, RouterError):
                     held.add(batch.provider)
                     trouble = reply
                 elif reply.status == "missing":
-                    held.add(batch.provider)
                     self._on_missing(batch.provider)
+                    if batch.provider in self._unacked:
+                        held.add(batch.provider)
                 else:
                     self._settle(batch.provider, reply)
         if trouble is not None:
@@ -182,6 +185,18 @@ class Courier:
             self._drop(reason, parcel.results)
             self.say_refused(provider, why)
 
+    def unsettled(self) -> list[Result]:
+        """What is on its way or waits for it."""
+        sent = [result for parcel in self._unacked.values() for result in parcel.results]
+        return sent + [result for waiting in self._waiting.values() for _, result in waiting]
+
+    def _refused_once_more(self, provider: str, why: str) -> None:
+        parcel = self._unacked.get(provider)
+        if parcel is None or parcel.refused:
+            self.give_up(provider, "refused", why)
+        else:
+            parcel.refused = why
+
     def say_refused(self, provider: str, why: str) -> None:
         """Log once that a provider's record cannot be used, until it can."""
         if provider not in self._refused:
@@ -191,8 +206,7 @@ class Courier:
     def close(self) -> int:
         """Take no more; returns how many results were left behind, counted as dropped."""
         self._closed = True
-        left = [result for waiting in self._waiting.values() for _, result in waiting]
-        left += [result for parcel in self._unacked.values() for result in parcel.results]
+        left = self.unsettled()
         self._waiting.clear()
         self._unacked.clear()
         self._backlog = 0
@@ -207,23 +221,28 @@ class Courier:
                 self._unacked[name] = Parcel(self._seq[name], [r for _, r in taken], [at for at, _ in taken])
             if not waiting:
                 del self._waiting[name]
-        oldest = time.monotonic() - self._ttl
         return [
-            Batch(name, parcel.seq, parcel.results[bisect_left(parcel.drained_at, oldest) :])
-            for name, parcel in self._unacked.items()
-            if name not in held
+            Batch(name, parcel.seq, self._young(parcel)) for name, parcel in self._unacked.items() if name not in held
         ]
+
+    def _young(self, parcel: Parcel) -> list[Result]:
+        if parcel.refused:
+            return []
+        return parcel.results[bisect_left(parcel.drained_at, time.monotonic() - self._ttl) :]
 
     def _settle(self, provider: str, reply: Reply) -> None:
         parcel = self._unacked.pop(provider, None)
         if parcel is None:
             return  # closed meanwhile, and counted as dropped
         self._backlog -= len(parcel.results)
-        self._refused.discard(provider)
+        if parcel.refused:
+            self.say_refused(provider, parcel.refused)
+        else:
+            self._refused.discard(provider)
         for change in reply.transitions:
             self._metrics.transition(change)
         expired = len(parcel.results) - reply.applied
-        self._drop("expired", parcel.results[:expired])
+        self._drop("refused" if parcel.refused else "expired", parcel.results[:expired])
         counted = filter(_is_request, parcel.results[expired:])
         self._metrics.results(provider, [(r.outcome, r.latency_ms) for r in counted])
         self._on_applied(reply)

@@ -16,15 +16,15 @@ from redis_router import table as tables
 from redis_router.circuit import HALF_OPEN, OPEN, reason_of
 from redis_router.connect import where
 from redis_router.courier import Courier
-from redis_router.errors import RedisRefused, RedisUnavailable, RouterError
+from redis_router.errors import AccessDenied, RedisRefused, RedisUnavailable, RouterError
 from redis_router.herald import Herald, TransitionListener
 from redis_router.link import COMMANDS, PUSH, Link
-from redis_router.local import Change, LocalBreaker
+from redis_router.local import LocalBreaker
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import Candidate, CircuitConfig, Provider, ProviderHealth, Transition
 from redis_router.permits import Permit, Permits
-from redis_router.store import Event, Reply, Store
+from redis_router.store import Event, Reply, Result, Store
 from redis_router.strategies import Strategy
 
 log = logging.getLogger("redis_router")
@@ -35,6 +35,10 @@ TEND_INTERVAL = 0.05
 """Seconds between looks at permits while a circuit is half-open or a permit is out."""
 WATCH_INTERVAL = 0.5
 """Seconds between looks for overdue circuits while one is open, and between tries to put a record right."""
+
+
+REFUSED_SECONDS = 5.0
+"""Until a record that Redis refused is tried again."""
 
 
 class Engine:
@@ -77,6 +81,7 @@ class Engine:
         """While Redis is away: what routes here. Set and read under the table's lock."""
         self._last_used: dict[str, float] = {}
         self._net_check_at: dict[str, float] = {}
+        self._try_again_at: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -108,9 +113,7 @@ class Engine:
         """Join the fleet, then run in the background. Without Redis it goes on alone; a refused login is raised."""
         self._to_join.extend(self.providers)
         try:
-            while self._to_join:
-                self._join(self._to_join[0])
-                self._to_join.popleft()
+            self._put_right(access_denied_is_raised=True)
             self.mirror.connect()
         except RedisUnavailable as error:
             self.link.failed(PUSH, error)
@@ -128,6 +131,8 @@ class Engine:
             self._start_threads()
         elif parent.closed:
             self._stop.set()
+            self.courier.close()
+            self.link.close()
 
     def _start_threads(self) -> None:
         self._herald.start()
@@ -155,7 +160,7 @@ class Engine:
         deadline = time.monotonic() + timeout
         self.mirror.ask_to_stop()
         self.permits.give_back_all()
-        flushed = self.flush(timeout)
+        flushed = self.flush(max(timeout * 0.5, timeout - 0.6))  # the rest is for a command that hangs
         self._stop.set()
         self.courier.urge()
         if self._thread is not None:
@@ -172,8 +177,8 @@ class Engine:
         """Route to a provider from now on; its record is joined in the background."""
         with self._providers_lock:
             self.retired.discard(provider.name)
-            self.providers[provider.name] = provider
             self.configs[provider.name] = config
+            self.providers[provider.name] = provider
             if self.running:
                 self._to_join.append(provider.name)
         self._rebuild()
@@ -280,14 +285,14 @@ class Engine:
         self.link.works(COMMANDS)
         if self._local is not None and self.link.up:
             self._rejoin()
-        self.courier.tell_settled()
+        if self._local is None:
+            self.courier.tell_settled()
 
     def _drain(self) -> None:
         now, drained = time.monotonic(), self.courier.drain()
         for result in drained:
             self._last_used[result.provider] = now
-        if self._local is not None:
-            self._decide(self._local.fold(drained))
+        self._decide(drained)
 
     def _on_trial(self) -> list[ProviderHealth]:
         return [c.health for c in self.table.candidates.values() if tables.is_on_trial(c.health)]
@@ -301,6 +306,11 @@ class Engine:
             if self._local is None:
                 records = {name: candidate.health for name, candidate in self.table.candidates.items()}
                 self._local = LocalBreaker(records, self.now_ms)
+                begun = True
+            else:
+                begun = False
+        if begun:  # what Redis did not take, it did not decide on
+            self._decide(self.courier.unsettled())
 
     def _work_alone(self, seconds: float) -> None:
         """Decide alone for so long, or until the push channel is back."""
@@ -313,12 +323,14 @@ class Engine:
                 nap = min(nap, max(0.0, retry_at - time.monotonic()))
             self.courier.sleep(nap, self._flush_interval)
             self._drain()
-            self._decide(self._local.half_open_due())
             self.permits.serve_alone(self._on_trial())
 
-    def _decide(self, changes: list[Change]) -> None:
-        """Route by what the local breaker decided."""
+    def _decide(self, results: list[Result]) -> None:
+        """Where this replica is alone: route by what its breaker makes of these results and of the time."""
         with self._table_lock:
+            if self._local is None:
+                return
+            changes = self._local.fold(results) + self._local.half_open_due()
             self.table = tables.updated(self.table, [new for _, new in changes], self.strategy)
         for old, new in changes:
             self.metrics.health(new)
@@ -343,15 +355,22 @@ class Engine:
 
     # Putting records right
 
-    def _put_right(self) -> None:
+    def _put_right(self, *, access_denied_is_raised: bool = False) -> None:
         """Join and restore what is waiting for it; a record that Redis refuses waits on and holds up no other."""
+        now = time.monotonic()
         for queue, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
             for _ in range(len(queue)):
                 name = queue[0]
                 try:
-                    act(name)
+                    if now >= self._try_again_at.get(name, 0.0):
+                        act(name)
+                    else:
+                        queue.append(name)
                 except RedisRefused as error:
+                    if access_denied_is_raised and isinstance(error, AccessDenied):
+                        raise
                     self.courier.say_refused(name, str(error))
+                    self._try_again_at[name] = now + REFUSED_SECONDS
                     queue.append(name)
                 queue.popleft()
 
@@ -400,7 +419,8 @@ class Engine:
         """Were this provider or one that could stand in for it in use here lately?"""
         since = time.monotonic() - DEMAND_SECONDS
         peers = {name}
-        for model in self.providers[name].models if name in self.providers else ():
+        provider = self.providers.get(name)
+        for model in provider.models if provider is not None else ():
             selector = self.table.find(model)
             peers.update(c.provider.name for c in (selector.candidates if selector else ()))
         return any(self._last_used.get(peer, 0.0) > since for peer in peers)

@@ -37,6 +37,12 @@ class RedisRefused(RouterError):
     code = "ROUTER_REDIS_REFUSED"
 
 
+class AccessDenied(RedisRefused):
+    """Redis refused the login, or a command that its user has no permission for."""
+
+    code = "ROUTER_ACCESS_DENIED"
+
+
 class NoProviderAvailable(RouterError):
     """No registered provider may serve this model now.
 

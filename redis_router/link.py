@@ -27,6 +27,7 @@ class Link:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._told: bool | None = None
+        self._closed = False
         metrics.watch_link(self)
 
     def works(self, side: str) -> None:
@@ -40,11 +41,15 @@ class Link:
 
     def close(self) -> None:
         """This process leaves: not an edge."""
-        self.up, self._told = False, False
+        with self._lock:
+            self.up, self._told, self._closed = False, False, True
         self._metrics.drop_link(self)
 
     def _set(self, side: str, works: bool, why: str) -> None:
         with self._lock:
+            before = (self.push_up, self._commands_up)
+            if self._closed:
+                return
             if side == PUSH:
                 self.push_up = works
             else:
@@ -58,4 +63,6 @@ class Link:
                     log.info("in touch with Redis at %s", self._address)
                 else:
                     log.warning("out of touch with Redis at %s, deciding alone meanwhile: %s", self._address, why)
-        self._on_change()
+            changed = (self.push_up, self._commands_up) != before
+        if changed:
+            self._on_change()

@@ -116,9 +116,10 @@ class Metrics:
         """The set of this registry (prometheus_client's default where None), made on first use."""
         _guard_forks()
         registry = REGISTRY if registry is None else registry
-        if registry not in _sets:
-            _sets[registry] = cls(registry)
-        return _sets[registry]
+        with _gate:
+            if registry not in _sets:
+                _sets[registry] = cls(registry)
+            return _sets[registry]
 
     @_gated
     def start_anew(self) -> None:
@@ -129,6 +130,7 @@ class Metrics:
             return  # there each process has a file of its own already
         for metric in vars(self).values():
             if isinstance(metric, Counter | Gauge | Histogram) and metric._labelnames:
+                metric._lock = threading.Lock()  # a scrape may have held it when the process forked
                 metric.clear()
         for gauge in (self.redis_up, self.leader, self.leader_epoch):
             gauge.set(0)

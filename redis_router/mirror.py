@@ -123,8 +123,8 @@ class Mirror:
     def forget(self, name: str) -> None:
         """Drop the copy of a provider that is not of interest any more."""
         with self._lock:
-            if self.records.pop(name, None) is not None:
-                self._metrics.forget(name)
+            self.records.pop(name, None)
+            self._metrics.forget(name)
 
     @property
     def specs_read(self) -> bool:

@@ -188,14 +188,13 @@ class Permits:
             self.done(permit)  # its permit runs out
         for permit in list(self._running.values()):
             tokens.setdefault(permit.provider, []).append(permit.token)
-        trouble: RouterError | None = None
-        for name, held in tokens.items():
+        # in another order each time: one provider that cannot be asked must not keep the others from their turn
+        for name, held in random.sample(list(tokens.items()), len(tokens)):
             try:
                 self._ask(name, held)
-            except RouterError as error:
-                self._renew_at, trouble = 0.0, error
-        if trouble is not None:
-            raise trouble
+            except RouterError:
+                self._renew_at = 0.0
+                raise
 
     def _ask(self, name: str, tokens: list[str]) -> tuple[int, list[str]]:
         try:

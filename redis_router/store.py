@@ -159,16 +159,13 @@ class Store:
 
     def deregister(self, name: str) -> bool:
         """Take the provider out for the whole fleet; False when there was none."""
-        self._write_tombstone(name, 0)  # first: nobody must restore the record
-        keys = [self.keys.health(name), self.keys.permits(name), self.keys.events(name)]
-        reply = _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer]))
-        if reply.health is not None:
-            self._write_tombstone(name, reply.health.generation)
-        return reply.health is not None
-
-    def _write_tombstone(self, name: str, generation: int) -> None:
         with _errors():
-            self.client.hset(self.keys.providers, name, json.dumps({"deregistered": True, "generation": generation}))
+            generation = int(self.client.hget(self.keys.health(name), "generation") or 0)
+            # first, for nobody must restore the record; and above a transition that comes in between
+            tombstone = {"deregistered": True, "generation": generation + 2}
+            self.client.hset(self.keys.providers, name, json.dumps(tombstone))
+        keys = [self.keys.health(name), self.keys.permits(name), self.keys.events(name)]
+        return _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
 
     # Outcomes and permits
 

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -37,9 +37,11 @@ PROBE_THREADS = 16
 class Watch:
     """What the leader knows of one provider's probe. Moments are monotonic."""
 
+    url: str = ""
     next_at: float = 0.0
     started_at: float = 0.0
-    running: bool = False
+    running: bool = False  # a verdict is awaited
+    stuck: bool = False  # it was given up, and still holds its thread
     passes: int = 0
     fails: int = 0
     impossible: bool = False
@@ -89,6 +91,8 @@ class HealthChecker:
         self._link = Link(where(self._store.client), self._metrics, lambda: None)
         self._mirror = Mirror(self._store, self._metrics, self._link, self, lambda: None, self._interval)
         self._prober = Prober(check_seconds("probe_timeout", probe_timeout))
+        self._probe_deadline = 3 * probe_timeout + 1.0
+        """Seconds for all of a probe: two connects and an answer. An endpoint that drips never ends by itself."""
         self._pool = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="redis-router-probe")
         self._verdicts: SimpleQueue[tuple[str, str | ProbeImpossible | None]] = SimpleQueue()
         self._watches: dict[str, Watch] = {}
@@ -164,8 +168,13 @@ class HealthChecker:
         probed: dict[str, str | None] = {}
         if self.is_leader:
             self._say_if_empty()
-            wait([self._pool.submit(self._probe, name, url) for name, url in self._probe_targets()])
-            probed = self._take_verdicts()
+            for name, url in self._probe_targets():
+                self._start_probe(name, url)
+            deadline = time.monotonic() + self._probe_deadline
+            while any(watch.running for watch in self._watches.values()) and time.monotonic() < deadline + 1.0:
+                self._wake.wait(0.05)
+                self._wake.clear()
+                probed |= self._take_verdicts()
             self._lift_probe_marks()
         half_opened = self._half_open_due() if self.is_leader else []
         self._metrics.leads(self.is_leader)
@@ -241,7 +250,9 @@ class HealthChecker:
         """The monotonic moment of the next thing to do."""
         moments = [self._election.next_at]
         if self.is_leader:
-            moments += [self._watch(name).next_at for name, _ in self._probe_targets() if not self._watch(name).running]
+            for name, _ in self._probe_targets():
+                watch = self._watch(name)
+                moments.append(watch.started_at + self._probe_deadline if watch.running else watch.next_at)
             moments += [
                 max(self._due_at(h), self._retry_at.get(h.name, 0.0)) for h in self._open_records() if self._may_ask(h)
             ]
@@ -309,12 +320,15 @@ class HealthChecker:
 
     def _probe_targets(self) -> list[tuple[str, str]]:
         """Every provider with a record and a probe that can be made here."""
-        specs = self._mirror.specs.items()
-        return [
-            (name, spec.probe)
-            for name, spec in list(specs)
-            if spec.probe and name in self._mirror.records and not self._watch(name).impossible
-        ]
+        targets = []
+        for name, spec in list(self._mirror.specs.items()):
+            if spec.probe and name in self._mirror.records:
+                watch = self._watch(name)
+                if watch.url != spec.probe and not watch.running:
+                    watch = self._watches[name] = Watch(url=spec.probe, stuck=watch.stuck)
+                if not watch.impossible:
+                    targets.append((name, watch.url))
+        return targets
 
     def _may_ask(self, health: ProviderHealth) -> bool:
         """Is it a matter of time alone, and not of a probe that is running or has failed?"""
@@ -337,30 +351,40 @@ class HealthChecker:
 
     def _start_probe(self, name: str, url: str) -> None:
         watch = self._watch(name)
-        if not watch.running:
-            watch.running, watch.started_at = True, time.monotonic()
-            self._pool.submit(self._probe, name, url)
+        if watch.running:
+            return
+        watch.running, watch.started_at = True, time.monotonic()
+        if not watch.stuck:  # else its thread is still waiting: no second one, and the time runs
+            self._pool.submit(self._probe, name, url, watch)
 
-    def _probe(self, name: str, url: str) -> None:
+    def _probe(self, name: str, url: str, watch: Watch) -> None:
         """In the pool."""
-        self._watch(name).started_at = time.monotonic()
         try:
             verdict: str | ProbeImpossible | None = self._prober.check(url)
         except ProbeImpossible as error:
             verdict = error
         except Exception as error:  # whatever a URL or a proxy can do to an HTTP client: the probe did not pass
             verdict = f"{type(error).__name__}: {error}"
+        if watch.stuck:  # too late: it was counted as failed
+            watch.stuck = False
+            return
         self._verdicts.put((name, verdict))
         self._wake.set()
 
     def _take_verdicts(self) -> dict[str, str | None]:
         taken: dict[str, str | None] = {}
+        for name, watch in list(self._watches.items()):
+            if watch.running and time.monotonic() - watch.started_at > self._probe_deadline:
+                watch.stuck = True
+                self._verdicts.put((name, f"no answer within {self._probe_deadline:g} s"))
         while True:
             try:
                 name, verdict = self._verdicts.get_nowait()
             except Empty:
                 return taken
             watch = self._watch(name)
+            if not watch.running:
+                continue  # its verdict came in just when it was given up
             watch.running = False
             watch.next_at = time.monotonic() + self._interval * random.uniform(0.9, 1.1)
             if isinstance(verdict, ProbeImpossible):

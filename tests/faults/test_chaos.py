@@ -33,8 +33,6 @@ def test_every_promise_is_kept():
 )
 def test_a_bug_put_in_on_purpose_is_found(mutation, promise, faults):
     """A lost reply that counts twice, a late failure that re-opens a circuit, a permit for everybody."""
-    done = soak(
-        "--minutes", "0.35", "--seed", "5", "--mutate", mutation, "--faults", "server_frozen", "connections_cut"
-    )
+    done = soak("--minutes", "0.35", "--seed", "5", "--mutate", mutation, "--faults", *faults)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"BROKEN {promise}" in done.stdout
