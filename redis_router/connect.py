@@ -108,6 +108,8 @@ def _settings() -> dict[str, Any]:
 
 
 def _single(scheme: str, rest: str) -> Client:
+    if scheme != "unix" and "@" in rest.partition("?")[0].partition("/")[2]:
+        raise ValueError("an @ after the host; is the password percent-encoded?")
     client = redis.Redis.from_url(f"{scheme}://{rest}", **_settings(), retry_on_error=[rex.ReadOnlyError])
     client.connection_pool.make_connection()  # opens nothing, and refuses options that do not exist
     return client

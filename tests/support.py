@@ -54,12 +54,16 @@ class Target:
         self.status = 200
         self.asked = 0
         self.endless = False
+        self.drips = False
         self._ended = threading.Event()
         target = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 target.asked += 1
+                while target.drips and not target._ended.wait(0.05):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n" if target.asked == 1 else b"")
+                    self.wfile.write(b"X-Drip: 1\r\n")
                 self.send_response(target.status)
                 if not target.endless:
                     self.send_header("Content-Length", "0")

@@ -43,9 +43,13 @@ def main() -> int:
             fleet.harm(kind)
             names |= set(fleet.replicas)
         lines, seen = finish(fleet, names)
+        ailing = fleet.ailing()
+    done = {line["kind"] for line in lines if line["what"] == "fault"}
+    if missing := set(arguments.faults) - done:
+        print(f"too short for: {', '.join(sorted(missing))}")
     for label, value in verdict.figures(lines):
         print(f"{label:42} {value}")
-    wrong = verdict.broken(lines, fleet.ledgers, fleet.streams, seen)
+    wrong = {**verdict.broken(lines, fleet.ledgers, fleet.streams, seen), "every process lives": ailing}
     print()
     for promise, sentences in wrong.items():
         print(f"{'BROKEN' if sentences else 'kept  '} {promise}")

@@ -92,6 +92,16 @@ class Fleet:
             process.stdin.write(f"{command}\n")
             process.stdin.flush()
 
+    def ailing(self) -> list[str]:
+        """Processes that ended though nobody ended them, and tracebacks in what they printed."""
+        running = {**self.replicas, **self.workers}
+        found = [f"{name} ended by itself: {p.returncode}" for name, p in running.items() if p.poll() is not None]
+        for log in self.folder.glob("log-*"):
+            text = log.read_text()
+            if "Traceback" in text or "and goes on" in text:
+                found.append(f"{log.name}: {text[-2000:]}")
+        return found
+
     # Servers
 
     def server(self) -> EmbeddedServer:

@@ -164,6 +164,28 @@ class TestSharing:
         pair[0]._engine.mirror.refresh()
         assert pair[0].redis_up
 
+    def test_a_record_that_is_none_keeps_no_gateway_from_starting(self, router, backend):
+        """The others are served; the bad one is tried again."""
+        replica = router()
+        backend.client().set(replica._engine.store.keys.health("openai"), "surprise")
+        for provider in (OPENAI, AZURE):
+            replica.register_provider(provider)
+        replica.start()
+        replica.record_result("azure", success=True, latency_ms=1.0)
+        assert replica.flush()
+        assert replica.get_health_status()["azure"].consecutive_successes == 1
+        backend.client().delete(replica._engine.store.keys.health("openai"))
+        eventually(lambda: "openai" in replica._engine.store.snapshot().records, "it is joined after all")
+
+    def test_a_log_that_cannot_be_written_undoes_nothing(self, pair, backend):
+        """What is decided and saved stands, is announced, and is counted once."""
+        first, second = pair
+        backend.client().set(first._engine.store.keys.events("openai"), "surprise")
+        fail(first, "openai")
+        until(second, "openai", "open")
+        assert metric(first._registry, "requests_total", provider="openai", outcome="failure") == 3
+        assert metric(first._registry, "results_dropped_total", reason="refused") == 0
+
     def test_replicas_may_serve_other_providers(self, pair, router):
         """News of a provider that is not registered here changes nothing here."""
         other = router(circuit=QUICK)
@@ -698,6 +720,14 @@ class TestSettings:
         for replica in pair:
             replica._engine.mirror.refresh()
             assert replica.get_circuit_state("openai") == "closed"
+
+    def test_many_results_of_a_provider_that_is_gone(self, pair):
+        """All are counted as dropped, and nothing waits for ever."""
+        for _ in range(350):
+            pair[0].record_result("openai", success=True, latency_ms=1.0)
+        pair[1].deregister_provider("openai", everywhere=True)
+        assert pair[0].flush()
+        assert metric(pair[0]._registry, "results_pending") == 0
 
     def test_news_of_a_provider_that_was_removed_here(self, pair):
         """A record that arrives late brings nothing back."""

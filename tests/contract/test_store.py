@@ -250,6 +250,15 @@ class TestClaim:
             assert store.claim("openai", ["a:1"], 5_000)[1] == ["a:1"]
         assert store.claim("openai", ["b:1", "b:2"], 5_000)[1] == ["b:1"]
 
+    def test_a_clock_that_was_set_back_frees_a_dead_replicas_permits(self, backend):
+        """Their end lies hours ahead."""
+        store = backend.store()
+        half_opened(store)
+        store.now_ms = 10_000_000
+        assert len(store.claim("openai", ["a:1", "a:2"], 5_000)[1]) == 2
+        store.now_ms = 1_000
+        assert store.claim("openai", ["b:1"], 5_000)[1] == ["b:1"]
+
     def test_an_outcome_returns_its_permit(self, backend):
         """I-6: the place is free as soon as the result is in, an ignored one included."""
         store = backend.store()

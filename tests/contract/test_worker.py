@@ -108,6 +108,16 @@ class TestProbes:
             register(store, probe=provider.url)
             assert worker.run_once().probed == {"openai": None}
 
+    def test_a_probe_that_drips_for_ever_has_failed(self, backend, checker):
+        """A header line now and then, and never an end: it holds up neither the pass nor the circuit's fate."""
+        store, worker = backend.store(), checker(probe_timeout=0.3)
+        with target() as provider:
+            provider.drips = True
+            register(store, probe=provider.url)
+            assert "no answer within" in worker.run_once().probed["openai"]
+            assert "no answer within" in worker.run_once().probed["openai"]
+        assert provider.asked == 1, "no second thread waits for it"
+
     def test_a_probe_that_is_taken_away_takes_its_mark_along(self, backend, checker):
         """Nobody else would."""
         store, worker = backend.store(), checker()

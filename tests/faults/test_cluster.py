@@ -1,5 +1,6 @@
 """A 3+3 cluster loses a master, moves a slot, loses the node that pushes came from."""
 
+import re
 import time
 from contextlib import closing
 
@@ -12,6 +13,7 @@ from redis_router import CircuitConfig, Provider, Router
 from redis_router.connect import connect
 from redis_router.keys import Keys
 from redis_router.store import Store
+from tests.conftest import README, RIGHTS
 from tests.support import eventually, metric
 
 NAMES = ("openai", "azure", "mistral", "groq", "bedrock")
@@ -21,7 +23,13 @@ PATIENT = {"result_ttl": 60, "buffer_limit": 1_000_000}
 
 @pytest.fixture
 def nodes():
+    """With the README's least user, on every node."""
+    extra = re.search(r"In a cluster add `(\+[^`]+)`", README.read_text())[1]
     with cluster() as made:
+        for port in made.servers:
+            rights = ("-@all", *RIGHTS.split(), *extra.split())
+            made.ask(port, "ACL", "SETUSER", "router", "on", ">password", "~rr:*", "&rr:events", *rights)
+        made.url = made.url.replace("://", "://router:password@")
         yield made
 
 

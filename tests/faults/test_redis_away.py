@@ -355,6 +355,23 @@ class TestAlone:
         assert record.generation < 10
         assert ["out of" in edge for edge in touches(caplog)] == [True, False]
 
+    def test_the_failures_that_tell_of_the_outage_count(self, proxy, beyond):
+        """They are on their way when Redis goes: the local breaker begins with them."""
+        proxy.go_deaf()
+        fail(beyond)
+        until(beyond, "open")
+        assert not beyond.redis_up
+
+    def test_closing_leaves_no_thread(self, server, proxy, beyond):
+        """Whether Redis is gone or hangs."""
+        proxy.go_deaf()
+        eventually(lambda: not beyond.redis_up)
+        beyond.record_result("openai", success=True, latency_ms=5.0)
+        beyond.close(1.5)
+        threads = (beyond._engine._thread, beyond._engine.mirror._thread)
+        assert not any(thread.is_alive() for thread in threads)
+        assert not beyond.redis_up
+
     def test_a_half_opened_circuit_goes_on_alone(self, server, proxy, beyond):
         """An open circuit that the fleet knew keeps its time, and its trials are bounded."""
         fail(beyond)

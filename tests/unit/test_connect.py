@@ -5,8 +5,9 @@ import pytest
 import redis
 import redis.asyncio
 from redis import exceptions as rex
+from redis.sentinel import MasterNotFoundError
 
-from redis_router import InvalidArgument, RedisRefused, RedisUnavailable
+from redis_router import AccessDenied, InvalidArgument, RedisRefused, RedisUnavailable
 from redis_router.connect import REDIS_ERRORS, connect, redacted, translated, where
 from redis_router.demo.server import free_port
 
@@ -40,6 +41,50 @@ def test_sentinel_urls():
     assert where(client) == "sentinel's master mymaster"
     assert "ssl" not in str(client.connection_pool.connection_class).lower()
     assert "ssl" in str(connect("rediss+sentinel://a/m").connection_pool.connection_class).lower()
+
+
+def test_tls_holds_for_every_connection(tmp_path):
+    """The sentinels' too: their password goes there. Options of TLS are taken, however the URL is written."""
+    pool = connect("rediss+sentinel://a/m?sentinel_password=x&ssl_ca_certs=/etc/ca.pem").connection_pool
+    for kwargs in (pool.connection_kwargs, pool.sentinel_manager.sentinels[0].connection_pool.connection_kwargs):
+        assert kwargs["ssl_ca_certs"] == "/etc/ca.pem"
+    assert "SSL" in pool.sentinel_manager.sentinels[0].connection_pool.connection_class.__name__
+    for url in (
+        "rediss+cluster://a?ssl_ca_certs=/etc/ca.pem&max_connections=9",
+        "rediss+cluster://a:1,b/0?ssl_ca_certs=x",
+    ):
+        assert connect(url)._settings["ssl"] is True
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "user:secret@h:6379", ":secret@h", "redis:/user:secret@h", "redis://user:12/secret@h", "redis://user:se?cret/secret@h",
+        b"redis://:secret@h", ["redis://:secret@h"], {"password": "secret"}, "http://user:12/secret@h",
+    ],
+)  # fmt: skip
+def test_a_password_that_went_astray_shows_nowhere(target):
+    """Whatever was given in place of a URL."""
+    with pytest.raises(InvalidArgument) as caught:
+        connect(target)
+    assert "secret" not in str(caught.value)
+
+
+def test_hidden_logins_are_named():
+    """Sentinels and clusters wrap the cause; older redis-py repeats passwords there."""
+    error = rex.RedisClusterException("cannot be connected: WRONGPASS invalid username-password pair")
+    assert isinstance(translated(error), AccessDenied)
+    error = MasterNotFoundError(
+        "No master found for 'm' : <Redis(host=h,password=secret)> - AuthenticationError('NOAUTH')"
+    )
+    assert isinstance(translated(error), AccessDenied)
+    assert "secret" not in str(translated(error))
+
+
+def test_a_client_that_waits_long_is_named(caplog):
+    """While it waits for a hung server, the replica cannot decide alone."""
+    connect(redis.Redis(socket_timeout=30))
+    assert "socket_timeout=0.5" in caplog.text
 
 
 def test_cluster_urls():
