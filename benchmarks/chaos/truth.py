@@ -8,7 +8,7 @@ WINDOW = 2.5
 """Seconds for which a provider stays as it is."""
 LIMIT = 3
 OPEN_TIMEOUT = 0.6
-PERMIT_TTL = 1.5
+PERMIT_TTL = 3.0
 SUCCESSES = 3
 
 
