@@ -6,10 +6,10 @@
 -- ARGV[1]   channel  where changes are published
 -- ARGV[2]   by       the replica, for the message
 --
--- Returns {'ok'|'missing', '', '0', field, value, ...}: the record as it was.
+-- Returns {'ok'|'missing', '', '0'}.
 -- Why one script: no replica may see half a provider.
 
-local record = load(KEYS[1])
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+local existed = redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('PUBLISH', ARGV[1], object({ 'event', 'deregistered', 'provider', provider_of(KEYS[1]), 'by', ARGV[2] }))
-return reply(record and 'ok' or 'missing', '', record)
+return reply(existed == 1 and 'ok' or 'missing', '')

@@ -34,9 +34,7 @@ DEMAND_SECONDS = 60.0
 TEND_INTERVAL = 0.05
 """Seconds between looks at permits while a circuit is half-open or a permit is out."""
 WATCH_INTERVAL = 0.5
-"""Seconds between looks for overdue circuits while one is open, and between tries to put a record right."""
-
-
+"""Seconds between looks for overdue circuits while one is open, and at records that wait to be put right."""
 REFUSED_SECONDS = 5.0
 """Until a record that Redis refused is tried again."""
 
@@ -68,9 +66,9 @@ class Engine:
         self.retired: set[str] = set()
         """Providers that were taken out: results of calls still under way are no mistake."""
         self.metrics = metrics
-        self.link = Link(where(store.client), metrics, self.urge)
-        self.mirror = Mirror(store, metrics, self.link, self, self.providers.keys, refresh_interval)
         self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
+        self.link = Link(where(store.client), metrics, self.courier.urge)
+        self.mirror = Mirror(store, metrics, self.link, self, self.providers.keys, refresh_interval)
         self.permits = Permits(store, metrics, self.courier.put, self.courier.say_refused, permit_ttl)
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
@@ -78,7 +76,7 @@ class Engine:
         self._to_join: deque[str] = deque()
         self._to_restore: deque[str] = deque()
         self._local: LocalBreaker | None = None
-        """While Redis is away: what routes here. Set and read under the table's lock."""
+        """While Redis is away: what routes here. Set by the engine's thread alone, under the table's lock."""
         self._last_used: dict[str, float] = {}
         self._net_check_at: dict[str, float] = {}
         self._try_again_at: dict[str, float] = {}
@@ -193,10 +191,6 @@ class Engine:
         self._rebuild()
         self.courier.urge()
 
-    def urge(self) -> None:
-        """Wake the thread now."""
-        self.courier.urge()
-
     # The table
 
     def _rebuild(self) -> None:
@@ -302,15 +296,12 @@ class Engine:
     def _failed(self, error: BaseException) -> None:
         """Redis does not serve us: from here on this replica decides for itself."""
         self.link.failed(COMMANDS, error)
+        if self._local is not None:
+            return
         with self._table_lock:
-            if self._local is None:
-                records = {name: candidate.health for name, candidate in self.table.candidates.items()}
-                self._local = LocalBreaker(records, self.now_ms)
-                begun = True
-            else:
-                begun = False
-        if begun:  # what Redis did not take, it did not decide on
-            self._decide(self.courier.unsettled())
+            records = {name: candidate.health for name, candidate in self.table.candidates.items()}
+            self._local = LocalBreaker(records, self.now_ms)
+        self._decide(self.courier.unsettled())  # what Redis did not take, it did not decide on
 
     def _work_alone(self, seconds: float) -> None:
         """Decide alone for so long, or until the push channel is back."""

@@ -24,7 +24,7 @@ from tenacity import (
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.link import PUSH, Link
 from redis_router.metrics import Metrics
-from redis_router.model import Leader, ProviderHealth
+from redis_router.model import ProviderHealth
 from redis_router.store import Event, Snapshot, Spec, Store, Subscription
 
 log = logging.getLogger("redis_router")
@@ -88,7 +88,6 @@ class Mirror:
     ) -> None:
         self.records: dict[str, ProviderHealth] = {}
         self.specs: dict[str, Spec] = {}
-        self.leader: Leader | None = None
         self._store = store
         self._metrics = metrics
         self._link = link
@@ -140,7 +139,7 @@ class Mirror:
         before, known = time.monotonic(), dict(self.records)
         snapshot = self._store.snapshot(self._names())
         self._clock_offset_ms = snapshot.now_ms - before * 1000
-        self.specs, self.leader = snapshot.specs, snapshot.leader
+        self.specs = snapshot.specs
         if snapshot.leader is not None:
             self._metrics.saw_epoch(snapshot.leader.epoch)
         for name, error in snapshot.unreadable.items():

@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from benchmarks.servers import eventually as eventually
 from redis_router import Outcome
 from redis_router.store import Batch, Reply, Result, Store
 
@@ -18,15 +18,6 @@ TRACES = [
     json.loads(line) for line in (Path(__file__).parent / "data" / "circuit_traces.jsonl").read_text().splitlines()
 ]
 """Runs recorded from the original Go router."""
-
-
-def eventually(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> Any:
-    """Wait until `condition()` is true, and return it; a deadline, never a fixed sleep."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout} s"
-        time.sleep(0.002)
-    return value
 
 
 def metric(registry: CollectorRegistry, name: str, **labels: str) -> float:

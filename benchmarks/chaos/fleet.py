@@ -109,9 +109,6 @@ class Fleet:
         port = self.servers.master_port()
         return next(each for each in (self.servers.master, self.servers.replica) if each.port == port)
 
-    def other(self, server: EmbeddedServer) -> EmbeddedServer:
-        return self.servers.replica if server is self.servers.master else self.servers.master
-
     def store(self) -> Store:
         return Store(connect(self.servers.url), "rr", "chaos")
 
@@ -207,7 +204,6 @@ class Fleet:
     def replica_killed(self, line: Line) -> None:
         name = line["victim"] = self.draw.choice(list(self.replicas))
         end(self.replicas.pop(name))
-        line["died"] = time.time()
         self.start_replica()
 
     def replica_frozen(self, line: Line) -> None:

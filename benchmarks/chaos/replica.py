@@ -116,7 +116,6 @@ class Gateway:
         self.journal.write(
             "saw",
             provider=change.provider,
-            before=change.from_state,
             after=change.to_state,
             generation=change.generation,
         )
