@@ -80,6 +80,10 @@ class Courier:
         self._buffer.append(result)
         if self._closed:
             self._abandon_buffer()  # nobody would come for it
+        elif result.outcome is Outcome.IGNORED and result.permit:
+            # no lock here: the garbage collector may end an `attempts` loop inside `Event.set`. Whoever has a permit
+            # out looks up every few hundredths of a second anyway.
+            self._urgent = True
         elif result.outcome is not Outcome.SUCCESS or result.permit:
             self._urgent = True
             self._wake.set()

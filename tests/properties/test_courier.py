@@ -1,5 +1,6 @@
 """Whatever is lost on the way, there or back: each result is applied once, in order, or counted as dropped."""
 
+import threading
 from types import SimpleNamespace
 from unittest import mock
 
@@ -104,3 +105,19 @@ def test_results_younger_than_the_limit_are_delivered():
 def test_an_old_batch_in_doubt_is_asked_for():
     """Its reply was lost: it was applied, and is counted so, however late we learn it."""
     assert play([("put", 2), ("lose_reply", 0), ("wait", 4.0), ("wait", 4.0)]) == (2, 2, 0, 2)
+
+
+def test_handing_a_permit_back_takes_no_lock():
+    """The garbage collector may end a loop over `attempts` while this very thread is inside `Event.set`."""
+    store = Store(fakeredis.FakeRedis(), "rr", "gw")
+    carrier = Courier(store, Metrics(CollectorRegistry()), 10, 5.0, print, print)
+
+    def hand_back():
+        with carrier._wake._cond:
+            carrier.put(Result("p", Outcome.IGNORED, 0.0, 1, "permit"))
+
+    thread = threading.Thread(target=hand_back, daemon=True)
+    thread.start()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    assert carrier.pending == 1
