@@ -116,6 +116,11 @@ class Courier:
 
     # The engine's thread
 
+    @property
+    def awaited(self) -> bool:
+        """Does anybody wait for what was drained?"""
+        return bool(self._due_markers)
+
     def sleep(self, nap: float | None, company: float) -> None:
         """Wait until there is something to do, at most `nap` seconds; a success waits `company` seconds for others."""
         self._idle = True

@@ -1,6 +1,6 @@
-"""The background of a router: carries outcomes to Redis, keeps the routing table current, tends half-open permits.
+"""The background of a router: carries outcomes to Redis, keeps its view of the fleet current, tends half-open permits.
 
-One daemon thread beside the mirror's. The request path only appends to the courier's buffer and reads `table`. A
+One daemon thread beside the mirror's. The request path only appends to the courier's buffer and reads `view.table`. A
 failure wakes the thread at once; successes wait for up to `flush_interval` and travel together; without traffic and
 with all circuits closed the thread sleeps. Where Redis does not serve it, the thread decides by a local breaker, and
 tries again from time to time.
@@ -10,22 +10,22 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 
 from redis_router import table as tables
-from redis_router.circuit import HALF_OPEN, OPEN, reason_of
+from redis_router.circuit import OPEN
 from redis_router.connect import where
 from redis_router.courier import Courier
-from redis_router.errors import AccessDenied, RedisRefused, RedisUnavailable, RouterError
+from redis_router.errors import RedisRefused, RedisUnavailable, RouterError
 from redis_router.herald import Herald, TransitionListener
 from redis_router.link import COMMANDS, PUSH, Link
-from redis_router.local import LocalBreaker
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
-from redis_router.model import Candidate, CircuitConfig, Provider, ProviderHealth, Transition
+from redis_router.model import Candidate, CircuitConfig, Provider, ProviderHealth
 from redis_router.permits import Permit, Permits
-from redis_router.store import Event, Reply, Result, Store
+from redis_router.registrar import Registrar
+from redis_router.store import Event, Reply, Store
 from redis_router.strategies import Strategy
+from redis_router.view import View
 
 log = logging.getLogger("redis_router")
 
@@ -35,8 +35,6 @@ TEND_INTERVAL = 0.05
 """Seconds between looks at permits while a circuit is half-open or a permit is out."""
 WATCH_INTERVAL = 0.5
 """Seconds between looks for overdue circuits while one is open, and at records that wait to be put right."""
-REFUSED_SECONDS = 5.0
-"""Until a record that Redis refused is tried again."""
 
 
 class Engine:
@@ -56,30 +54,20 @@ class Engine:
         safety_net_after: float,
         on_transition: TransitionListener | None,
     ) -> None:
-        self.table = tables.EMPTY
-        self._providers_lock = threading.Lock()
-        self._table_lock = threading.Lock()
         self.store = store
-        self.strategy = strategy
-        self.providers: dict[str, Provider] = {}
-        self.configs: dict[str, CircuitConfig] = {}
-        self.retired: set[str] = set()
-        """Providers that were taken out: results of calls still under way are no mistake."""
         self.metrics = metrics
+        self._herald = Herald(on_transition)
         self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
+        self.view = View(strategy, metrics, self._herald.tell, self.courier.urge)
         self.link = Link(where(store.client), metrics, self.courier.urge)
-        self.mirror = Mirror(store, metrics, self.link, self, self.providers.keys, refresh_interval)
+        self.mirror = Mirror(store, self.link, self, self.view.providers.keys, metrics.saw_epoch, refresh_interval)
         self.permits = Permits(store, metrics, self.courier.put, self.courier.say_refused, permit_ttl)
+        self._registrar = Registrar(store, self.mirror, self.view, self.deregistered, self.courier.say_refused)
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
-        self._herald = Herald(on_transition)
-        self._to_join: deque[str] = deque()
-        self._to_restore: deque[str] = deque()
-        self._local: LocalBreaker | None = None
-        """While Redis is away: what routes here. Set by the engine's thread alone, under the table's lock."""
+        self._membership = threading.Lock()
         self._last_used: dict[str, float] = {}
         self._net_check_at: dict[str, float] = {}
-        self._try_again_at: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -109,9 +97,9 @@ class Engine:
 
     def start(self) -> None:
         """Join the fleet, then run in the background. Without Redis it goes on alone; a refused login is raised."""
-        self._to_join.extend(self.providers)
+        self._registrar.join(*self.view.providers)
         try:
-            self._put_right(access_denied_is_raised=True)
+            self._registrar.put_right(access_denied_is_raised=True)
             self.mirror.connect()
         except RedisUnavailable as error:
             self.link.failed(PUSH, error)
@@ -119,13 +107,10 @@ class Engine:
 
     def take_over(self, parent: "Engine") -> None:
         """In a forked child: go on where the parent's engine stood, with the records as it knew them; does no I/O."""
-        self.retired = parent.retired
-        self.providers.update(parent.providers)
-        self.configs.update(parent.configs)
         self.mirror.records.update(parent.mirror.records)
-        self._rebuild()
+        self.view.take_over(parent.view)
         if parent.running:
-            self._to_join.extend(self.providers)
+            self._registrar.join(*self.view.providers)
             self._start_threads()
         elif parent.closed:
             self._stop.set()
@@ -173,73 +158,38 @@ class Engine:
 
     def add(self, provider: Provider, config: CircuitConfig) -> None:
         """Route to a provider from now on; its record is joined in the background."""
-        with self._providers_lock:
-            self.retired.discard(provider.name)
-            self.configs[provider.name] = config
-            self.providers[provider.name] = provider
+        with self._membership:
+            self.view.add(provider, config)
             if self.running:
-                self._to_join.append(provider.name)
-        self._rebuild()
+                self._registrar.join(provider.name)
         self.courier.urge()
 
     def remove(self, name: str) -> None:
         """Stop routing to a provider."""
-        with self._providers_lock:
-            self.retired.add(name)
-            self.providers.pop(name, None)
+        with self._membership:
+            self.view.remove(name)
         self.mirror.forget(name)
-        self._rebuild()
         self.courier.urge()
 
-    # The table
-
-    def _rebuild(self) -> None:
-        with self._table_lock:
-            providers = list(self.providers.values())
-            known = self.mirror.records if self._local is None else self._local.records
-            records = {p.name: known.get(p.name) or self._new_record(p) for p in providers}
-            if self._local is not None:
-                self._local.records = records
-            self.table = tables.build(providers, records, self.strategy)
-
-    def _new_record(self, provider: Provider) -> ProviderHealth:
-        return ProviderHealth(provider.name, weight=provider.weight, config=self.configs[provider.name])
-
-    def _announce(self, old: ProviderHealth, new: ProviderHealth) -> Transition | None:
-        """Tell where a circuit changed; returns the change."""
-        if old.circuit_state is new.circuit_state:
-            return None
-        change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
-        level = logging.WARNING if new.circuit_state is OPEN else logging.INFO
-        log.log(level, "%s is %s (%s), was %s", new.name, new.circuit_state, change.reason, old.circuit_state)
-        self._herald.tell(change)
-        self.courier.urge()
-        return change
+    def now_ms(self) -> float:
+        """Redis's clock as last estimated; this machine's where Redis was never there."""
+        return self.mirror.redis_now_ms() or time.time() * 1000
 
     # What the mirror tells
 
     def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
-        with self._table_lock:
-            if self._local is not None:
-                return  # its word counts again when we are back as a whole
-            self.table = tables.updated(self.table, [new], self.strategy)
-        if old is not None:
-            self._announce(old, new)
+        self.view.take(new, first=old is None)
 
     def lost(self, name: str) -> None:
-        if name not in self._to_restore:
-            self._to_restore.append(name)
+        self._registrar.restore(name)
         self.courier.urge()
 
     def deregistered(self, name: str) -> None:
-        with self._providers_lock:
-            if name not in self.providers or name in self._to_join:  # registered again meanwhile
+        with self._membership:
+            if self._registrar.joins(name) or not self.view.remove(name):  # registered again meanwhile
                 return
-            self.retired.add(name)
-            del self.providers[name]
         log.warning("provider %s was deregistered for the whole fleet", name)
         self.mirror.forget(name)
-        self._rebuild()
 
     def heard(self, event: Event) -> None:
         """Nothing more to do: the record was applied."""
@@ -259,54 +209,50 @@ class Engine:
 
     def _nap(self) -> float | None:
         """Seconds to sleep where nobody wakes us; None: for as long as nothing happens."""
-        records = self.mirror.records if self._local is None else self._local.records
-        states = {health.circuit_state for health in list(records.values())}
-        if HALF_OPEN in states or not self.permits.idle or (self._local is not None and OPEN in states):
-            return TEND_INTERVAL
-        return WATCH_INTERVAL if OPEN in states or self._to_join or self._to_restore else None
+        naps = [self.view.unsettled_for()]
+        if self.view.on_trial or not self.permits.idle or (self.view.alone and self.view.any_open):
+            naps.append(TEND_INTERVAL)
+        elif self.view.any_open or self._registrar.busy:
+            naps.append(WATCH_INTERVAL)
+        return min((nap for nap in naps if nap is not None), default=None)
 
     def _cycle(self) -> None:
         if self.link.push_up is False:
             raise RedisUnavailable("the push channel is down")
         self._drain()
-        self._put_right()
+        self._registrar.put_right()
         self.courier.carry()
-        if self._to_join or self._to_restore:  # the courier met providers without a record
-            self._put_right()
+        if self._registrar.busy:  # the courier met providers without a record
+            self._registrar.put_right()
             self.courier.carry()
-        self.permits.tend(self._on_trial(), self._in_demand)
+        self.permits.tend(self.view.on_trial, self._in_demand)
         self._safety_net()
         self.link.works(COMMANDS)
-        if self._local is not None and self.link.up:
-            self._rejoin()
-        if self._local is None:
+        if self.view.alone and self.link.up:
+            self.view.rejoin(self.mirror.records)
+        self.view.settle(now=self.courier.awaited)
+        if not self.view.alone:
             self.courier.tell_settled()
 
     def _drain(self) -> None:
         now, drained = time.monotonic(), self.courier.drain()
         for result in drained:
             self._last_used[result.provider] = now
-        self._decide(drained)
-
-    def _on_trial(self) -> list[ProviderHealth]:
-        return [c.health for c in self.table.candidates.values() if tables.is_on_trial(c.health)]
+        self.view.decide(drained)
 
     # Without Redis
 
     def _failed(self, error: BaseException) -> None:
         """Redis does not serve us: from here on this replica decides for itself."""
         self.link.failed(COMMANDS, error)
-        if self._local is not None:
-            return
-        with self._table_lock:
-            records = {name: candidate.health for name, candidate in self.table.candidates.items()}
-            self._local = LocalBreaker(records, self.now_ms)
-        self._decide(self.courier.unsettled())  # what Redis did not take, it did not decide on
+        if not self.view.alone:
+            self.view.go_alone(self.now_ms)
+            self.view.decide(self.courier.unsettled())  # what Redis did not take, it did not decide on
 
     def _work_alone(self, seconds: float) -> None:
         """Decide alone for so long, or until the push channel is back."""
         retry_at, push_was_up = time.monotonic() + seconds, self.link.push_up
-        while not self._stop.is_set() and self._local is not None:
+        while not self._stop.is_set():
             if self.link.push_up and (not push_was_up or time.monotonic() >= retry_at):
                 return
             nap = self._nap() or WATCH_INTERVAL
@@ -314,110 +260,37 @@ class Engine:
                 nap = min(nap, max(0.0, retry_at - time.monotonic()))
             self.courier.sleep(nap, self._flush_interval)
             self._drain()
-            self.permits.serve_alone(self._on_trial())
+            self.view.settle()
+            self.permits.serve_alone(self.view.on_trial)
 
-    def _decide(self, results: list[Result]) -> None:
-        """Where this replica is alone: route by what its breaker makes of these results and of the time."""
-        with self._table_lock:
-            if self._local is None:
-                return
-            changes = self._local.fold(results) + self._local.half_open_due()
-            self.table = tables.updated(self.table, [new for _, new in changes], self.strategy)
-        for old, new in changes:
-            self.metrics.health(new)
-            change = self._announce(old, new)
-            if change is not None:
-                self.metrics.local_transition(change)
-
-    def _rejoin(self) -> None:
-        """Redis's word counts again; what was decided here is forgotten."""
-        before = self.table.candidates
-        with self._table_lock:
-            self._local = None
-        self._rebuild()
-        for name, candidate in self.table.candidates.items():
-            self.metrics.health(candidate.health)
-            if name in before:
-                self._announce(before[name].health, candidate.health)
-
-    def now_ms(self) -> float:
-        """Redis's clock as last estimated; this machine's where Redis was never there."""
-        return self.mirror.redis_now_ms() or time.time() * 1000
-
-    # Putting records right
-
-    def _put_right(self, *, access_denied_is_raised: bool = False) -> None:
-        """Join and restore what is waiting for it; a record that Redis refuses waits on and holds up no other."""
-        now = time.monotonic()
-        for queue, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
-            for _ in range(len(queue)):
-                name = queue[0]
-                try:
-                    if now >= self._try_again_at.get(name, 0.0):
-                        act(name)
-                    else:
-                        queue.append(name)
-                except RedisRefused as error:
-                    if access_denied_is_raised and isinstance(error, AccessDenied):
-                        raise
-                    self.courier.say_refused(name, str(error))
-                    self._try_again_at[name] = now + REFUSED_SECONDS
-                    queue.append(name)
-                queue.popleft()
-
-    def _join(self, name: str) -> None:
-        provider, config = self.providers.get(name), self.configs[name]
-        if provider is None:
-            return
-        health = self.store.register(provider, config).health
-        if health is None:
-            return
-        self.mirror.apply(health)
-        if health.config != config or health.weight != provider.weight:
-            log.warning(
-                "provider %s keeps its record's settings (%s, weight %g), not those given here;"
-                " change them with set_circuit_config or update_health(name, weight=...)",
-                name,
-                health.config,
-                health.weight,
-            )
-
-    def _restore(self, name: str) -> None:
-        provider, copy = self.providers.get(name), self.mirror.records.get(name)
-        if provider is None or copy is None:
-            return
-        reply = self.store.restore(provider, copy)
-        if reply.health is None:
-            self.deregistered(name)
-            return
-        if reply.status == "created":
-            log.warning("Redis had lost the record of %s: it is %s again", name, reply.health.circuit_state)
-        self.mirror.apply(reply.health)
+    # What a cycle meets
 
     def _applied(self, reply: Reply) -> None:
         if reply.health is not None:
             self.mirror.apply(reply.health)
 
     def _missing(self, name: str) -> None:
-        if name not in self.providers:
+        if name not in self.view.providers:
             self.courier.give_up(name, "deregistered", "it was deregistered")
         elif name in self.mirror.records:
-            self.lost(name)  # then the batch goes once more, under its number
-        elif name not in self._to_join:
-            self._to_join.append(name)
+            self._registrar.restore(name)  # then the batch goes once more, under its number
+        elif not self._registrar.joins(name):
+            self._registrar.join(name)
 
     def _in_demand(self, name: str) -> bool:
         """Were this provider or one that could stand in for it in use here lately?"""
         since = time.monotonic() - DEMAND_SECONDS
         peers = {name}
-        provider = self.providers.get(name)
+        provider = self.view.providers.get(name)
         for model in provider.models if provider is not None else ():
-            selector = self.table.find(model)
+            selector = self.view.table.find(model)
             peers.update(c.provider.name for c in (selector.candidates if selector else ()))
         return any(self._last_used.get(peer, 0.0) > since for peer in peers)
 
     def _safety_net(self) -> None:
         """Make a due transition where no worker has held the lease for a while."""
+        if not self.view.any_open:
+            return
         redis_now, now = self.mirror.redis_now_ms(), time.monotonic()
         grace_ms = self._safety_net_after * 1000
         for health in list(self.mirror.records.values()):

@@ -8,6 +8,7 @@ import os
 import threading
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache, wraps
 from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -61,12 +62,23 @@ class HasLink(Protocol):
     up: bool
 
 
+@dataclass(slots=True)
+class _Gauges:
+    """What shows one provider's record."""
+
+    available: Gauge
+    failure_rate: Gauge
+    latency_average: Gauge
+    state: CircuitState | None = None
+
+
 class Metrics:
     """The metrics of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._pending: WeakSet[HasPending] = WeakSet()
         self._links: WeakSet[HasLink] = WeakSet()
+        self._gauges: dict[str, _Gauges] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"redis_router_{name}", text, labels, registry=registry)
@@ -126,6 +138,7 @@ class Metrics:
         """In a forked child: count from zero, or the sum over the fleet would count the parent's past twice."""
         self._pending.clear()
         self._links.clear()
+        self._gauges.clear()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             return  # there each process has a file of its own already
         for metric in vars(self).values():
@@ -188,17 +201,30 @@ class Metrics:
         self.leader_epoch.set(epoch)
 
     @_gated
-    def health(self, health: ProviderHealth) -> None:
-        """Show a record as this process knows it now."""
-        for state in CircuitState:
-            self.circuit_state.labels(health.name, state.value).set(state is health.circuit_state)
-        self.available.labels(health.name).set(health.available)
-        self.failure_rate.labels(health.name).set(health.failure_rate)
-        self.latency_average.labels(health.name).set(health.latency_ms / 1000)
+    def health(self, records: Iterable[ProviderHealth]) -> None:
+        """Show records as this process knows them now."""
+        for health in records:
+            gauges = self._gauges.get(health.name) or self._gauges_of(health.name)
+            if gauges.state is not health.circuit_state:
+                for state in CircuitState:
+                    self.circuit_state.labels(health.name, state.value).set(state is health.circuit_state)
+                gauges.state = health.circuit_state
+            gauges.available.set(health.available)
+            gauges.failure_rate.set(health.failure_rate)
+            gauges.latency_average.set(health.latency_ms / 1000)
+
+    def _gauges_of(self, provider: str) -> "_Gauges":
+        """Bound once: looking a label up costs more than setting its value."""
+        gauges = self._gauges[provider] = _Gauges(
+            self.available.labels(provider), self.failure_rate.labels(provider), self.latency_average.labels(provider)
+        )
+        return gauges
 
     @_gated
     def forget(self, provider: str) -> None:
         """Stop showing a provider that was deregistered."""
+        if self._gauges.pop(provider, None) is None:
+            return
         for state in CircuitState:
             self.circuit_state.remove(provider, state.value)
         for gauge in (self.available, self.failure_rate, self.latency_average):

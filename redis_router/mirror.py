@@ -23,7 +23,6 @@ from tenacity import (
 
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.link import PUSH, Link
-from redis_router.metrics import Metrics
 from redis_router.model import ProviderHealth
 from redis_router.store import Event, Snapshot, Spec, Store, Subscription
 
@@ -80,16 +79,16 @@ class Mirror:
     def __init__(
         self,
         store: Store,
-        metrics: Metrics,
         link: Link,
         listener: Listener,
         names: Callable[[], Collection[str] | None],
+        on_epoch: Callable[[int], None],
         refresh_interval: float = 30.0,
     ) -> None:
         self.records: dict[str, ProviderHealth] = {}
         self.specs: dict[str, Spec] = {}
         self._store = store
-        self._metrics = metrics
+        self._on_epoch = on_epoch
         self._link = link
         self._listener = listener
         self._names = names
@@ -116,14 +115,12 @@ class Mirror:
             if old is not None and not health.is_newer_than(old):
                 return
             self.records[health.name] = health
-            self._metrics.health(health)
             self._listener.changed(old, health)  # under the lock: the owner sees changes in their order
 
     def forget(self, name: str) -> None:
         """Drop the copy of a provider that is not of interest any more."""
         with self._lock:
             self.records.pop(name, None)
-            self._metrics.forget(name)
 
     @property
     def specs_read(self) -> bool:
@@ -141,7 +138,7 @@ class Mirror:
         self._clock_offset_ms = snapshot.now_ms - before * 1000
         self.specs = snapshot.specs
         if snapshot.leader is not None:
-            self._metrics.saw_epoch(snapshot.leader.epoch)
+            self._on_epoch(snapshot.leader.epoch)
         for name, error in snapshot.unreadable.items():
             if name not in self._unreadable:
                 log.error("the record of provider %s cannot be read: %s", name, error)

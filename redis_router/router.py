@@ -224,8 +224,8 @@ class Router:
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
         owners: dict[str, str] = {}
-        for name in sorted(self._engine.table.candidates):
-            for model in self._engine.table.candidates[name].provider.models:
+        for name in sorted(self._engine.view.table.candidates):
+            for model in self._engine.view.table.candidates[name].provider.models:
                 if model != ANY_MODEL:
                     owners.setdefault(model, name)
         return [RegisteredModel(model, owners[model]) for model in sorted(owners)]
@@ -248,7 +248,7 @@ class Router:
 
         Half-open providers are left out: they take only calls that hold a permit.
         """
-        selector = self._engine.table.find(model)
+        selector = self._engine.view.table.find(model)
         if selector is None:
             return []
         rest = [c for c in selector.candidates if c.provider.name != primary and tables.is_routable(c.health)]
@@ -283,7 +283,7 @@ class Router:
                 attempt.discard()
 
     def _choose(self, model: str, tried: set[str] | frozenset[str] = frozenset()) -> Choice:
-        selector = self._engine.table.find(model)
+        selector = self._engine.view.table.find(model)
         if selector is not None:
             if selector.on_trial:
                 trial = self._engine.trial(selector, tried)
@@ -331,9 +331,9 @@ class Router:
         """
         check_flag("success", success)
         latency_ms = check_latency(latency_ms)
-        candidate = self._engine.table.candidates.get(name)
+        candidate = self._engine.view.table.candidates.get(name)
         if candidate is None:
-            if name in self._engine.retired:
+            if name in self._engine.view.retired:
                 self._engine.metrics.dropped("deregistered", 1)
                 return
             raise self._unknown(name)
@@ -347,7 +347,7 @@ class Router:
 
     def get_health_status(self) -> dict[str, ProviderHealth]:
         """Every registered provider's record as this replica knows it, all fields."""
-        return {name: candidate.health for name, candidate in self._engine.table.candidates.items()}
+        return {name: candidate.health for name, candidate in self._engine.view.table.candidates.items()}
 
     def get_circuit_state(self, name: str) -> CircuitState:
         """The circuit of one provider as this replica knows it. Raises UnknownProvider."""
@@ -381,8 +381,8 @@ class Router:
             self._circuit = config
         else:
             self._known(provider)
-        for name in list(self._engine.providers) if provider is None else [provider]:
-            self._engine.configs[name] = config
+        for name in list(self._engine.view.providers) if provider is None else [provider]:
+            self._engine.view.configs[name] = config
             if self._engine.running or self._engine.closed:
                 self._update(name, config.to_fields())
 
@@ -410,13 +410,13 @@ class Router:
             self._checker = None
 
     def _known(self, name: str) -> Candidate:
-        candidate = self._engine.table.candidates.get(name)
+        candidate = self._engine.view.table.candidates.get(name)
         if candidate is None:
             raise self._unknown(name)
         return candidate
 
     def _unknown(self, name: str) -> UnknownProvider:
-        known = ", ".join(sorted(self._engine.table.candidates)) or "none"
+        known = ", ".join(sorted(self._engine.view.table.candidates)) or "none"
         return UnknownProvider(f"unknown provider {name!r}: registered are {known}")
 
 

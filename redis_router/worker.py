@@ -89,7 +89,7 @@ class HealthChecker:
         self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
         self._election = Election(self._store, lease)
         self._link = Link(where(self._store.client), self._metrics, lambda: None)
-        self._mirror = Mirror(self._store, self._metrics, self._link, self, lambda: None, self._interval)
+        self._mirror = Mirror(self._store, self._link, self, lambda: None, self._metrics.saw_epoch, self._interval)
         self._prober = Prober(check_seconds("probe_timeout", probe_timeout))
         self._probe_deadline = 3 * probe_timeout + 1.0
         """Seconds for all of a probe: two connects and an answer. An endpoint that drips never ends by itself."""
@@ -183,6 +183,7 @@ class HealthChecker:
     # What the mirror tells
 
     def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
+        self._metrics.health([new])
         if old is None or old.circuit_state is not new.circuit_state:
             self._wake.set()
 
@@ -199,6 +200,7 @@ class HealthChecker:
 
     def _forget(self, name: str) -> None:
         self._mirror.forget(name)
+        self._metrics.forget(name)
         self._watches.pop(name, None)
 
     # The thread

@@ -42,7 +42,7 @@ def test_a_forgotten_provider_disappears():
     """No stale gauge of a provider that was deregistered."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    metrics.health(ProviderHealth("p"))
+    metrics.health([ProviderHealth("p")])
     assert metric(registry, "circuit_state", provider="p", state="closed") == 1
     metrics.forget("p")
     assert registry.get_sample_value("redis_router_circuit_state", {"provider": "p", "state": "closed"}) is None

@@ -1,0 +1,109 @@
+"""Puts records into Redis: joined when a provider is registered here, restored where Redis lost one."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from redis_router.errors import AccessDenied, RedisRefused
+from redis_router.mirror import Mirror
+from redis_router.store import Store
+from redis_router.view import View
+
+log = logging.getLogger("redis_router")
+
+REFUSED_SECONDS = 5.0
+"""Until a record that Redis refused is tried again."""
+
+
+class Registrar:
+    """What waits for it, and the engine's thread that does it.
+
+    `on_deregistered` is told of a provider that is not lost; `on_refused` of a record that Redis refuses to use.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        view: View,
+        on_deregistered: Callable[[str], None],
+        on_refused: Callable[[str, str], None],
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._view = view
+        self._on_deregistered = on_deregistered
+        self._on_refused = on_refused
+        self._to_join: deque[str] = deque()
+        self._to_restore: deque[str] = deque()
+        self._try_again_at: dict[str, float] = {}
+
+    def join(self, *names: str) -> None:
+        """These providers' records are joined at the next `put_right`."""
+        self._to_join.extend(names)
+
+    def restore(self, name: str) -> None:
+        """Redis lost this record: it is put back at the next `put_right`."""
+        if name not in self._to_restore:
+            self._to_restore.append(name)
+
+    def joins(self, name: str) -> bool:
+        """Does this provider wait to be joined?"""
+        return name in self._to_join
+
+    @property
+    def busy(self) -> bool:
+        """Does anything wait?"""
+        return bool(self._to_join or self._to_restore)
+
+    def put_right(self, *, access_denied_is_raised: bool = False) -> None:
+        """Join and restore what waits; a record that Redis refuses waits on and holds up no other.
+
+        Raises RedisUnavailable.
+        """
+        now = time.monotonic()
+        for queue, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
+            for _ in range(len(queue)):
+                name = queue[0]
+                try:
+                    if now >= self._try_again_at.get(name, 0.0):
+                        act(name)
+                    else:
+                        queue.append(name)
+                except RedisRefused as error:
+                    if access_denied_is_raised and isinstance(error, AccessDenied):
+                        raise
+                    self._on_refused(name, str(error))
+                    self._try_again_at[name] = now + REFUSED_SECONDS
+                    queue.append(name)
+                queue.popleft()
+
+    def _join(self, name: str) -> None:
+        provider, config = self._view.providers.get(name), self._view.configs[name]
+        if provider is None:
+            return
+        health = self._store.register(provider, config).health
+        if health is None:
+            return
+        self._mirror.apply(health)
+        if health.config != config or health.weight != provider.weight:
+            log.warning(
+                "provider %s keeps its record's settings (%s, weight %g), not those given here;"
+                " change them with set_circuit_config or update_health(name, weight=...)",
+                name,
+                health.config,
+                health.weight,
+            )
+
+    def _restore(self, name: str) -> None:
+        provider, copy = self._view.providers.get(name), self._mirror.records.get(name)
+        if provider is None or copy is None:
+            return
+        reply = self._store.restore(provider, copy)
+        if reply.health is None:
+            self._on_deregistered(name)
+            return
+        if reply.status == "created":
+            log.warning("Redis had lost the record of %s: it is %s again", name, reply.health.circuit_state)
+        self._mirror.apply(reply.health)

@@ -1,0 +1,196 @@
+"""What this replica routes by: its providers, and the table made of their records.
+
+Records come from the mirror or, while Redis is away, from a breaker of this replica's own. One that changes where calls
+may go is in the table at once; mere averages are folded in together, at most every `SETTLE_INTERVAL`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from redis_router import table as tables
+from redis_router.circuit import OPEN, reason_of
+from redis_router.local import LocalBreaker
+from redis_router.metrics import Metrics
+from redis_router.model import CircuitConfig, Provider, ProviderHealth, Transition
+from redis_router.store import Result
+from redis_router.strategies import Strategy
+
+log = logging.getLogger("redis_router")
+
+SETTLE_INTERVAL = 0.05
+"""Seconds between tables that differ in averages alone."""
+SETTLE_SHARE = 0.05
+"""And at most this share of the time goes into making them: large tables are made less often."""
+
+
+class View:
+    """Read by the request path, changed by the background; every change of a circuit is told once.
+
+    `tell` is given each change that the table shows; `wake` asks for a call of `settle`, and for work that a change
+    brings.
+    """
+
+    def __init__(
+        self, strategy: Strategy, metrics: Metrics, tell: Callable[[Transition], None], wake: Callable[[], None]
+    ) -> None:
+        self.table = tables.EMPTY
+        self.providers: dict[str, Provider] = {}
+        self.configs: dict[str, CircuitConfig] = {}
+        self.retired: set[str] = set()
+        """Providers that were taken out: results of calls still under way are no mistake."""
+        self.on_trial: tuple[ProviderHealth, ...] = ()
+        self.any_open = False
+        self._strategy = strategy
+        self._metrics = metrics
+        self._tell = tell
+        self._wake = wake
+        self._lock = threading.RLock()  # a log handler may call the router
+        self._local: LocalBreaker | None = None
+        self._unsettled: dict[str, ProviderHealth] = {}
+        self._settle_at = 0.0
+
+    # Providers
+
+    def add(self, provider: Provider, config: CircuitConfig) -> None:
+        """Route to a provider from now on, as to a new one until its record comes."""
+        with self._lock:
+            self.retired.discard(provider.name)
+            self.configs[provider.name] = config
+            self.providers[provider.name] = provider
+            self._rebuild()
+
+    def remove(self, name: str) -> bool:
+        """Route there no more; False where nobody did."""
+        with self._lock:
+            self.retired.add(name)
+            if self.providers.pop(name, None) is None:
+                return False
+            self._rebuild()
+            self._metrics.forget(name)
+        return True
+
+    def take_over(self, parent: "View") -> None:
+        """In a forked child: begin with what the parent knew."""
+        self.retired = parent.retired
+        self.providers.update(parent.providers)
+        self.configs.update(parent.configs)
+        self._unsettled = {name: candidate.health for name, candidate in parent.table.candidates.items()}
+        self._rebuild()
+
+    def new_record(self, name: str) -> ProviderHealth:
+        """The record of a provider of which nothing is known yet."""
+        return ProviderHealth(name, weight=self.providers[name].weight, config=self.configs[name])
+
+    def _rebuild(self) -> None:
+        known = {name: candidate.health for name, candidate in self.table.candidates.items()} | self._unsettled
+        records = {name: known.get(name) or self.new_record(name) for name in self.providers}
+        if self._local is not None:
+            self._local.records = dict(records)
+        self._unsettled = {}
+        self.table = tables.build(list(self.providers.values()), records, self._strategy)
+        self._note_states()
+
+    # Records
+
+    def take(self, health: ProviderHealth, *, first: bool) -> None:
+        """The fleet's newer record of a provider; what is read for the first time is no change."""
+        with self._lock:
+            if self._local is None:  # else its word counts again when we are back as a whole
+                self._show([health], told=not first)
+
+    def _show(self, records: Iterable[ProviderHealth], *, told: bool = True) -> None:
+        moved, was_settled, changes = False, not self._unsettled, []
+        for new in records:
+            candidate = self.table.candidates.get(new.name)
+            if candidate is None:
+                continue
+            old = self._unsettled.get(new.name, candidate.health)
+            self._unsettled[new.name] = new
+            moved = moved or not _routes_alike(old, new)
+            if told and old.circuit_state is not new.circuit_state:
+                changes.append((old, new))
+        if moved:
+            self._settle()
+            self._note_states()
+            for change in changes:  # when the table shows them, and in their order
+                self._announce(*change)
+            self._wake()
+        elif time.monotonic() >= self._settle_at:
+            self._settle()
+        elif was_settled:
+            self._wake()
+
+    def settle(self, *, now: bool = False) -> None:
+        """Make the table of what changed if it is time for that, or `now`."""
+        with self._lock:
+            if now or time.monotonic() >= self._settle_at:
+                self._settle()
+
+    def unsettled_for(self) -> float | None:
+        """Seconds until `settle` has something to do; None where nothing changed."""
+        return max(0.0, self._settle_at - time.monotonic()) if self._unsettled else None
+
+    def _settle(self) -> None:
+        if not self._unsettled:
+            return
+        began = time.monotonic()
+        records, self._unsettled = list(self._unsettled.values()), {}
+        self.table = tables.updated(self.table, records, self._strategy)
+        self._metrics.health(records)
+        took = time.monotonic() - began
+        self._settle_at = began + max(SETTLE_INTERVAL, took / SETTLE_SHARE)
+
+    def _note_states(self) -> None:
+        records = [candidate.health for candidate in self.table.candidates.values()]
+        self.on_trial = tuple(filter(tables.is_on_trial, records))
+        self.any_open = any(health.circuit_state is OPEN for health in records)
+
+    def _announce(self, old: ProviderHealth, new: ProviderHealth) -> None:
+        change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
+        level = logging.WARNING if new.circuit_state is OPEN else logging.INFO
+        log.log(level, "%s is %s (%s), was %s", new.name, new.circuit_state, change.reason, old.circuit_state)
+        if self._local is not None:
+            self._metrics.local_transition(change)
+        self._tell(change)
+
+    # Without Redis
+
+    @property
+    def alone(self) -> bool:
+        """Does this replica decide for itself?"""
+        return self._local is not None
+
+    def go_alone(self, now_ms: Callable[[], float]) -> None:
+        """From here on this replica's own breaker decides, on Redis's clock as last estimated."""
+        with self._lock:
+            self._settle()
+            records = {name: candidate.health for name, candidate in self.table.candidates.items()}
+            self._local = LocalBreaker(records, now_ms)
+
+    def decide(self, results: Iterable[Result]) -> None:
+        """Where this replica is alone: route by what its breaker makes of these results and of the time."""
+        with self._lock:
+            if self._local is not None:
+                changes = self._local.fold(results) + self._local.half_open_due()
+                self._show(new for _, new in changes)
+
+    def rejoin(self, records: Mapping[str, ProviderHealth]) -> None:
+        """The fleet's word counts again; what was decided here is forgotten."""
+        with self._lock:
+            self._local = None
+            self._show([records.get(name) or self.new_record(name) for name in self.providers])
+            self._settle()
+
+
+def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
+    """Do two records of a provider differ in averages alone?"""
+    return (
+        old.generation == new.generation
+        and old.circuit_state is new.circuit_state
+        and old.available is new.available
+        and old.unavailable_reason == new.unavailable_reason
+        and old.weight == new.weight
+        and old.config == new.config
+    )
