@@ -7,18 +7,18 @@
 local SEQ_TTL_MS = 3600000 -- how long a writer's last batch is remembered: longer than any retry of it
 local EVENTS_KEPT = 1000
 
--- Reading order in `HGETALL`: what is going on, the thresholds in force, bookkeeping.
+-- Reading order in `HGETALL`: what is going on, the thresholds in force, bookkeeping. Replies have their values so.
 local FIELDS = {
   'circuit_state', 'open_reason', 'available', 'unavailable_reason', 'latency_ms', 'failure_rate', 'weight',
   'consecutive_failures', 'consecutive_successes', 'generation', 'last_state_change_ms', 'last_check_ms',
   'failure_rate_threshold', 'consecutive_failure_limit', 'half_open_success_threshold', 'half_open_max_probes',
-  'open_timeout_ms', 'version', 'leader_epoch', 'last_push_ms',
+  'open_timeout_ms', 'leader_epoch', 'last_push_ms', 'version',
 }
 local DEFAULTS = {
   circuit_state = 'closed', open_reason = '', available = 1, unavailable_reason = '', latency_ms = 0, failure_rate = 0,
   weight = 1, consecutive_failures = 0, consecutive_successes = 0, generation = 1, last_state_change_ms = 0,
   last_check_ms = 0, failure_rate_threshold = 0.5, consecutive_failure_limit = 5, half_open_success_threshold = 3,
-  half_open_max_probes = 3, open_timeout_ms = 30000, version = 0, leader_epoch = 0, last_push_ms = 0,
+  half_open_max_probes = 3, open_timeout_ms = 30000, leader_epoch = 0, last_push_ms = 0, version = 0,
 }
 
 -- Milliseconds on Redis's own clock, and microseconds; `given` is a test's own time, '' everywhere else.
@@ -38,45 +38,40 @@ local function text(value)
   return string.format('%.17g', value)
 end
 
-local function parse(field, value)
-  if type(DEFAULTS[field]) == 'number' then return tonumber(value) end
-  return value
-end
+local function parse(value) return tonumber(value) or value end
 
+-- `raw` and `loaded`: what Redis has, in the order of FIELDS, as it stands there and parsed.
 local function new_record()
-  local record = { raw = {}, transitions = {} }
+  local record = { raw = {}, loaded = {}, transitions = {} }
   for field, value in pairs(DEFAULTS) do record[field] = value end
   return record
 end
 
 -- nil where Redis has no such record (never registered, or lost).
 local function load(key)
-  local raw = redis.call('HMGET', key, unpack(FIELDS))
+  local raw, loaded = redis.call('HMGET', key, unpack(FIELDS)), {}
   if not raw[1] then return nil end
-  local record = new_record()
-  record.raw = raw
-  for i, field in ipairs(FIELDS) do
-    if raw[i] then record[field] = parse(field, raw[i]) end
+  local record = { raw = raw, loaded = loaded, transitions = {} }
+  for i = 1, #FIELDS do
+    loaded[i] = raw[i] and parse(raw[i]) -- else of an older version, and written with the next change
+    record[FIELDS[i]] = loaded[i] or DEFAULTS[FIELDS[i]]
+    raw[i] = raw[i] or text(DEFAULTS[FIELDS[i]])
   end
   return record
 end
 
 -- Writes the fields that changed. `version` never falls, even where Redis lost a newer one: it follows the clock.
 local function save(key, record, now_us)
-  local changed = {}
-  for i, field in ipairs(FIELDS) do
-    local value = text(record[field])
-    if value ~= record.raw[i] then
-      changed[#changed + 1] = field
-      changed[#changed + 1] = value
-      record.raw[i] = value
+  local raw, loaded, changed, last = record.raw, record.loaded, {}, #FIELDS
+  for i = 1, last do
+    local field = FIELDS[i]
+    if i == last and #changed > 0 then record.version = math.max(record.version + 1, now_us) end
+    if record[field] ~= loaded[i] then
+      raw[i] = text(record[field])
+      changed[#changed + 1], changed[#changed + 2] = field, raw[i]
     end
   end
-  if #changed == 0 then return end
-  record.version = math.max(record.version + 1, now_us)
-  changed[#changed + 1] = 'version'
-  changed[#changed + 1] = text(record.version)
-  redis.call('HSET', key, unpack(changed))
+  if #changed > 0 then redis.call('HSET', key, unpack(changed)) end
 end
 
 -- The one place where a circuit changes its state.
@@ -168,9 +163,9 @@ end
 
 local function members_of(record)
   local members = {}
-  for _, field in ipairs(FIELDS) do
+  for i, field in ipairs(FIELDS) do
     members[#members + 1] = field
-    members[#members + 1] = text(record[field])
+    members[#members + 1] = record.raw[i] or text(record[field])
   end
   return members
 end
@@ -184,6 +179,7 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
   local push = moved or now - record.last_push_ms >= push_interval or now < record.last_push_ms
   if push then record.last_push_ms = now end
   save(keys.health, record, now_us)
+  if not push then return end
   local provider = provider_of(keys.health)
   for _, t in ipairs(record.transitions) do
     -- pcall: what is decided and saved stands, also where the log cannot be written
@@ -196,14 +192,14 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
     redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail, 'by', by)
     redis.call('PUBLISH', channel, object({ 'event', action.event, 'provider', provider, 'detail', action.detail,
       'by', by, 'health', members_of(record) }))
-  elseif push and not moved then
+  elseif not moved then
     redis.call('PUBLISH', channel, object({ 'event', 'averages', 'provider', provider, 'by', by,
       'health', members_of(record) }))
   end
 end
 
--- What every script on a record answers: a status word, the transitions, how many outcomes were applied, and the record
--- as field, value, ...
+-- What every script on a record answers: a status word, the transitions, how many outcomes were applied, and the
+-- record's values in the order of FIELDS.
 local function reply(status, transitions, record, applied)
-  return { status, transitions, applied or '0', unpack(record and members_of(record) or {}) }
+  return { status, transitions, applied or '0', unpack(record and record.raw or {}) }
 end

@@ -8,7 +8,7 @@
 -- ARGV[4]   action   'registered' with a new provider's settings, 'restored' with a replica's copy of a lost record
 -- ARGV[5..] field, value, ...
 --
--- Returns {'created'|'joined', '', '0', field, value, ...}.
+-- Returns {'created'|'joined', '', '0', value, ...}.
 -- Why one script: of many replicas that start, or notice a loss, at once, one writes and the others join it.
 -- A record that is older than a replica's copy is what a failover or restart left behind, and one of the same generation
 -- that never saw a result was written after a loss: the copy wins.
@@ -16,7 +16,7 @@
 local now, now_us = clock(ARGV[1])
 local record = load(KEYS[1])
 local copy = new_record()
-for i = 5, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i], ARGV[i + 1]) end
+for i = 5, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i + 1]) end
 if record then
   local pristine = record.last_check_ms == 0 and copy.last_check_ms > 0
   local older = record.generation < copy.generation

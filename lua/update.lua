@@ -9,7 +9,7 @@
 -- ARGV[5]   source   'operator' or 'probe': who says whether the provider is available
 -- ARGV[6..] field, value, ...
 --
--- Returns {'ok'|'fenced'|'missing', '', '0', field, value, ...}.
+-- Returns {'ok'|'fenced'|'missing', '', '0', value, ...}.
 -- Why one script: a probe must not undo what an operator or the circuit decided a moment ago.
 
 local now, now_us = clock(ARGV[1])
@@ -27,7 +27,7 @@ local function set(field, value)
 end
 
 for i = 6, #ARGV, 2 do
-  local field, value = ARGV[i], parse(ARGV[i], ARGV[i + 1])
+  local field, value = ARGV[i], parse(ARGV[i + 1])
   if field ~= 'available' then
     set(field, value)
   else

@@ -9,18 +9,21 @@ import logging
 import threading
 import time
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.metrics import Metrics
-from redis_router.model import Outcome
-from redis_router.store import Batch, Reply, Result, Store
+from redis_router.model import Outcome, Result
+from redis_router.store import Batch, Reply, Store
 
 log = logging.getLogger("redis_router")
 
+_SUCCESS = Outcome.SUCCESS
 BATCH_LIMIT = 100
+ENOUGH, COMPANY_ROUNDS = 25, 5
 
 
 @dataclass(slots=True)
@@ -32,6 +35,25 @@ class Parcel:
     drained_at: list[float]
     refused: str = ""
     """Why Redis refused it: then it is asked for without outcomes, as it may have been applied all the same."""
+
+
+class Waiting:
+    """One provider's results that no batch has taken yet, and the monotonic moments at which they were drained."""
+
+    def __init__(self) -> None:
+        self.results: deque[Result] = deque()
+        self.drained_at: deque[float] = deque()
+
+    def add(self, results: Sequence[Result], now: float) -> None:
+        """Behind the others."""
+        self.results.extend(results)
+        self.drained_at.extend(repeat(now, len(results)))
+
+    def take(self, most: int) -> tuple[list[Result], list[float]]:
+        """The oldest, and their moments."""
+        number = min(len(self.results), most)
+        results, moments = self.results.popleft, self.drained_at.popleft
+        return [results() for _ in range(number)], [moments() for _ in range(number)]
 
 
 class Courier:
@@ -57,7 +79,7 @@ class Courier:
         self._on_missing = on_missing
         self._buffer: deque[Result] = deque()
         self._backlog = 0  # results that left the buffer and are not settled yet
-        self._waiting: dict[str, deque[tuple[float, Result]]] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._unacked: dict[str, Parcel] = {}
         self._seq: dict[str, int] = {}
         self._markers: deque[threading.Event] = deque()
@@ -78,18 +100,18 @@ class Courier:
             self._drop_full(result)
             return
         self._buffer.append(result)
-        if self._closed:
-            self._abandon_buffer()  # nobody would come for it
-        elif result.outcome is Outcome.IGNORED and result.permit:
+        if result[1] is _SUCCESS and not result[4]:  # by index, and first: nearly every result
+            if self._idle:
+                self._idle = False
+                self._wake.set()
+        elif result.permit and result.outcome is Outcome.IGNORED:
             # no lock here: the garbage collector may end an `attempts` loop inside `Event.set`. Whoever has a permit
             # out looks up every few hundredths of a second anyway.
             self._urgent = True
-        elif result.outcome is not Outcome.SUCCESS or result.permit:
-            self._urgent = True
-            self._wake.set()
-        elif self._idle:
-            self._idle = False
-            self._wake.set()
+        else:
+            self.urge()
+        if self._closed:
+            self._abandon_buffer()  # nobody would come for it
 
     def _drop_full(self, result: Result) -> None:
         self._drop("buffer_full", [result])
@@ -122,37 +144,50 @@ class Courier:
         return bool(self._due_markers)
 
     def sleep(self, nap: float | None, company: float) -> None:
-        """Wait until there is something to do, at most `nap` seconds; a success waits `company` seconds for others."""
+        """Wait until there is something to do, at most `nap` seconds.
+
+        A success waits for others: `company` seconds, and up to `COMPANY_ROUNDS` times as long while they are so few
+        that a command for each provider would carry less than `ENOUGH` of them.
+        """
         self._idle = True
         if self._buffer:  # recorded before `_idle` was set, so nobody woke us
             self._idle = False
         elif not self._urgent:
             self._wake.wait(nap)
         self._wake.clear()
-        if not self._urgent and self._buffer:
-            self._wake.wait(company)
-            self._wake.clear()
+        if self._buffer:
+            for _ in range(COMPANY_ROUNDS):
+                if not self._urgent:
+                    self._wake.wait(company)
+                    self._wake.clear()
+                if self._urgent or len(self._buffer) >= ENOUGH * len(self._seq):
+                    break
         self._urgent = False
 
-    def drain(self) -> list[Result]:
-        """Sort the buffer by provider, drop what grew too old; returns what was in the buffer."""
-        now, drained = time.monotonic(), []
+    def drain(self) -> dict[str, list[Result]]:
+        """Sort the buffer by provider, drop what grew too old; returns what was in the buffer, by provider."""
+        now, drained = time.monotonic(), defaultdict[str, list[Result]](list)
         for _ in range(len(self._markers)):  # before the buffer: what a marker waits for is in it
             self._due_markers.append(self._markers.popleft())
+        take = self._buffer.popleft
         for _ in range(len(self._buffer)):
             self._backlog += 1  # before it leaves the buffer: it is counted at every moment
-            result = self._buffer.popleft()
-            drained.append(result)
-            if result.outcome is Outcome.IGNORED and not result.permit:
-                self._metrics.results(result.provider, [(result.outcome, result.latency_ms)])
+            result = take()
+            if result[1] is Outcome.IGNORED and not result.permit:  # by index: this runs for each result
+                self._metrics.results(result.provider, [result])
                 self._backlog -= 1
             else:
-                self._waiting.setdefault(result.provider, deque()).append((now, result))
+                drained[result[0]].append(result)
+        for name, results in drained.items():
+            if name not in self._waiting:
+                self._waiting[name] = Waiting()
+            self._waiting[name].add(results, now)
         for name, waiting in list(self._waiting.items()):
-            while waiting and waiting[0][0] < now - self._ttl:
-                self._backlog -= 1
-                self._drop("expired", [waiting.popleft()[1]])
-            if not waiting:
+            old, _ = waiting.take(bisect_left(waiting.drained_at, now - self._ttl))
+            if old:
+                self._backlog -= len(old)
+                self._drop("expired", old)
+            if not waiting.results:
                 del self._waiting[name]
         return drained
 
@@ -196,8 +231,9 @@ class Courier:
 
     def unsettled(self) -> list[Result]:
         """What is on its way or waits for it."""
-        sent = [result for parcel in self._unacked.values() for result in parcel.results]
-        return sent + [result for waiting in self._waiting.values() for _, result in waiting]
+        # copies: where `close` could not wait for the thread, it goes on
+        sent = [result for parcel in list(self._unacked.values()) for result in parcel.results]
+        return sent + [result for waiting in list(self._waiting.values()) for result in list(waiting.results)]
 
     def _refused_once_more(self, provider: str, why: str) -> None:
         parcel = self._unacked.get(provider)
@@ -226,9 +262,8 @@ class Courier:
         for name, waiting in list(self._waiting.items()):
             if name not in self._unacked:
                 self._seq[name] = self._seq.get(name, 0) + 1
-                taken = [waiting.popleft() for _ in range(min(len(waiting), BATCH_LIMIT))]
-                self._unacked[name] = Parcel(self._seq[name], [r for _, r in taken], [at for at, _ in taken])
-            if not waiting:
+                self._unacked[name] = Parcel(self._seq[name], *waiting.take(BATCH_LIMIT))
+            if not waiting.results:
                 del self._waiting[name]
         return [
             Batch(name, parcel.seq, self._young(parcel)) for name, parcel in self._unacked.items() if name not in held
@@ -252,8 +287,7 @@ class Courier:
             self._metrics.transition(change)
         expired = len(parcel.results) - reply.applied
         self._drop("refused" if parcel.refused else "expired", parcel.results[:expired])
-        counted = filter(_is_request, parcel.results[expired:])
-        self._metrics.results(provider, [(r.outcome, r.latency_ms) for r in counted])
+        self._metrics.results(provider, parcel.results[expired:])
         self._on_applied(reply)
 
     def _abandon_buffer(self) -> int:

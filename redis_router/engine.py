@@ -1,7 +1,7 @@
 """The background of a router: carries outcomes to Redis, keeps its view of the fleet current, tends half-open permits.
 
 One daemon thread beside the mirror's. The request path only appends to the courier's buffer and reads `view.table`. A
-failure wakes the thread at once; successes wait for up to `flush_interval` and travel together; without traffic and
+failure wakes the thread at once; successes wait for company and travel together; without traffic and
 with all circuits closed the thread sleeps. Where Redis does not serve it, the thread decides by a local breaker, and
 tries again from time to time.
 """
@@ -58,7 +58,7 @@ class Engine:
         self.metrics = metrics
         self._herald = Herald(on_transition)
         self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
-        self.view = View(strategy, metrics, self._herald.tell, self.courier.urge)
+        self.view = View(strategy, metrics, self._herald.tell, self._view_changed)
         self.link = Link(where(store.client), metrics, self.courier.urge)
         self.mirror = Mirror(store, self.link, self, self.view.providers.keys, metrics.saw_epoch, refresh_interval)
         self.permits = Permits(store, metrics, self.courier.put, self.courier.say_refused, permit_ttl)
@@ -177,6 +177,10 @@ class Engine:
 
     # What the mirror tells
 
+    def _view_changed(self) -> None:
+        if threading.current_thread() is not self._thread:  # which looks anyway before it sleeps
+            self.courier.urge()
+
     def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
         self.view.take(new, first=old is None)
 
@@ -197,10 +201,11 @@ class Engine:
     # The thread
 
     def _run(self) -> None:
+        retrying = reconnecting(self._stop, self._failed, self._work_alone)
         while not self._stop.is_set():
             self.courier.sleep(self._nap(), self._flush_interval)
             try:
-                reconnecting(self._stop, self._failed, self._work_alone)(self._cycle)
+                retrying(self._cycle)
             except RouterError as error:
                 log.debug("stopped while out of touch with Redis: %s", error)
             except Exception:
@@ -235,10 +240,10 @@ class Engine:
             self.courier.tell_settled()
 
     def _drain(self) -> None:
-        now, drained = time.monotonic(), self.courier.drain()
-        for result in drained:
-            self._last_used[result.provider] = now
-        self.view.decide(drained)
+        drained = self.courier.drain()
+        self._last_used.update(dict.fromkeys(drained, time.monotonic()))
+        if self.view.alone:
+            self.view.decide([result for results in drained.values() for result in results])
 
     # Without Redis
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from redis_router import circuit
-from redis_router.model import ProviderHealth
-from redis_router.store import Result
+from redis_router.model import ProviderHealth, Result
 
 GENERATIONS = 1 << 50
 """Added to the generation at the first transition made here; Redis's own count transitions from 1."""

@@ -12,8 +12,8 @@ from itertools import count
 
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.metrics import Metrics
-from redis_router.model import Outcome, ProviderHealth
-from redis_router.store import Result, Store
+from redis_router.model import Outcome, ProviderHealth, Result
+from redis_router.store import Store
 
 UNREPORTED = 60.0
 """Seconds for which a permit is renewed whose call `select_provider` handed out and nobody reported yet."""

@@ -28,6 +28,7 @@ from redis_router.model import (
     Provider,
     ProviderHealth,
     RegisteredModel,
+    Result,
     check_count,
     check_flag,
     check_latency,
@@ -37,7 +38,7 @@ from redis_router.model import (
 )
 from redis_router.names import process_name
 from redis_router.permits import Permit
-from redis_router.store import Result, Store
+from redis_router.store import Store
 from redis_router.strategies import Strategy, resolve
 from redis_router.worker import HealthChecker
 
@@ -124,6 +125,7 @@ class Router:
             on_transition=on_transition,
         )
         self._engine = self._new_engine(self._store(), Metrics.of(registry))
+        self._view = self._engine.view
         _follow_forks()
         _routers.add(self)
 
@@ -139,6 +141,7 @@ class Router:
             self._client = connect(self._target)
         self.replica = self._named or process_name()
         self._engine = self._new_engine(self._store(), parent.metrics)
+        self._view = self._engine.view
         self._engine.take_over(parent)
 
     # Life
@@ -224,8 +227,8 @@ class Router:
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
         owners: dict[str, str] = {}
-        for name in sorted(self._engine.view.table.candidates):
-            for model in self._engine.view.table.candidates[name].provider.models:
+        for name in sorted(self._view.table.candidates):
+            for model in self._view.table.candidates[name].provider.models:
                 if model != ANY_MODEL:
                     owners.setdefault(model, name)
         return [RegisteredModel(model, owners[model]) for model in sorted(owners)]
@@ -238,6 +241,12 @@ class Router:
         Report the call with `record_result`; `attempt` does both and recognises late results.
         Raises NoProviderAvailable.
         """
+        try:
+            pick = self._view.table.picks.get(model)
+        except TypeError:  # not hashable: no name
+            pick = None
+        if pick is not None:
+            return pick().provider
         candidate, permit = self._choose(model)
         if permit is not None:
             self._engine.permits.await_report(permit)
@@ -248,7 +257,7 @@ class Router:
 
         Half-open providers are left out: they take only calls that hold a permit.
         """
-        selector = self._engine.view.table.find(model)
+        selector = self._view.table.find(model)
         if selector is None:
             return []
         rest = [c for c in selector.candidates if c.provider.name != primary and tables.is_routable(c.health)]
@@ -261,7 +270,8 @@ class Router:
 
     def attempt(self, model: str) -> "Attempt":
         """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`. Raises NoProviderAvailable."""
-        return Attempt(self, self._choose(model))
+        pick = self._view.table.picks.get(model) if type(model) is str else None
+        return Attempt(self, (pick(), None) if pick is not None else self._choose(model))
 
     def attempts(self, model: str) -> Iterator["Attempt"]:
         """Attempts with one provider after the other, each tried once, until one succeeds.
@@ -283,7 +293,7 @@ class Router:
                 attempt.discard()
 
     def _choose(self, model: str, tried: set[str] | frozenset[str] = frozenset()) -> Choice:
-        selector = self._engine.view.table.find(model)
+        selector = self._view.table.find(model)
         if selector is not None:
             if selector.on_trial:
                 trial = self._engine.trial(selector, tried)
@@ -331,9 +341,9 @@ class Router:
         """
         check_flag("success", success)
         latency_ms = check_latency(latency_ms)
-        candidate = self._engine.view.table.candidates.get(name)
+        candidate = self._view.table.candidates.get(name)
         if candidate is None:
-            if name in self._engine.view.retired:
+            if name in self._view.retired:
                 self._engine.metrics.dropped("deregistered", 1)
                 return
             raise self._unknown(name)
@@ -347,7 +357,7 @@ class Router:
 
     def get_health_status(self) -> dict[str, ProviderHealth]:
         """Every registered provider's record as this replica knows it, all fields."""
-        return {name: candidate.health for name, candidate in self._engine.view.table.candidates.items()}
+        return {name: candidate.health for name, candidate in self._view.table.candidates.items()}
 
     def get_circuit_state(self, name: str) -> CircuitState:
         """The circuit of one provider as this replica knows it. Raises UnknownProvider."""
@@ -381,8 +391,8 @@ class Router:
             self._circuit = config
         else:
             self._known(provider)
-        for name in list(self._engine.view.providers) if provider is None else [provider]:
-            self._engine.view.configs[name] = config
+        for name in list(self._view.providers) if provider is None else [provider]:
+            self._view.configs[name] = config
             if self._engine.running or self._engine.closed:
                 self._update(name, config.to_fields())
 
@@ -410,13 +420,13 @@ class Router:
             self._checker = None
 
     def _known(self, name: str) -> Candidate:
-        candidate = self._engine.view.table.candidates.get(name)
+        candidate = self._view.table.candidates.get(name)
         if candidate is None:
             raise self._unknown(name)
         return candidate
 
     def _unknown(self, name: str) -> UnknownProvider:
-        known = ", ".join(sorted(self._engine.view.table.candidates)) or "none"
+        known = ", ".join(sorted(self._view.table.candidates)) or "none"
         return UnknownProvider(f"unknown provider {name!r}: registered are {known}")
 
 

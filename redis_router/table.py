@@ -6,7 +6,7 @@ is served by the selector of the providers that serve "*", without leaving a tra
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis_router.errors import InvalidArgument
 from redis_router.model import ANY_MODEL, Candidate, CircuitState, Provider, ProviderHealth
@@ -37,11 +37,16 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """What `select_provider` reads: replaced as a whole, never changed."""
+    """What `select_provider` reads: replaced as a whole, never changed.
+
+    serving   the names of the providers for each model, in the order of registration
+    picks     by model, where no provider is on trial: then a choice is no more than this
+    """
 
     candidates: Mapping[str, Candidate]
+    serving: Mapping[str, tuple[str, ...]]
     selectors: Mapping[str, Selector]
-    any_model: Selector | None
+    picks: Mapping[str, Pick]
 
     def find(self, model: str) -> Selector | None:
         """The selector for a model name, None where no provider serves it. Raises InvalidArgument."""
@@ -50,10 +55,10 @@ class RoutingTable:
         except (KeyError, TypeError):
             if not isinstance(model, str):
                 raise InvalidArgument(f"model is {model!r}: give its name, a string") from None
-            return self.any_model
+            return self.selectors.get(ANY_MODEL)
 
 
-EMPTY = RoutingTable({}, {}, None)
+EMPTY = RoutingTable({}, {}, {}, {})
 
 
 def build(providers: Iterable[Provider], records: Mapping[str, ProviderHealth], strategy: Strategy) -> RoutingTable:
@@ -61,12 +66,15 @@ def build(providers: Iterable[Provider], records: Mapping[str, ProviderHealth], 
     candidates = {
         p.name: Candidate(p, records.get(p.name) or ProviderHealth(p.name, weight=p.weight)) for p in providers
     }
-    return _with_selectors(
-        candidates, {}, {model for c in candidates.values() for model in c.provider.models}, strategy
-    )
+    serving: dict[str, list[str]] = {model: [] for c in candidates.values() for model in c.provider.models}
+    for name, candidate in candidates.items():
+        for model in serving if ANY_MODEL in candidate.provider.models else candidate.provider.models:
+            serving[model].append(name)
+    names = {model: tuple(found) for model, found in serving.items()}
+    return _with_selectors(RoutingTable(candidates, names, {}, {}), names, strategy)
 
 
-def updated(table: RoutingTable, records: Sequence[ProviderHealth], strategy: Strategy) -> RoutingTable:
+def updated(table: RoutingTable, records: Iterable[ProviderHealth], strategy: Strategy) -> RoutingTable:
     """The table with newer records: only the selectors of the models they serve are made again."""
     candidates = dict(table.candidates)
     touched: set[str] = set()
@@ -76,27 +84,38 @@ def updated(table: RoutingTable, records: Sequence[ProviderHealth], strategy: St
             touched.update(candidates[health.name].provider.models)
     if not touched:
         return table
-    if ANY_MODEL in touched:
-        touched.update(table.selectors)
-    return _with_selectors(candidates, table.selectors, touched, strategy)
+    models = table.serving if ANY_MODEL in touched else touched
+    return _with_selectors(replace(table, candidates=candidates), models, strategy)
 
 
-def _with_selectors(
-    candidates: Mapping[str, Candidate], kept: Mapping[str, Selector], models: set[str], strategy: Strategy
-) -> RoutingTable:
-    serving: dict[str, list[Candidate]] = {model: [] for model in models}
-    for candidate in candidates.values():
-        served = candidate.provider.models
-        for model in models if ANY_MODEL in served else models.intersection(served):
-            serving[model].append(candidate)
-    selectors = {**kept, **{model: _selector(model, tuple(found), strategy) for model, found in serving.items()}}
-    return RoutingTable(candidates, selectors, selectors.get(ANY_MODEL))
+def _with_selectors(table: RoutingTable, models: Iterable[str], strategy: Strategy) -> RoutingTable:
+    selectors, picks = dict(table.selectors), dict(table.picks)
+    pools: dict[tuple[str, ...], Pool] = {}  # many models are served by the same providers
+    for model in models:
+        names = table.serving[model]
+        pool = pools.get(names)
+        if pool is None:
+            pool = pools[names] = _pool([table.candidates[name] for name in names])
+        pick = prepare(strategy, model, pool.routable) if pool.routable else None
+        selectors[model] = Selector(model, pool.candidates, pool.on_trial, pick)
+        picks.pop(model, None)
+        if pick is not None and not pool.on_trial:
+            picks[model] = pick
+    return replace(table, selectors=selectors, picks=picks)
 
 
-def _selector(model: str, candidates: tuple[Candidate, ...], strategy: Strategy) -> Selector:
-    routable = [c for c in candidates if is_routable(c.health)]
-    on_trial = tuple(c for c in candidates if is_on_trial(c.health))
-    return Selector(model, candidates, on_trial, prepare(strategy, model, routable) if routable else None)
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Providers, and which of them may be called without a permit or with one."""
+
+    candidates: tuple[Candidate, ...]
+    routable: tuple[Candidate, ...]
+    on_trial: tuple[Candidate, ...]
+
+
+def _pool(candidates: Sequence[Candidate]) -> Pool:
+    routable = tuple(c for c in candidates if is_routable(c.health))
+    return Pool(tuple(candidates), routable, tuple(c for c in candidates if is_on_trial(c.health)))
 
 
 def prepare(strategy: Strategy, model: str, candidates: Sequence[Candidate]) -> Pick:

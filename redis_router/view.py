@@ -13,8 +13,7 @@ from redis_router import table as tables
 from redis_router.circuit import OPEN, reason_of
 from redis_router.local import LocalBreaker
 from redis_router.metrics import Metrics
-from redis_router.model import CircuitConfig, Provider, ProviderHealth, Transition
-from redis_router.store import Result
+from redis_router.model import CircuitConfig, Provider, ProviderHealth, Result, Transition
 from redis_router.strategies import Strategy
 
 log = logging.getLogger("redis_router")

@@ -7,7 +7,8 @@ import pytest
 import redis
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider, RedisRefused, RedisUnavailable
-from redis_router.store import Batch, Event, Result, Spec
+from redis_router.model import Result
+from redis_router.store import Batch, Event, Spec
 from tests.support import eventually, recorded, result
 
 OPENAI = Provider("openai", models=("gpt-4o",), weight=2.0, probe="http://127.0.0.1:1/healthz")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from redis_router import scripts
+from redis_router import scripts, store
 
 FILES = sorted(path for path in scripts.folder().glob("*.lua") if not path.name.startswith("_"))
 
@@ -32,6 +32,13 @@ def test_header_names_exactly_the_arguments_in_use(path):
         loops = {int(start) for start in re.findall(rf"for \w+ = (\d+), #{array}\b", code)}
         assert single == used, f"{path.name}: {array}"
         assert loops == (set() if rest is None else {rest}), f"{path.name}: {array} range"
+
+
+def test_replies_are_read_in_the_order_in_which_they_are_written():
+    """The names and their order are known to both sides."""
+    text = (scripts.folder() / "_prelude.lua").read_text()
+    listed = re.search(r"local FIELDS = \{(.*?)\}", text, re.DOTALL)[1]
+    assert tuple(re.findall(r"'(\w+)'", listed)) == store.FIELDS
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitConfig, Outcome, Provider, courier, errors
 from redis_router.courier import Courier
 from redis_router.metrics import Metrics
-from redis_router.store import Result, Store
+from redis_router.model import Result
+from redis_router.store import Store
 from tests.support import metric
 
 STEPS = st.lists(

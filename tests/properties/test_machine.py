@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider, circuit
-from redis_router.store import Batch, Result, Store
+from redis_router.model import Result
+from redis_router.store import Batch, Store
 
 configs = st.builds(
     CircuitConfig,
@@ -21,7 +22,7 @@ configs = st.builds(
 )
 outcomes = st.tuples(
     st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS, Outcome.SUCCESS, Outcome.IGNORED]),
-    st.one_of(st.just(0.0), st.floats(0.001, 600_000.0)),
+    st.one_of(st.just(0.0), st.floats(0.001, 600_000.0).map(lambda ms: float(f"{ms:.9g}"))),  # as it travels
     st.sampled_from([0, 0, 0, 0, -1, -2, 1]),  # the generation of the call, from the record's
 )
 steps = st.lists(

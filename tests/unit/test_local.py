@@ -4,7 +4,7 @@ import dataclasses
 
 from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth
 from redis_router.local import GENERATIONS, LocalBreaker
-from redis_router.store import Result
+from redis_router.model import Result
 
 CONFIG = CircuitConfig(consecutive_failure_limit=2, half_open_success_threshold=1, open_timeout=10)
 

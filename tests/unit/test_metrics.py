@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import Outcome, ProviderHealth
 from redis_router.metrics import Metrics
+from redis_router.model import Result
 from tests.support import metric
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -31,11 +33,39 @@ def test_every_metric_is_in_the_readme():
 def test_results_are_folded():
     """Counted by outcome; a latency of 0 was not measured and is not observed."""
     registry = CollectorRegistry()
-    Metrics(registry).results("p", [(Outcome.SUCCESS, 200.0), (Outcome.SUCCESS, 0.0), (Outcome.FAILURE, 300.0)])
+    Metrics(registry).results(
+        "p",
+        [
+            Result("p", Outcome.SUCCESS, 200.0, 1),
+            Result("p", Outcome.SUCCESS, 0.0, 1),
+            Result("p", Outcome.FAILURE, 300.0, 1),
+        ],
+    )
     assert metric(registry, "requests_total", provider="p", outcome="success") == 2
     assert metric(registry, "requests_total", provider="p", outcome="failure") == 1
     assert metric(registry, "request_latency_seconds_count", provider="p") == 2
     assert metric(registry, "request_latency_seconds_sum", provider="p") == 0.5
+
+
+def test_a_batch_is_observed_as_its_samples_would_be():
+    """Folded at once, and in the same buckets: those that lie on a bound, too."""
+    registry, latencies = CollectorRegistry(), [0.1, 50, 50.001, 2_500, 119_999, 120_001, 10**6]
+    metrics = Metrics(registry)
+    metrics.results("batch", [Result("batch", Outcome.SUCCESS, latency, 1) for latency in latencies])
+    for latency in latencies:
+        metrics.request_latency.labels("single").observe(latency / 1000)
+
+    def samples(provider):
+        return {
+            (s.name, s.labels.get("le")): s.value
+            for family in registry.collect()
+            for s in family.samples
+            if s.labels.get("provider") == provider and "latency_seconds" in s.name and not s.name.endswith("created")
+        }
+
+    batch, single = samples("batch"), samples("single")
+    assert batch.keys() == single.keys()
+    assert batch == pytest.approx(single)
 
 
 def test_a_forgotten_provider_disappears():
