@@ -1,5 +1,6 @@
 """One circuit breaker and one set of health figures for a whole fleet of LLM gateway replicas, kept in Redis."""
 
+from redis_router.attempt import Attempt
 from redis_router.errors import (
     AccessDenied,
     InvalidArgument,
@@ -19,7 +20,7 @@ from redis_router.model import (
     RegisteredModel,
     Transition,
 )
-from redis_router.router import Attempt, Router
+from redis_router.router import Router
 from redis_router.strategies import Strategy
 from redis_router.worker import HealthChecker
 

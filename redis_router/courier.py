@@ -88,6 +88,8 @@ class Courier:
         self._wake = threading.Event()
         self._idle = True
         self._urgent = False
+        self._hurried = False  # the thread was woken for something that must not wait
+        self._left = False  # too few for a batch of their own: they wait for company
         self._closed = False
         self._told_full = False
         metrics.watch_pending(self)
@@ -143,12 +145,14 @@ class Courier:
         """Does anybody wait for what was drained?"""
         return bool(self._due_markers)
 
-    def sleep(self, nap: float | None, company: float) -> None:
+    def sleep(self, nap: float, company: float) -> None:
         """Wait until there is something to do, at most `nap` seconds.
 
         A success waits for others: `company` seconds, and up to `COMPANY_ROUNDS` times as long while they are so few
         that a command for each provider would carry less than `ENOUGH` of them.
         """
+        if self._left:
+            nap = min(nap, company)
         self._idle = True
         if self._buffer:  # recorded before `_idle` was set, so nobody woke us
             self._idle = False
@@ -162,7 +166,7 @@ class Courier:
                     self._wake.clear()
                 if self._urgent or len(self._buffer) >= ENOUGH * len(self._seq):
                     break
-        self._urgent = False
+        self._hurried, self._urgent = self._urgent, False
 
     def drain(self) -> dict[str, list[Result]]:
         """Sort the buffer by provider, drop what grew too old; returns what was in the buffer, by provider."""
@@ -194,11 +198,14 @@ class Courier:
     def carry(self) -> None:
         """Send all that was drained. Raises RedisUnavailable where Redis did not serve it, after all that it did serve.
 
-        What has no record in Redis stays, after `on_missing` was told; what is refused for good is dropped.
+        What has no record in Redis stays, after `on_missing` was told; what is refused for good is dropped. Successes
+        that a full batch left over wait for the next round, unless somebody waits for them.
         """
         held: set[str] = set()
         trouble: RouterError | None = None
-        while batches := self._next_batches(held):
+        least = 1
+        while batches := self._next_batches(held, least):
+            least = 1 if self._hurried or self.awaited else BATCH_LIMIT
             for batch, reply in zip(batches, self._store.record(batches), strict=True):
                 if isinstance(reply, RedisRefused):
                     self._refused_once_more(batch.provider, str(reply))
@@ -211,6 +218,7 @@ class Courier:
                         held.add(batch.provider)
                 else:
                     self._settle(batch.provider, reply)
+        self._left = trouble is None and bool(self._waiting)
         if trouble is not None:
             raise trouble
 
@@ -257,10 +265,13 @@ class Courier:
         self._backlog = 0
         return self._drop("closed", left) + self._abandon_buffer()
 
-    def _next_batches(self, held: set[str]) -> list[Batch]:
-        """At most one batch for each provider: those without an answer first, under their old numbers."""
+    def _next_batches(self, held: set[str], least: int) -> list[Batch]:
+        """At most one batch for each provider: those without an answer first, under their old numbers.
+
+        None for a provider of which fewer than `least` results wait.
+        """
         for name, waiting in list(self._waiting.items()):
-            if name not in self._unacked:
+            if name not in self._unacked and len(waiting.results) >= least:
                 self._seq[name] = self._seq.get(name, 0) + 1
                 self._unacked[name] = Parcel(self._seq[name], *waiting.take(BATCH_LIMIT))
             if not waiting.results:

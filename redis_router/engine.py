@@ -1,9 +1,8 @@
 """The background of a router: carries outcomes to Redis, keeps its view of the fleet current, tends half-open permits.
 
 One daemon thread beside the mirror's. The request path only appends to the courier's buffer and reads `view.table`. A
-failure wakes the thread at once; successes wait for company and travel together; without traffic and
-with all circuits closed the thread sleeps. Where Redis does not serve it, the thread decides by a local breaker, and
-tries again from time to time.
+failure wakes the thread at once; successes wait for company and travel together; without traffic the thread looks up
+once a second. Where Redis does not serve it, the thread decides by a local breaker, and tries again from time to time.
 """
 
 import logging
@@ -35,6 +34,8 @@ TEND_INTERVAL = 0.05
 """Seconds between looks at permits while a circuit is half-open or a permit is out."""
 WATCH_INTERVAL = 0.5
 """Seconds between looks for overdue circuits while one is open, and at records that wait to be put right."""
+IDLE_INTERVAL = 1.0
+"""Seconds between looks at whether there is anything of that."""
 
 
 class Engine:
@@ -73,7 +74,7 @@ class Engine:
 
     # The request path
 
-    def trial(self, selector: tables.Selector, tried: frozenset[str] | set[str]) -> tuple[Candidate, Permit] | None:
+    def trial(self, selector: tables.Selector, tried: frozenset[str]) -> tuple[Candidate, Permit] | None:
         """Spend a permit for a half-open provider of this model; where none is in hand, one is claimed later."""
         for candidate in selector.on_trial:
             name = candidate.provider.name
@@ -212,14 +213,14 @@ class Engine:
                 log.exception("the engine failed, and goes on")
                 self._stop.wait(1.0)
 
-    def _nap(self) -> float | None:
-        """Seconds to sleep where nobody wakes us; None: for as long as nothing happens."""
-        naps = [self.view.unsettled_for()]
-        if self.view.on_trial or not self.permits.idle or (self.view.alone and self.view.any_open):
-            naps.append(TEND_INTERVAL)
-        elif self.view.any_open or self._registrar.busy:
-            naps.append(WATCH_INTERVAL)
-        return min((nap for nap in naps if nap is not None), default=None)
+    def _nap(self) -> float:
+        """Seconds to sleep where nobody wakes us."""
+        if self.view.on_trial or not self.permits.idle or (self.view.alone and self.view.open):
+            nap = TEND_INTERVAL
+        else:
+            nap = WATCH_INTERVAL if self.view.open or self._registrar.busy else IDLE_INTERVAL
+        settle_in = self.view.unsettled_for()
+        return nap if settle_in is None else min(nap, settle_in)
 
     def _cycle(self) -> None:
         if self.link.push_up is False:
@@ -230,7 +231,7 @@ class Engine:
         if self._registrar.busy:  # the courier met providers without a record
             self._registrar.put_right()
             self.courier.carry()
-        self.permits.tend(self.view.on_trial, self._in_demand)
+        self.permits.tend(self.view.on_trial.copy(), self._in_demand)
         self._safety_net()
         self.link.works(COMMANDS)
         if self.view.alone and self.link.up:
@@ -260,13 +261,13 @@ class Engine:
         while not self._stop.is_set():
             if self.link.push_up and (not push_was_up or time.monotonic() >= retry_at):
                 return
-            nap = self._nap() or WATCH_INTERVAL
+            nap = self._nap()
             if self.link.push_up:
                 nap = min(nap, max(0.0, retry_at - time.monotonic()))
             self.courier.sleep(nap, self._flush_interval)
             self._drain()
             self.view.settle()
-            self.permits.serve_alone(self.view.on_trial)
+            self.permits.serve_alone(self.view.on_trial.copy())
 
     # What a cycle meets
 
@@ -294,12 +295,13 @@ class Engine:
 
     def _safety_net(self) -> None:
         """Make a due transition where no worker has held the lease for a while."""
-        if not self.view.any_open:
-            return
         redis_now, now = self.mirror.redis_now_ms(), time.monotonic()
         grace_ms = self._safety_net_after * 1000
-        for health in list(self.mirror.records.values()):
-            if health.circuit_state is not OPEN or redis_now is None or health.due_in_ms(redis_now) > -grace_ms:
+        for name in list(self.view.open):
+            health = self.mirror.records.get(name)
+            if health is None or health.circuit_state is not OPEN or redis_now is None:
+                continue
+            if health.due_in_ms(redis_now) > -grace_ms:
                 continue
             if now < self._net_check_at.get(health.name, 0.0):
                 continue

@@ -90,7 +90,9 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._pending: WeakSet[HasPending] = WeakSet()
         self._links: WeakSet[HasLink] = WeakSet()
+        # bound once: looking a label up costs more than setting its value
         self._gauges: dict[str, _Gauges] = {}
+        self._bound: dict[str, tuple[Counter, _BatchHistogram]] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"redis_router_{name}", text, labels, registry=registry)
@@ -151,6 +153,7 @@ class Metrics:
         self._pending.clear()
         self._links.clear()
         self._gauges.clear()
+        self._bound.clear()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             return  # there each process has a file of its own already
         for metric in vars(self).values():
@@ -173,9 +176,16 @@ class Metrics:
             if latency_ms > 0:
                 buckets[bisect_left(_BUCKETS_MS, latency_ms)] += 1
                 total_ms += latency_ms
-        for name, times in (Tally(others) + Tally(success=successes)).items():
+        bound = self._bound.get(provider)
+        if bound is None:
+            bound = self._bound[provider] = (
+                self.requests.labels(provider, Outcome.SUCCESS.value),
+                self.request_latency.labels(provider),
+            )
+        bound[0].inc(successes)
+        for name, times in Tally(others).items():
             self.requests.labels(provider, name).inc(times)
-        self.request_latency.labels(provider).observe_all(buckets, total_ms / 1000)
+        bound[1].observe_all(buckets, total_ms / 1000)
 
     @_gated
     def transition(self, change: Transition) -> None:
@@ -231,7 +241,6 @@ class Metrics:
             gauges.latency_average.set(health.latency_ms / 1000)
 
     def _gauges_of(self, provider: str) -> "_Gauges":
-        """Bound once: looking a label up costs more than setting its value."""
         gauges = self._gauges[provider] = _Gauges(
             self.available.labels(provider), self.failure_rate.labels(provider), self.latency_average.labels(provider)
         )

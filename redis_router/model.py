@@ -15,6 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}")
 _MAX_MODEL_CHARS = 256
 _MAX_COUNT = 1_000_000
 _MAX_SECONDS = 7 * 24 * 3600.0
+_MAX_LATENCY_MS = _MAX_SECONDS * 1000
 
 ANY_MODEL = "*"
 """In `Provider.models`: this provider serves every model."""
@@ -87,7 +88,9 @@ def check_weight(value: object) -> float:
 
 def check_latency(value: object) -> float:
     """A latency in milliseconds; 0 means "not measured" and moves no average."""
-    return check_number("latency_ms", value, most=_MAX_SECONDS * 1000)
+    if type(value) is float and 0.0 <= value <= _MAX_LATENCY_MS:  # nearly always: this is on the request path
+        return value
+    return check_number("latency_ms", value, most=_MAX_LATENCY_MS)
 
 
 def check_model(value: object) -> str:

@@ -6,7 +6,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -108,10 +108,12 @@ class Permits:
         """Nothing in hand and nothing running: there is nothing to tend."""
         return not self._running and not any(self._in_hand.values())
 
-    def tend(self, on_trial: Iterable[ProviderHealth], in_demand: Callable[[str], bool]) -> None:
-        """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError."""
+    def tend(self, trials: Mapping[str, ProviderHealth], in_demand: Callable[[str], bool]) -> None:
+        """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError.
+
+        `trials` are the providers on trial, by name.
+        """
         now = time.monotonic()
-        trials = {health.name: health for health in on_trial}
         self._sort_out(lambda permit: permit.token not in self._alone and _is_good(permit, trials, now))
         if self._running and now >= self._renew_at:
             self._renew(now)
@@ -119,13 +121,12 @@ class Permits:
             if not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
                 self._claim(name)
 
-    def serve_alone(self, on_trial: Iterable[ProviderHealth]) -> None:
+    def serve_alone(self, trials: Mapping[str, ProviderHealth]) -> None:
         """While Redis is away: permits of our own, as many as a record allows, for this replica alone.
 
         Calls that began before count. When Redis is back it is asked for those still running, as for any other.
         """
         now = time.monotonic()
-        trials = {health.name: health for health in on_trial}
         self._sort_out(lambda permit: _is_good(permit, trials, now))
         for permit in self._expired(now):
             self.done(permit)

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import cache, partial
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from weakref import WeakSet
 
 from redis_router import table as tables
+from redis_router.attempt import Attempt, Choice, Turn
 from redis_router.circuit import HALF_OPEN, OPEN
 from redis_router.connect import connect
 from redis_router.engine import Engine
@@ -37,15 +37,11 @@ from redis_router.model import (
     check_weight,
 )
 from redis_router.names import process_name
-from redis_router.permits import Permit
 from redis_router.store import Store
 from redis_router.strategies import Strategy, resolve
 from redis_router.worker import HealthChecker
 
 log = logging.getLogger("redis_router")
-
-Choice = tuple[Candidate, Permit | None]
-
 
 _routers: "WeakSet[Router]" = WeakSet()
 
@@ -268,12 +264,14 @@ class Router:
             found.append(best.provider)
         return found
 
-    def attempt(self, model: str) -> "Attempt":
+    def attempt(self, model: str) -> Attempt:
         """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`. Raises NoProviderAvailable."""
         pick = self._view.table.picks.get(model) if type(model) is str else None
-        return Attempt(self, (pick(), None) if pick is not None else self._choose(model))
+        if pick is not None:
+            return Attempt(self._engine, pick(), None)
+        return Attempt(self._engine, *self._choose(model))
 
-    def attempts(self, model: str) -> Iterator["Attempt"]:
+    def attempts(self, model: str) -> Iterator[Turn]:
         """Attempts with one provider after the other, each tried once, until one succeeds.
 
             for attempt in router.attempts("gpt-4o"):
@@ -283,7 +281,8 @@ class Router:
         An exception inside `with` counts as a failure; it is passed on when no other provider is left, else the next
         attempt begins. Raises NoProviderAvailable when there is no first one.
         """
-        attempt: Attempt | None = Attempt(self, self._choose(model), model, set())
+        choose = partial(self._choose, model)
+        attempt: Turn | None = Turn(self._engine, choose(), choose, frozenset())
         try:
             while attempt is not None:
                 yield attempt
@@ -292,7 +291,7 @@ class Router:
             if attempt is not None:  # the loop was left: what was chosen and not begun is given back
                 attempt.discard()
 
-    def _choose(self, model: str, tried: set[str] | frozenset[str] = frozenset()) -> Choice:
+    def _choose(self, model: str, tried: frozenset[str] = frozenset()) -> Choice:
         selector = self._view.table.find(model)
         if selector is not None:
             if selector.on_trial:
@@ -428,84 +427,3 @@ class Router:
     def _unknown(self, name: str) -> UnknownProvider:
         known = ", ".join(sorted(self._view.table.candidates)) or "none"
         return UnknownProvider(f"unknown provider {name!r}: registered are {known}")
-
-
-class Attempt:
-    """One call to one provider: timed, and recorded with the generation in which it began and the permit it holds.
-
-    A normal end of the `with` block is a success, an Exception a failure. A cancellation (any other BaseException)
-    says nothing about the provider: it is recorded as ignored. Good for one call: entering it again raises RouterError.
-    """
-
-    __slots__ = ("_candidate", "_model", "_permit", "_router", "_started", "_tried", "next")
-
-    def __init__(self, router: Router, choice: Choice, model: str = "", tried: set[str] | None = None) -> None:
-        self._router = router
-        self._candidate, self._permit = choice
-        self._model = model
-        self._tried = tried  # None: a single attempt, with no next one
-        self._started = 0.0
-        self.next: Attempt | None = None
-
-    @property
-    def provider(self) -> Provider:
-        """Where to send this call."""
-        return self._candidate.provider
-
-    @property
-    def permit(self) -> str | None:
-        """The half-open permit this call holds, None for an ordinary call."""
-        return self._permit.token if self._permit is not None else None
-
-    @property
-    def generation(self) -> int:
-        """The circuit's generation in which this call was chosen."""
-        return self._candidate.health.generation if self._permit is None else self._permit.generation
-
-    def discard(self) -> None:
-        """Give the permit back, this attempt's and the next one's, where the call never began."""
-        if self._started == 0.0 and self._permit is not None:
-            self._router._engine.permits.hand_back(self._permit)
-            self._permit = None
-        if self.next is not None:
-            self.next.discard()
-
-    def __enter__(self) -> Self:
-        if self._started:
-            raise RouterError("this attempt was used already: ask the router for another")
-        if self._permit is not None:
-            self._permit.until = None  # renewed for as long as the call runs
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False] | bool:
-        latency_ms = (time.perf_counter() - self._started) * 1000
-        if kind is None:
-            self._record(Outcome.SUCCESS, latency_ms)
-            return False
-        if not issubclass(kind, Exception):
-            self._record(Outcome.IGNORED, latency_ms)
-            return False
-        self._record(Outcome.FAILURE, latency_ms)
-        return self._go_on()
-
-    def _record(self, outcome: Outcome, latency_ms: float) -> None:
-        engine, health, token = self._router._engine, self._candidate.health, ""
-        generation = health.generation
-        if self._permit is not None:
-            generation, token = self._permit.generation, engine.permits.done(self._permit).token
-        engine.courier.put(Result(health.name, outcome, latency_ms, generation, token))
-
-    def _go_on(self) -> bool:
-        """Choose the next attempt now, so that the error in hand is passed on where there is none."""
-        if self._tried is None:
-            return False
-        tried = self._tried | {self._candidate.provider.name}
-        try:
-            choice = self._router._choose(self._model, tried)
-        except NoProviderAvailable:
-            return False
-        self.next = Attempt(self._router, choice, self._model, tried)
-        return True

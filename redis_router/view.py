@@ -39,8 +39,9 @@ class View:
         self.configs: dict[str, CircuitConfig] = {}
         self.retired: set[str] = set()
         """Providers that were taken out: results of calls still under way are no mistake."""
-        self.on_trial: tuple[ProviderHealth, ...] = ()
-        self.any_open = False
+        self.on_trial: dict[str, ProviderHealth] = {}
+        """The half-open ones that take trial calls."""
+        self.open: set[str] = set()
         self._strategy = strategy
         self._metrics = metrics
         self._tell = tell
@@ -48,6 +49,7 @@ class View:
         self._lock = threading.RLock()  # a log handler may call the router
         self._local: LocalBreaker | None = None
         self._unsettled: dict[str, ProviderHealth] = {}
+        self._unshown: dict[str, ProviderHealth] = {}
         self._settle_at = 0.0
 
     # Providers
@@ -67,6 +69,7 @@ class View:
             if self.providers.pop(name, None) is None:
                 return False
             self._rebuild()
+            self._unshown.pop(name, None)
             self._metrics.forget(name)
         return True
 
@@ -89,7 +92,8 @@ class View:
             self._local.records = dict(records)
         self._unsettled = {}
         self.table = tables.build(list(self.providers.values()), records, self._strategy)
-        self._note_states()
+        self.on_trial, self.open = {}, set()
+        self._note_states(records.values())
 
     # Records
 
@@ -112,20 +116,23 @@ class View:
                 changes.append((old, new))
         if moved:
             self._settle()
-            self._note_states()
             for change in changes:  # when the table shows them, and in their order
                 self._announce(*change)
-            self._wake()
+            if self.on_trial:
+                self._wake()  # to claim permits
         elif time.monotonic() >= self._settle_at:
             self._settle()
         elif was_settled:
             self._wake()
 
     def settle(self, *, now: bool = False) -> None:
-        """Make the table of what changed if it is time for that, or `now`."""
+        """Make the table of what changed if it is time for that, or `now`; and show it in the metrics."""
         with self._lock:
             if now or time.monotonic() >= self._settle_at:
                 self._settle()
+            if self._unshown:
+                self._metrics.health(self._unshown.values())
+                self._unshown = {}
 
     def unsettled_for(self) -> float | None:
         """Seconds until `settle` has something to do; None where nothing changed."""
@@ -137,14 +144,19 @@ class View:
         began = time.monotonic()
         records, self._unsettled = list(self._unsettled.values()), {}
         self.table = tables.updated(self.table, records, self._strategy)
-        self._metrics.health(records)
         took = time.monotonic() - began
         self._settle_at = began + max(SETTLE_INTERVAL, took / SETTLE_SHARE)
+        self._note_states(records)
 
-    def _note_states(self) -> None:
-        records = [candidate.health for candidate in self.table.candidates.values()]
-        self.on_trial = tuple(filter(tables.is_on_trial, records))
-        self.any_open = any(health.circuit_state is OPEN for health in records)
+    def _note_states(self, records: Iterable[ProviderHealth]) -> None:
+        for health in records:
+            self.on_trial.pop(health.name, None)
+            self.open.discard(health.name)
+            if health.circuit_state is OPEN:
+                self.open.add(health.name)
+            elif tables.is_on_trial(health):
+                self.on_trial[health.name] = health
+            self._unshown[health.name] = health
 
     def _announce(self, old: ProviderHealth, new: ProviderHealth) -> None:
         change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)

@@ -46,14 +46,15 @@ MAY_IMPORT = {
         "metrics",
         *VALUES,
     },
+    "attempt": {"engine", "permits", *VALUES},
     "election": {"store", "model"},
     "probes": {"errors"},
     "worker": {"election", "probes", "mirror", "link", "store", "connect", "names", "circuit", "metrics", *VALUES},
     "router": {
         "worker",
         "engine",
+        "attempt",
         "herald",
-        "permits",
         "store",
         "table",
         "strategies",
@@ -67,7 +68,7 @@ MAY_IMPORT = {
     "endpoints": {"metrics", "errors"},
     "cli": {"status", "endpoints", "worker", "store", "connect", "demo", *VALUES},
     "__main__": {"cli"},
-    "__init__": {"router", "worker", "strategies", *VALUES},
+    "__init__": {"router", "attempt", "worker", "strategies", *VALUES},
 }
 ONLY_IN = {
     "redis": {"connect"},
