@@ -17,8 +17,9 @@ import redis.connection
 from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Case, Row, interleaved, paced, row
-from redis_router import Provider, Router
-from redis_router.strategies import STRATEGIES
+from redis_router import Provider, ProviderHealth, Router
+from redis_router.strategies import STRATEGIES, resolve
+from redis_router.table import build, updated
 
 SIZES = (3, 10, 100, 1000)
 
@@ -54,6 +55,25 @@ def choosing(url: str, rounds: int) -> list[Row]:
         small, large = (statistics.median(samples[f"{strategy}, {size} providers"]) for size in (3, 1000))
         rows.append(row("select", f"{strategy}, 1000 providers against 3", "times", [large / small]))
     return rows
+
+
+def rebuilding(rounds: int) -> list[Row]:
+    """A new table when one record changed: 1000 providers that all serve the same 50 models."""
+    models = tuple(f"m{number}" for number in range(50))
+    providers = [Provider(f"p{number}", models) for number in range(1000)]
+    records = {p.name: ProviderHealth(p.name, latency_ms=100.0 + n) for n, p in enumerate(providers)}
+    changed = ProviderHealth("p500", latency_ms=50.0)
+    cases = []
+    for name in STRATEGIES:
+        strategy = resolve(name)
+        names = {"updated": updated, "strategy": strategy, "changed": [changed]}
+        names["table"] = build(providers, records, strategy)
+        cases.append(Case(name, "updated(table, changed, strategy)", names, 3))
+    samples = interleaved(cases, rounds)
+    return [
+        row("table", f"{name}, 1000 providers with the same 50 models", "ms", [value / 1000 for value in values])
+        for name, values in samples.items()
+    ]
 
 
 def attempting(url: str, rounds: int) -> list[Row]:

@@ -10,6 +10,7 @@ from benchmarks.measure import Row
 
 TITLES = {
     "select": "Choosing a provider",
+    "table": "A new table when one record changed",
     "attempt": "A whole attempt",
     "threads": "Several threads on one router",
     "peers: choosing": "Beside LiteLLM's Router",
