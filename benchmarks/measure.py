@@ -1,11 +1,12 @@
 """What every part of the benchmark shares: rows, interleaved timings, CPU of processes and threads."""
 
+import math
 import os
 import platform
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from timeit import Timer
@@ -78,7 +79,8 @@ class Case:
 
 def interleaved(cases: Sequence[Case], rounds: int) -> dict[str, list[float]]:
     """Microseconds per call of each case, one sample a round, in turn: what disturbs the machine disturbs all."""
-    timers = [(case, Timer(case.statement, globals=case.names)) for case in cases]
+    # timeit alone would switch the garbage collector off, which a gateway does not
+    timers = [(case, Timer(case.statement, "import gc; gc.enable()", globals=case.names)) for case in cases]
     for case, timer in timers:
         timer.timeit(max(1, case.calls // 10))
         case.after()
@@ -93,15 +95,6 @@ def interleaved(cases: Sequence[Case], rounds: int) -> dict[str, list[float]]:
 def background_cpu() -> float:
     """CPU seconds of this process so far that were not spent on the calling thread."""
     return time.process_time() - time.thread_time()
-
-
-def thread_cpu() -> dict[str, float]:
-    """CPU seconds by thread name."""
-    folder = Path("/proc/self/task")
-    return {
-        thread.name: int((folder / str(thread.native_id) / "schedstat").read_text().split()[0]) / 1e9
-        for thread in threading.enumerate()
-    }
 
 
 def server_cpu(client: Any) -> float:
@@ -122,9 +115,37 @@ def paced(rate: float, seconds: float, act: Callable[[int], object]) -> int:
     return done
 
 
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """How many times the one is the other, round by round."""
+    return [one / other for one, other in zip(above, below, strict=True)]
+
+
+@contextmanager
+def on_cores(cores: Collection[int], *processes: int) -> Iterator[None]:
+    """Keep this process and others on these cores for a while: where a client and its server run decides how long a
+    round trip takes."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        for process in (0, *processes):
+            os.sched_setaffinity(process, cores)
+        yield
+    finally:
+        for process in (0, *processes):
+            os.sched_setaffinity(process, before)
+
+
+def not_measured(part: str, why: str) -> Row:
+    """In place of a part that failed."""
+    return Row(part, f"not measured: {why}", "", math.nan, math.nan, math.nan, 0, "", False)
+
+
 def machine() -> str:
     """Cores, processor and Python, for the heading of a report."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return f"{os.cpu_count()} cores, {model}, {platform.system()}, {python}"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import redis
@@ -23,21 +23,27 @@ from redis_router import CircuitConfig, Provider, Router
 TRIP = CircuitConfig(consecutive_failure_limit=1, open_timeout=3600.0)
 
 
-def run(url: str, replicas: int, trips: int, rates: Sequence[int]) -> list[Row]:
-    """p50 and p99 over all replicas and trips, at so many requests/s in each replica."""
+def run(url: str, rounds: int, trips: int, fleets: Sequence[tuple[int, int]]) -> list[Row]:
+    """p50 and p99 over all replicas and trips, for so many replicas with so many requests/s in each; round by round."""
+    kinds: dict[str, list[list[float]]] = {}
+    for number in range(rounds):
+        for replicas, rate in fleets:
+            load = f"{rate:,} requests/s in each" if rate else "without traffic"
+            found = measure(url, f"propagation-{replicas}-{rate}-{number}", replicas, trips, rate)
+            kinds.setdefault(f"{replicas} replica processes, {load}", []).append(found)
+            if not rate:
+                found = floor(url, replicas, trips)
+                kinds.setdefault(f"floor: {replicas} bare redis-py subscribers", []).append(found)
     rows = []
-    for rate in rates:
-        delays = measure(url, f"propagation-{rate}", replicas, trips, rate)
-        load = f"{rate:,} requests/s in each" if rate else "without traffic"
-        for share, most in ((0.5, None if rate else 1.0), (0.99, 10.0 if rate else 5.0)):
-            what = f"p{share * 100:.0f}, {replicas} replica processes, {load}"
+    for kind, samples in kinds.items():
+        bounds = {0.5: 1.0, 0.99: 5.0} if kind.startswith("20 ") and "without" in kind else {}
+        bounds = {0.99: 10.0} if kind.startswith("20 ") and not bounds else bounds
+        for share in (0.5, 0.99):
+            values = [quantile(delays, share) for delays in samples]
+            note = f"each of {len(samples[0]):,} delays"
             rows.append(
-                row("propagation", what, "ms", [quantile(delays, share)], at_most=most, note=f"{len(delays)} samples")
+                row("propagation", f"{kind}: p{share * 100:.0f}", "ms", values, at_most=bounds.get(share), note=note)
             )
-    delays = floor(url, replicas, trips)
-    for share in (0.5, 0.99):
-        what = f"floor: p{share * 100:.0f}, {replicas} bare redis-py subscribers"
-        rows.append(row("propagation", what, "ms", [quantile(delays, share)], note=f"{len(delays)} samples"))
     return rows
 
 
@@ -51,10 +57,13 @@ def measure(url: str, namespace: str, replicas: int, trips: int, rate: int) -> l
         router = Router(url, namespace=namespace, circuit=TRIP, registry=CollectorRegistry())
         for name in names:
             router.register_provider(Provider(name, ("m",)))
+        router.register_provider(Provider("traffic", ("t",)))
         stack.enter_context(router)
         for other in others:
             assert other.stdout is not None
             assert other.stdout.readline() == "ready\n"
+        if rate:  # the one that trips has traffic, too
+            threading.Thread(target=paced, args=(float(rate), 3600.0, traffic(router)), daemon=True).start()
         time.sleep(1.0)  # the traffic comes into its stride
         recorded = {}
         for name in names:
@@ -72,6 +81,16 @@ def measure(url: str, namespace: str, replicas: int, trips: int, rate: int) -> l
     return delays
 
 
+def traffic(router: Router) -> Callable[[int], None]:
+    """A request to a provider of its own."""
+
+    def request(_: int) -> None:
+        with router.attempt("t"):
+            pass
+
+    return request
+
+
 def floor(url: str, subscribers: int, messages: int) -> list[float]:
     """Milliseconds until bare redis-py subscribers have read a message."""
     with ExitStack() as stack:
@@ -80,12 +99,14 @@ def floor(url: str, subscribers: int, messages: int) -> list[float]:
         for other in others:
             assert other.stdout is not None
             assert other.stdout.readline() == "ready\n"
+        client.ping()  # connect beforehand
+        time.sleep(1.0)
         sent = {}
         for number in range(messages):
             sent[str(number)] = time.monotonic()
             client.publish("floor", f"{number} {'x' * 800}")
             time.sleep(0.05)
-        said = [json.loads(other.communicate()[0]) for other in others]
+        said = [json.loads(other.communicate("end\n")[0]) for other in others]
     return [(seen[name] - sent[name]) * 1000 for seen in said for name in sent]
 
 
@@ -118,13 +139,9 @@ def main(url: str, namespace: str, trips: str, rate: str) -> None:
         router.register_provider(Provider(f"p{number}", ("m",)))
     router.register_provider(Provider("traffic", ("t",)))
 
-    def request(_: int) -> None:
-        with router.attempt("t"):
-            pass
-
     with router:
         if int(rate):
-            threading.Thread(target=paced, args=(float(rate), 3600.0, request), daemon=True).start()
+            threading.Thread(target=paced, args=(float(rate), 3600.0, traffic(router)), daemon=True).start()
         print("ready", flush=True)
         sys.stdin.readline()
         print(json.dumps(seen), flush=True)
@@ -141,6 +158,7 @@ def bare(url: str, channel: str, messages: str) -> None:
             message = pubsub.get_message(timeout=0.25)
             if message is not None and message["type"] == "message":
                 seen[message["data"].partition(b" ")[0].decode()] = time.monotonic()
+        sys.stdin.readline()  # whoever ends now takes the cores from those who have yet to read
     print(json.dumps(seen), flush=True)
 
 
