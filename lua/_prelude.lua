@@ -38,7 +38,12 @@ local function text(value)
   return string.format('%.17g', value)
 end
 
-local function parse(value) return tonumber(value) or value end
+local WORDS = { circuit_state = true, open_reason = true, unavailable_reason = true }
+
+local function parse(field, value)
+  if WORDS[field] then return value end
+  return tonumber(value) or error(field .. ' is no number: ' .. value, 0)
+end
 
 -- `raw` and `loaded`: what Redis has, in the order of FIELDS, as it stands there and parsed.
 local function new_record()
@@ -53,7 +58,7 @@ local function load(key)
   if not raw[1] then return nil end
   local record = { raw = raw, loaded = loaded, transitions = {} }
   for i = 1, #FIELDS do
-    loaded[i] = raw[i] and parse(raw[i]) -- else of an older version, and written with the next change
+    loaded[i] = raw[i] and parse(FIELDS[i], raw[i]) -- else of an older version, and written with the next change
     record[FIELDS[i]] = loaded[i] or DEFAULTS[FIELDS[i]]
     raw[i] = raw[i] or text(DEFAULTS[FIELDS[i]])
   end

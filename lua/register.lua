@@ -16,7 +16,7 @@
 local now, now_us = clock(ARGV[1])
 local record = load(KEYS[1])
 local copy = new_record()
-for i = 5, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i + 1]) end
+for i = 5, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i], ARGV[i + 1]) end
 if record then
   local pristine = record.last_check_ms == 0 and copy.last_check_ms > 0
   local older = record.generation < copy.generation

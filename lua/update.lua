@@ -27,7 +27,7 @@ local function set(field, value)
 end
 
 for i = 6, #ARGV, 2 do
-  local field, value = ARGV[i], parse(ARGV[i + 1])
+  local field, value = ARGV[i], parse(ARGV[i], ARGV[i + 1])
   if field ~= 'available' then
     set(field, value)
   else

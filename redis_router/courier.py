@@ -90,6 +90,7 @@ class Courier:
         self._urgent = False
         self._hurried = False  # the thread was woken for something that must not wait
         self._left = False  # too few for a batch of their own: they wait for company
+        self._in_use = 1  # providers with results when there were some last
         self._closed = False
         self._told_full = False
         metrics.watch_pending(self)
@@ -145,12 +146,15 @@ class Courier:
         """Does anybody wait for what was drained?"""
         return bool(self._due_markers)
 
-    def sleep(self, nap: float, company: float) -> None:
-        """Wait until there is something to do, at most `nap` seconds.
+    def sleep(self, nap: float, company: float, settle_in: float | None = None) -> None:
+        """Wait until there is something to do, at most `nap` seconds, or `settle_in` where nothing is recorded.
 
         A success waits for others: `company` seconds, and up to `COMPANY_ROUNDS` times as long while they are so few
         that a command for each provider would carry less than `ENOUGH` of them.
         """
+        until = time.monotonic() + nap
+        if settle_in is not None:
+            nap = min(nap, settle_in)
         if self._left:
             nap = min(nap, company)
         self._idle = True
@@ -160,11 +164,12 @@ class Courier:
             self._wake.wait(nap)
         self._wake.clear()
         if self._buffer:
+            enough = min(ENOUGH * self._in_use, self._limit // 2)
             for _ in range(COMPANY_ROUNDS):
                 if not self._urgent:
-                    self._wake.wait(company)
+                    self._wake.wait(min(company, max(0.0, until - time.monotonic())))
                     self._wake.clear()
-                if self._urgent or len(self._buffer) >= ENOUGH * len(self._seq):
+                if self._urgent or self.pending >= enough or time.monotonic() >= until:
                     break
         self._hurried, self._urgent = self._urgent, False
 
@@ -182,6 +187,7 @@ class Courier:
                 self._backlog -= 1
             else:
                 drained[result[0]].append(result)
+        self._in_use = len(drained) or self._in_use
         for name, results in drained.items():
             if name not in self._waiting:
                 self._waiting[name] = Waiting()
@@ -218,7 +224,7 @@ class Courier:
                         held.add(batch.provider)
                 else:
                     self._settle(batch.provider, reply)
-        self._left = trouble is None and bool(self._waiting)
+        self._left = trouble is None and not held.issuperset(self._waiting)
         if trouble is not None:
             raise trouble
 

@@ -109,7 +109,7 @@ class Engine:
     def take_over(self, parent: "Engine") -> None:
         """In a forked child: go on where the parent's engine stood, with the records as it knew them; does no I/O."""
         self.mirror.records.update(parent.mirror.records)
-        self.view.take_over(parent.view)
+        self.view.take_over(parent.view, self.mirror.records)
         if parent.running:
             self._registrar.join(*self.view.providers)
             self._start_threads()
@@ -204,7 +204,7 @@ class Engine:
     def _run(self) -> None:
         retrying = reconnecting(self._stop, self._failed, self._work_alone)
         while not self._stop.is_set():
-            self.courier.sleep(self._nap(), self._flush_interval)
+            self.courier.sleep(self._nap(), self._flush_interval, self.view.unsettled_for())
             try:
                 retrying(self._cycle)
             except RouterError as error:
@@ -214,13 +214,10 @@ class Engine:
                 self._stop.wait(1.0)
 
     def _nap(self) -> float:
-        """Seconds to sleep where nobody wakes us."""
+        """Seconds until there is something to look at, where nobody wakes us."""
         if self.view.on_trial or not self.permits.idle or (self.view.alone and self.view.open):
-            nap = TEND_INTERVAL
-        else:
-            nap = WATCH_INTERVAL if self.view.open or self._registrar.busy else IDLE_INTERVAL
-        settle_in = self.view.unsettled_for()
-        return nap if settle_in is None else min(nap, settle_in)
+            return TEND_INTERVAL
+        return WATCH_INTERVAL if self.view.open or self._registrar.busy else IDLE_INTERVAL
 
     def _cycle(self) -> None:
         if self.link.push_up is False:
@@ -264,7 +261,7 @@ class Engine:
             nap = self._nap()
             if self.link.push_up:
                 nap = min(nap, max(0.0, retry_at - time.monotonic()))
-            self.courier.sleep(nap, self._flush_interval)
+            self.courier.sleep(nap, self._flush_interval, self.view.unsettled_for())
             self._drain()
             self.view.settle()
             self.permits.serve_alone(self.view.on_trial.copy())

@@ -118,9 +118,11 @@ class Mirror:
             self._listener.changed(old, health)  # under the lock: the owner sees changes in their order
 
     def forget(self, name: str) -> None:
-        """Drop the copy of a provider that is not of interest any more."""
+        """Drop the copy of a provider, unless it is of interest again."""
         with self._lock:
-            self.records.pop(name, None)
+            names = self._names()
+            if names is None or name not in names:
+                self.records.pop(name, None)
 
     @property
     def specs_read(self) -> bool:

@@ -222,12 +222,27 @@ class CircuitConfig:
         return _config_of(*map(values.__getitem__, CONFIG_FIELDS))
 
 
+def _number(text: str) -> float:
+    """What Lua takes for a number: a hand may have written 6e4 or 0x10."""
+    try:
+        return float(text)
+    except ValueError:
+        return float(int(text, 0))
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return int(_number(text))
+
+
 CONFIG_FIELDS = tuple(CircuitConfig().to_fields())
 
 
 @lru_cache(maxsize=256)
 def _config_of(rate: str, failures: str, successes: str, probes: str, timeout_ms: str) -> CircuitConfig:
-    return CircuitConfig(float(rate), int(failures), int(successes), int(probes), int(timeout_ms) / 1000)
+    return CircuitConfig(_number(rate), _whole(failures), _whole(successes), _whole(probes), _whole(timeout_ms) / 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,17 +314,17 @@ class ProviderHealth:
             open_reason=values["open_reason"],
             available=values["available"] == "1",
             unavailable_reason=values["unavailable_reason"],
-            latency_ms=float(values["latency_ms"]),
-            failure_rate=float(values["failure_rate"]),
-            weight=float(values["weight"]),
-            consecutive_failures=int(values["consecutive_failures"]),
-            consecutive_successes=int(values["consecutive_successes"]),
-            generation=int(values["generation"]),
-            last_state_change_ms=int(values["last_state_change_ms"]),
-            last_check_ms=int(values["last_check_ms"]),
+            latency_ms=_number(values["latency_ms"]),
+            failure_rate=_number(values["failure_rate"]),
+            weight=_number(values["weight"]),
+            consecutive_failures=_whole(values["consecutive_failures"]),
+            consecutive_successes=_whole(values["consecutive_successes"]),
+            generation=_whole(values["generation"]),
+            last_state_change_ms=_whole(values["last_state_change_ms"]),
+            last_check_ms=_whole(values["last_check_ms"]),
             config=CircuitConfig.from_fields(values),
-            version=int(values["version"]),
-            leader_epoch=int(values["leader_epoch"]),
+            version=_whole(values["version"]),
+            leader_epoch=_whole(values["leader_epoch"]),
         )
 
 

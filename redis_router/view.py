@@ -7,6 +7,7 @@ may go is in the table at once; mere averages are folded in together, at most ev
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from redis_router import table as tables
@@ -46,10 +47,11 @@ class View:
         self._metrics = metrics
         self._tell = tell
         self._wake = wake
-        self._lock = threading.RLock()  # a log handler may call the router
+        self._lock = threading.Lock()
         self._local: LocalBreaker | None = None
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
+        self._unsaid: deque[Transition] = deque()
         self._settle_at = 0.0
 
     # Providers
@@ -73,12 +75,15 @@ class View:
             self._metrics.forget(name)
         return True
 
-    def take_over(self, parent: "View") -> None:
-        """In a forked child: begin with what the parent knew."""
+    def take_over(self, parent: "View", records: Mapping[str, ProviderHealth]) -> None:
+        """In a forked child: begin with the parent's providers and the fleet's records.
+
+        Not with the parent's table: what it decided alone would stay, as this view does not know it for a local word.
+        """
         self.retired = parent.retired
         self.providers.update(parent.providers)
         self.configs.update(parent.configs)
-        self._unsettled = {name: candidate.health for name, candidate in parent.table.candidates.items()}
+        self._unsettled = dict(records)
         self._rebuild()
 
     def new_record(self, name: str) -> ProviderHealth:
@@ -92,8 +97,9 @@ class View:
             self._local.records = dict(records)
         self._unsettled = {}
         self.table = tables.build(list(self.providers.values()), records, self._strategy)
-        self.on_trial, self.open = {}, set()
-        self._note_states(records.values())
+        self.on_trial = {name: health for name, health in records.items() if tables.is_on_trial(health)}
+        self.open = {name for name, health in records.items() if health.circuit_state is OPEN}
+        self._unshown.update(records)
 
     # Records
 
@@ -102,6 +108,7 @@ class View:
         with self._lock:
             if self._local is None:  # else its word counts again when we are back as a whole
                 self._show([health], told=not first)
+        self._say()
 
     def _show(self, records: Iterable[ProviderHealth], *, told: bool = True) -> None:
         moved, was_settled, changes = False, not self._unsettled, []
@@ -149,22 +156,34 @@ class View:
         self._note_states(records)
 
     def _note_states(self, records: Iterable[ProviderHealth]) -> None:
+        # the engine's thread reads these without the lock: what stays in them is in them at every moment
         for health in records:
-            self.on_trial.pop(health.name, None)
-            self.open.discard(health.name)
+            if tables.is_on_trial(health):
+                self.on_trial[health.name] = health
+            else:
+                self.on_trial.pop(health.name, None)
             if health.circuit_state is OPEN:
                 self.open.add(health.name)
-            elif tables.is_on_trial(health):
-                self.on_trial[health.name] = health
+            else:
+                self.open.discard(health.name)
             self._unshown[health.name] = health
 
     def _announce(self, old: ProviderHealth, new: ProviderHealth) -> None:
         change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
-        level = logging.WARNING if new.circuit_state is OPEN else logging.INFO
-        log.log(level, "%s is %s (%s), was %s", new.name, new.circuit_state, change.reason, old.circuit_state)
+        self._unsaid.append(change)
         if self._local is not None:
             self._metrics.local_transition(change)
         self._tell(change)
+
+    def _say(self) -> None:
+        """Log what was announced. Without the lock: a log handler may take its time, and call the router."""
+        while self._unsaid:
+            try:
+                change = self._unsaid.popleft()
+            except IndexError:  # another thread said it
+                return
+            level = logging.WARNING if change.to_state is OPEN else logging.INFO
+            log.log(level, "%s is %s (%s), was %s", change.provider, change.to_state, change.reason, change.from_state)
 
     # Without Redis
 
@@ -186,6 +205,7 @@ class View:
             if self._local is not None:
                 changes = self._local.fold(results) + self._local.half_open_due()
                 self._show(new for _, new in changes)
+        self._say()
 
     def rejoin(self, records: Mapping[str, ProviderHealth]) -> None:
         """The fleet's word counts again; what was decided here is forgotten."""
@@ -193,6 +213,7 @@ class View:
             self._local = None
             self._show([records.get(name) or self.new_record(name) for name in self.providers])
             self._settle()
+        self._say()
 
 
 def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:

@@ -65,7 +65,7 @@ class EmbeddedServer:
         """Start and wait until it answers. Raises RouterError with the server's own words where it does not."""
         if not os.access(self.binary, os.X_OK) and self.binary.exists():
             self.binary.chmod(self.binary.stat().st_mode | stat.S_IXUSR)  # some installers drop the bit
-        for _ in range(5):  # another process may take the free port before the server does
+        for _ in range(20):  # another process may take the free port, or the cluster bus port, before the server does
             self.port = self.port or free_port()
             if self._try_start():
                 return self

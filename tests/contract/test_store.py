@@ -555,3 +555,42 @@ class TestSnapshot:
         store = real.store()
         seconds, _ = real.client().time()
         assert abs(store.snapshot().now_ms / 1000 - seconds) < 5
+
+
+class TestWrittenByHand:
+    """An operator with redis-cli writes numbers in many ways."""
+
+    @pytest.mark.parametrize("text", ["60000.0", "6e4", "0xEA60"])
+    def test_a_number_counts_however_it_is_spelled(self, backend, text):
+        """As Lua reads it, so do we: a batch is applied, and its reply is understood."""
+        store = backend.store()
+        store.register(Provider("p", ("m",)), CircuitConfig())
+        backend.client().hset(store.keys.health("p"), "open_timeout_ms", text)
+        reply = recorded(store, "p", 1, *[result("p", False)] * 5)
+        assert [str(change.to_state) for change in reply.transitions] == ["open"]
+        assert reply.health.config.open_timeout == 60.0
+
+    def test_what_is_no_number_is_refused_before_anything_is_written(self, backend):
+        """By name, and with the value."""
+        store = backend.store()
+        store.register(Provider("p", ("m",)), CircuitConfig())
+        backend.client().hset(store.keys.health("p"), "open_timeout_ms", "soon")
+        with pytest.raises(RedisRefused, match="open_timeout_ms is no number: soon"):
+            recorded(store, "p", 1, *[result("p", False)] * 5)
+        state, failures = backend.client().hmget(store.keys.health("p"), "circuit_state", "consecutive_failures")
+        assert (as_text(state), as_text(failures)) == ("closed", "0")
+
+    @pytest.mark.parametrize("word", ["nan", "0x10", "inf"])
+    def test_a_word_that_looks_like_a_number_stays_a_word(self, backend, word):
+        """And an update that changes nothing writes nothing."""
+        store = backend.store()
+        store.register(Provider("p", ("m",)), CircuitConfig())
+        backend.client().hset(store.keys.health("p"), "open_reason", word)
+        first = store.update("p", {"weight": "2"})
+        again = store.update("p", {"weight": "2"})
+        assert first.health.open_reason == again.health.open_reason == word
+        assert first.health.version == again.health.version
+
+
+def as_text(value):
+    return value.decode() if isinstance(value, bytes) else value

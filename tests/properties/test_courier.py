@@ -1,6 +1,7 @@
 """Whatever is lost on the way, there or back: each result is applied once, in order, or counted as dropped."""
 
 import threading
+import time
 from types import SimpleNamespace
 from unittest import mock
 
@@ -122,3 +123,60 @@ def test_handing_a_permit_back_takes_no_lock():
     thread.join(5.0)
     assert not thread.is_alive()
     assert carrier.pending == 1
+
+
+def slow_lane(limit=10_000):
+    """A courier whose carrier thread is the test."""
+    store = Store(fakeredis.FakeRedis(), "rr", "gw")
+    for name in ("p", "q"):
+        store.register(Provider(name, ("m",)), CircuitConfig())
+    registry = CollectorRegistry()
+    return Courier(store, Metrics(registry), limit, 5.0, lambda reply: None, print), store, registry
+
+
+def applied(store):
+    return sum(health.consecutive_successes for health in store.snapshot().records.values())
+
+
+def test_what_a_full_batch_left_over_waits_for_company():
+    """130 successes: 100 travel at once, 30 with the next round; with a marker, or a failure, all do."""
+    carrier, store, _ = slow_lane()
+    for _ in range(130):
+        carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
+    carrier.sleep(0.0, 0.001)
+    carrier.drain()
+    carrier.carry()
+    assert (applied(store), carrier.pending) == (100, 30)
+    carrier.sleep(60.0, 0.001)  # returns for what was left
+    carrier.drain()
+    carrier.carry()
+    assert (applied(store), carrier.pending) == (130, 0)
+    for _ in range(130):
+        carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
+    carrier.mark()
+    carrier.sleep(60.0, 60.0)
+    carrier.drain()
+    carrier.carry()
+    assert (applied(store), carrier.pending) == (260, 0)
+
+
+def test_company_is_not_awaited_until_the_buffer_is_full():
+    """However many providers there are: what waits never comes near the limit."""
+    carrier, _, registry = slow_lane(limit=100)
+    carrier._in_use = 50
+    for _ in range(60):
+        carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
+    waits = []
+    carrier._wake = SimpleNamespace(wait=waits.append, clear=lambda: None)
+    carrier.sleep(60.0, 0.01)
+    assert waits == [0.01]
+    assert metric(registry, "results_dropped_total", reason="buffer_full") == 0
+
+
+def test_company_does_not_hold_up_what_must_be_looked_at():
+    """A permit is renewed in time, whatever `flush_interval` is."""
+    carrier, _, _ = slow_lane()
+    carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
+    began = time.monotonic()
+    carrier.sleep(0.05, 60.0)
+    assert time.monotonic() - began < 30.0
