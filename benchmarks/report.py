@@ -79,7 +79,11 @@ def charts(folder: Path, rows: Sequence[Row]) -> None:
             found = [each for each in fleets if each.what.endswith(f": {name}")]
             sizes = [int(each.what.split()[0].replace(",", "")) for each in found]
             panel.plot(sizes, [each.median for each in found], "o-", color="#c0392b")
-            panel.set(xscale="log", yscale="log", xlabel="replicas", ylabel=f"{name}\n{found[0].unit}")
+            panel.set(xscale="log", yscale="log", xlabel="replicas", ylabel=found[0].unit)
+            panel.set_title(name, fontsize=9)
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(lambda value, _: number(value))
+            panel.yaxis.set_minor_formatter("")
             panel.grid(alpha=0.3)
         figure.savefig(folder / "scaling.png", dpi=150)
         plt.close(figure)

@@ -16,7 +16,7 @@ from itertools import repeat
 
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.metrics import Metrics
-from redis_router.model import Outcome, Result
+from redis_router.model import Outcome, Result, is_request
 from redis_router.store import Batch, Reply, Store
 
 log = logging.getLogger("redis_router")
@@ -317,12 +317,7 @@ class Courier:
         return self._drop("closed", left)
 
     def _drop(self, reason: str, results: Sequence[Result]) -> int:
-        number = sum(map(_is_request, results))
+        number = sum(map(is_request, results))
         if number:
             self._metrics.dropped(reason, number)
         return number
-
-
-def _is_request(result: Result) -> bool:
-    """Or merely a permit that is handed back unused?"""
-    return result.outcome is not Outcome.IGNORED or result.latency_ms > 0

@@ -6,11 +6,12 @@ routers that share a registry share the set.
 
 import os
 import threading
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
+from operator import sub
 from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -25,7 +26,7 @@ from prometheus_client import (
     make_wsgi_app,
 )
 
-from redis_router.model import CircuitState, Outcome, ProviderHealth, Result, Transition
+from redis_router.model import CircuitState, Outcome, ProviderHealth, Result, Transition, is_request
 
 __all__ = ["CONTENT_TYPE_LATEST", "REGISTRY", "CollectorRegistry", "Metrics", "generate_latest", "make_wsgi_app"]
 
@@ -66,7 +67,7 @@ class HasLink(Protocol):
 class _BatchHistogram(Histogram):
     """`observe` costs a microsecond for each sample; this takes many at once."""
 
-    def observe_all(self, buckets: Sequence[int], total: float) -> None:
+    def observe_all(self, buckets: Iterable[int], total: float) -> None:
         """Samples by bucket, each counted in the first that holds it, and their sum."""
         for bucket, times in zip(self._buckets, buckets, strict=True):
             if times:
@@ -164,18 +165,12 @@ class Metrics:
             gauge.set(0)
 
     @_gated
-    def results(self, provider: str, results: Iterable[Result]) -> None:
+    def results(self, provider: str, results: Sequence[Result]) -> None:
         """Outcomes of one provider, counted here and added up once: a batch costs little more than a single one."""
-        successes, others = 0, []
-        buckets, total_ms = [0] * len(_BUCKETS_MS), 0.0
-        for _, outcome, latency_ms, _, _ in results:
-            if outcome is Outcome.SUCCESS:
-                successes += 1
-            elif outcome is not Outcome.IGNORED or latency_ms > 0:  # else a permit that was handed back unused
-                others.append(outcome.value)
-            if latency_ms > 0:
-                buckets[bisect_left(_BUCKETS_MS, latency_ms)] += 1
-                total_ms += latency_ms
+        outcomes = [result[1] for result in results]
+        successes = outcomes.count(Outcome.SUCCESS)
+        latencies = sorted([result[2] for result in results if result[2] > 0])
+        below = [bisect_right(latencies, most) for most in _BUCKETS_MS]
         bound = self._bound.get(provider)
         if bound is None:
             bound = self._bound[provider] = (
@@ -183,9 +178,11 @@ class Metrics:
                 self.request_latency.labels(provider),
             )
         bound[0].inc(successes)
-        for name, times in Tally(others).items():
-            self.requests.labels(provider, name).inc(times)
-        bound[1].observe_all(buckets, total_ms / 1000)
+        if successes < len(results):
+            others = Tally(r[1] for r in results if r[1] is not Outcome.SUCCESS and is_request(r))
+            for outcome, times in others.items():
+                self.requests.labels(provider, outcome.value).inc(times)
+        bound[1].observe_all(map(sub, below, [0, *below]), sum(latencies) / 1000)
 
     @_gated
     def transition(self, change: Transition) -> None:

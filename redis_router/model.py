@@ -116,6 +116,11 @@ class Result(NamedTuple):
     permit: str = ""
 
 
+def is_request(result: Result) -> bool:
+    """Or merely a permit that is handed back unused?"""
+    return result.outcome is not Outcome.IGNORED or result.latency_ms > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """One place to send requests to.
