@@ -66,7 +66,6 @@ class Engine:
         self._registrar = Registrar(store, self.mirror, self.view, self.deregistered, self.courier.say_refused)
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
-        self._membership = threading.Lock()
         self._last_used: dict[str, float] = {}
         self._net_check_at: dict[str, float] = {}
         self._stop = threading.Event()
@@ -159,7 +158,7 @@ class Engine:
 
     def add(self, provider: Provider, config: CircuitConfig) -> None:
         """Route to a provider from now on; its record is joined in the background."""
-        with self._membership:
+        with self.mirror.lock:
             self.view.add(provider, config)
             if self.running:
                 self._registrar.join(provider.name)
@@ -167,9 +166,9 @@ class Engine:
 
     def remove(self, name: str) -> None:
         """Stop routing to a provider."""
-        with self._membership:
+        with self.mirror.lock:
             self.view.remove(name)
-        self.mirror.forget(name)
+            self.mirror.forget(name)
         self.courier.urge()
 
     def now_ms(self) -> float:
@@ -190,11 +189,11 @@ class Engine:
         self.courier.urge()
 
     def deregistered(self, name: str) -> None:
-        with self._membership:
+        with self.mirror.lock:
             if self._registrar.joins(name) or not self.view.remove(name):  # registered again meanwhile
                 return
+            self.mirror.forget(name)
         log.warning("provider %s was deregistered for the whole fleet", name)
-        self.mirror.forget(name)
 
     def heard(self, event: Event) -> None:
         """Nothing more to do: the record was applied."""

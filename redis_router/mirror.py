@@ -93,7 +93,8 @@ class Mirror:
         self._listener = listener
         self._names = names
         self._refresh_interval = refresh_interval
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while a record is taken in. The owner holds it while it changes which names are of interest."""
         self._stop = threading.Event()
         self._stale = False
         self._clock_offset_ms: float | None = None
@@ -105,7 +106,7 @@ class Mirror:
 
     def apply(self, health: ProviderHealth) -> None:
         """Take a record in, unless a newer one is here already or the provider is of no interest any more."""
-        with self._lock:
+        with self.lock:
             names, old = self._names(), self.records.get(health.name)
             if names is not None and health.name not in names:
                 return
@@ -118,11 +119,9 @@ class Mirror:
             self._listener.changed(old, health)  # under the lock: the owner sees changes in their order
 
     def forget(self, name: str) -> None:
-        """Drop the copy of a provider, unless it is of interest again."""
-        with self._lock:
-            names = self._names()
-            if names is None or name not in names:
-                self.records.pop(name, None)
+        """Drop the copy of a provider that is not of interest any more."""
+        with self.lock:
+            self.records.pop(name, None)
 
     @property
     def specs_read(self) -> bool:
@@ -156,7 +155,7 @@ class Mirror:
         self._link.works(PUSH)
 
     def _was_deregistered(self, name: str, copy: ProviderHealth) -> None:
-        with self._lock:
+        with self.lock:
             current = self.records.get(name)
             if current is copy:
                 self._listener.deregistered(name)
