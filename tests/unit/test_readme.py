@@ -1,6 +1,7 @@
 """What the README and the compose file promise: the examples run, the commands and the named tests exist."""
 
 import asyncio
+import json
 import re
 import shlex
 import socket
@@ -14,6 +15,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from benchmarks.measure import Row
+from benchmarks.report import number
 from redis_router import NoProviderAvailable, Provider, Router, cli
 from redis_router.demo import gateway, provider
 from tests.support import eventually
@@ -151,3 +154,16 @@ def test_compose_commands_are_understood():
         t.partition(":")[0] for job in scraped["scrape_configs"] for c in job["static_configs"] for t in c["targets"]
     ]
     assert set(targets) == {name for name in ours if "gateway" in name or "worker" in name}
+
+
+def test_performance_figures_are_those_of_the_report():
+    """Each row of the table is a row of the last real run, digit for digit, misses included."""
+    said = json.loads((ROOT / "benchmarks" / "results" / "benchmark.json").read_text())
+    rows = {each["what"]: Row(**each) for each in said["rows"]}
+    section = README.partition("## Performance")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| [^|]*\| ([^|]+) \| ([^|]+) \| ([^|]*) ?\|$", section, re.MULTILINE)[1:]
+    assert len(lines) > 20
+    for what, figure, bound in lines:
+        row = rows[what]
+        assert figure == f"{number(row.median)} {row.unit}".strip(), what
+        assert bound.strip() == (f"**{row.target}**" if row.met is False else row.target), what
