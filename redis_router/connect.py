@@ -115,6 +115,21 @@ def _single(scheme: str, rest: str) -> Client:
     return client
 
 
+class _ToMaster(redis.sentinel.SentinelManagedConnection):
+    """Hangs up where an answer does not come in time, as every other connection does.
+
+    redis-py leaves that to a retry, and we do not retry after a timeout: the late answer would be taken for that of the
+    next command.
+    """
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        return super().read_response(*args, **{"disconnect_on_error": True, **options})
+
+
+class _ToMasterByTLS(_ToMaster, redis.sentinel.SentinelManagedSSLConnection):
+    """The same, encrypted."""
+
+
 def _sentinel(scheme: str, rest: str) -> Client:
     login, nodes, path, options = _parts(scheme, rest)
     service, _, database = path.partition("/")
@@ -127,6 +142,7 @@ def _sentinel(scheme: str, rest: str) -> Client:
         sentinel_kwargs={**_settings(), "retry": Retry(NoBackoff(), 0), **sentinel_login, **tls},
     )
     settings = {**_settings(), **tls, **login, **options, "db": int(database or 0)}
+    settings["connection_class"] = _ToMasterByTLS if tls else _ToMaster
     client: Client = sentinels.master_for(service, **settings, retry_on_error=[rex.ReadOnlyError])
     client.connection_pool.make_connection()  # as above
     return client

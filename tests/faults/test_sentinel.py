@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -47,6 +48,20 @@ def traffic(replica, seconds, until=lambda: False):
         sent += 1
         time.sleep(0.001)
     return sent
+
+
+def test_a_late_answer_is_nobodys(behind):
+    """It comes when the master thaws: the next command on that connection must not take it for its own."""
+    with connect(behind.url) as client, ThreadPoolExecutor() as pool:
+        assert client.echo("warm") == "warm"
+        behind.master.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(redis.RedisError):
+            client.echo("first")
+        second = pool.submit(client.echo, "second")
+        time.sleep(0.1)  # until it was sent, or waits for a connection of its own
+        behind.master.process.send_signal(signal.SIGCONT)
+        assert second.result(10) == "second"
+        assert client.echo("third") == "third"
 
 
 def replicated(behind):
