@@ -39,8 +39,8 @@ def test_sentinel_urls():
         ("a", 26379, "spw"), ("b", 7, "spw"),
     ]  # fmt: skip
     assert where(client) == "sentinel's master mymaster"
-    assert "ssl" not in str(client.connection_pool.connection_class).lower()
-    assert "ssl" in str(connect("rediss+sentinel://a/m").connection_pool.connection_class).lower()
+    assert not issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+    assert issubclass(connect("rediss+sentinel://a/m").connection_pool.connection_class, redis.SSLConnection)
 
 
 def test_tls_holds_for_every_connection(tmp_path):
