@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from redis_router import status
+from redis_router.checks import check_name
 from redis_router.connect import connect, where
 from redis_router.endpoints import Endpoints
 from redis_router.errors import RedisUnavailable, RouterError
-from redis_router.model import check_name
 from redis_router.store import Store
 from redis_router.worker import HealthChecker
 

@@ -13,6 +13,14 @@ from weakref import WeakSet
 
 from redis_router import table as tables
 from redis_router.attempt import Attempt, Choice, Turn
+from redis_router.checks import (
+    check_count,
+    check_flag,
+    check_latency,
+    check_name,
+    check_seconds,
+    check_weight,
+)
 from redis_router.circuit import HALF_OPEN, OPEN
 from redis_router.connect import connect
 from redis_router.engine import Engine
@@ -29,12 +37,6 @@ from redis_router.model import (
     ProviderHealth,
     RegisteredModel,
     Result,
-    check_count,
-    check_flag,
-    check_latency,
-    check_name,
-    check_seconds,
-    check_weight,
 )
 from redis_router.names import process_name
 from redis_router.store import Store

@@ -13,11 +13,11 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from redis_router import scripts
+from redis_router.checks import NO_PROBE
 from redis_router.connect import REDIS_ERRORS, Client, NoScript, subscriber, translated
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.keys import Keys
 from redis_router.model import (
-    NO_PROBE,
     CircuitConfig,
     CircuitState,
     Leader,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from redis_router.checks import check_name, check_number, check_seconds
 from redis_router.circuit import OPEN
 from redis_router.connect import connect, where
 from redis_router.election import Election
@@ -21,7 +22,7 @@ from redis_router.errors import RedisRefused, RouterError
 from redis_router.link import COMMANDS, Link
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.mirror import Mirror, reconnecting
-from redis_router.model import ProviderHealth, check_name, check_number, check_seconds
+from redis_router.model import ProviderHealth
 from redis_router.names import process_name
 from redis_router.probes import ProbeImpossible, Prober
 from redis_router.store import Event, Reply, Store

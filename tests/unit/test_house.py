@@ -8,11 +8,12 @@ import pytest
 import redis_router
 
 PACKAGE = Path(redis_router.__file__).parent
-VALUES = {"errors", "model"}
+VALUES = {"errors", "checks", "model"}
 
 MAY_IMPORT = {
     "errors": set(),
-    "model": {"errors"},
+    "checks": {"errors"},
+    "model": {"errors", "checks"},
     "names": set(),
     "circuit": {"model"},
     "keys": set(),

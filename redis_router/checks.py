@@ -1,0 +1,110 @@
+"""What arguments must look like: each check returns the value, or raises InvalidArgument that names what, value, remedy."""
+
+import math
+import re
+from urllib.parse import urlsplit
+
+from redis_router.errors import InvalidArgument
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}")
+_MAX_MODEL_CHARS = 256
+_MAX_COUNT = 1_000_000
+_MAX_SECONDS = 7 * 24 * 3600.0
+_MAX_LATENCY_MS = _MAX_SECONDS * 1000
+
+NO_PROBE = "none"
+"""As `Provider.probe`: take away the probe that the fleet has for this provider."""
+
+
+def check_name(what: str, value: object) -> str:
+    """A provider name, namespace or replica id: short, printable, and unable to reach another Redis key."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidArgument(
+            f"{what} {value!r} is not usable: give 1 to 64 letters, digits or . _ : / @ -, the first a letter or digit"
+        )
+    return value
+
+
+def check_number(what: str, value: object, *, above: float | None = None, least: float = 0.0, most: float) -> float:
+    """A finite number with `least <= value <= most` (or `above < value`), as a float."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value <= most and (value > above if above is not None else value >= least):  # type: ignore[arg-type, operator]
+        return float(value)  # type: ignore[arg-type]
+    bounds = f"above {above:g}" if above is not None else f"from {least:g}"
+    raise InvalidArgument(f"{what} is {value!r}: give a finite number {bounds} up to {most:g}")
+
+
+def check_count(what: str, value: object, *, least: int = 1) -> int:
+    """A whole number from `least` up."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_COUNT:
+        return value
+    raise InvalidArgument(f"{what} is {value!r}: give a whole number from {least} to {_MAX_COUNT}")
+
+
+def check_flag(what: str, value: object) -> bool:
+    """True or False, and not what merely counts as such: "no" would count as True."""
+    if value is True or value is False:
+        return bool(value)
+    raise InvalidArgument(f"{what} is {value!r}: give True or False")
+
+
+def check_seconds(what: str, value: object) -> float:
+    """A duration in seconds, at least a millisecond (the resolution of the record) and at most a week."""
+    return check_number(what, value, least=0.001, most=_MAX_SECONDS)
+
+
+def check_weight(value: object) -> float:
+    """A routing weight, above 0."""
+    try:
+        return check_number("weight", value, above=0.0, most=1e6)
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"{error}; to take a provider out of service use update_health(name, available=False)"
+        ) from None
+
+
+def check_latency(value: object) -> float:
+    """A latency in milliseconds; 0 means "not measured" and moves no average."""
+    if type(value) is float and 0.0 <= value <= _MAX_LATENCY_MS:  # nearly always: this is on the request path
+        return value
+    return check_number("latency_ms", value, most=_MAX_LATENCY_MS)
+
+
+def check_model(value: object) -> str:
+    """A model name as a provider registers it, surrounding blanks removed."""
+    name = value.strip() if isinstance(value, str) else ""
+    if name and len(name) <= _MAX_MODEL_CHARS and name.isprintable():
+        return name
+    raise InvalidArgument(
+        f"model {value!r} is not usable: give 1 to {_MAX_MODEL_CHARS} printable characters, or '*' for every model"
+    )
+
+
+def check_probe(name: str, url: object) -> str:
+    """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port); or "none".
+
+    Without a login: it is stored in Redis in clear, and what fetches it may log it.
+    """
+    if url == NO_PROBE:
+        return NO_PROBE
+    usable, shown = False, url
+    if isinstance(url, str):
+        try:
+            parts = urlsplit(url)
+            shown = url.replace(f"{parts.username or ''}:{parts.password}@", "…@") if parts.password else url
+            port = parts.port  # raises ValueError beyond 65535
+            usable = (
+                bool(parts.hostname)
+                and parts.username is None
+                and url.isprintable()
+                and " " not in url
+                and (parts.scheme in ("http", "https") or (parts.scheme == "tcp" and bool(port)))
+            )
+        except ValueError:
+            usable = False
+    if usable and isinstance(url, str):
+        return url
+    raise InvalidArgument(
+        f"probe of provider {name!r} is {shown!r}: give http://host/path, https://host/path or tcp://host:port,"
+        " without user and password"
+    )
