@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from benchmarks.measure import Case, Row, interleaved, not_measured, ratios, row
 from redis_router import Provider, ProviderHealth, Router
 from redis_router.strategies import STRATEGIES, resolve
-from redis_router.table import build, updated
+from redis_router.table import Tables
 
 SIZES = (3, 10, 100, 1000)
 
@@ -68,10 +68,9 @@ def rebuilding(rounds: int) -> list[Row]:
     changed = ProviderHealth("p500", latency_ms=50.0)
     cases = []
     for name in STRATEGIES:
-        strategy = resolve(name)
-        names = {"updated": updated, "strategy": strategy, "changed": [changed]}
-        names["table"] = build(providers, records, strategy)
-        cases.append(Case(name, "updated(table, changed, strategy)", names, 3))
+        tables = Tables(resolve(name), time.time)
+        names = {"tables": tables, "changed": [changed], "table": tables.build(providers, records)}
+        cases.append(Case(name, "tables.updated(table, changed)", names, 3))
     samples = interleaved(cases, rounds)
     return [
         row("table", f"{name}, 1000 providers with the same 50 models", "ms", [value / 1000 for value in values])

@@ -3,6 +3,7 @@
 -- KEYS[1]   health   the record
 -- KEYS[2]   permits  half-open permits in flight
 -- KEYS[3]   events   the log of transitions
+-- KEYS[4]   reporters  the replicas whose last word was a failure
 -- ARGV[1]   channel  where changes are published
 -- ARGV[2]   by       the replica, for the message
 --
@@ -10,6 +11,6 @@
 -- Why one script: no replica may see half a provider.
 
 local existed = redis.call('DEL', KEYS[1])
-redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
 redis.call('PUBLISH', ARGV[1], object({ 'event', 'deregistered', 'provider', provider_of(KEYS[1]), 'by', ARGV[2] }))
 return reply(existed == 1 and 'ok' or 'missing', '')

@@ -19,8 +19,7 @@ if not record then return reply('missing', '') end
 local did = replayed(KEYS[2], seq)
 if did then return reply('replayed', did, record) end
 if epoch > 0 and epoch < record.leader_epoch then return reply('fenced', '', record) end
--- the distance, not the difference: where Redis's clock was set back, the circuit is not open until it caught up
-if record.circuit_state ~= 'open' or math.abs(now - record.last_state_change_ms) < record.open_timeout_ms then
+if record.circuit_state ~= 'open' or not is_due(record, now) then
   return reply('not_due', '', record)
 end
 record.leader_epoch = math.max(record.leader_epoch, epoch)

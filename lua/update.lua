@@ -38,6 +38,7 @@ for i = 6, #ARGV, 2 do
     if may then
       set('available', value)
       set('unavailable_reason', value == 1 and '' or source)
+      if value == 1 and source == 'operator' then set('cooldown_until_ms', 0) end -- back in service means now
     end
   end
 end

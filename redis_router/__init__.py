@@ -1,6 +1,7 @@
 """One circuit breaker and one set of health figures for a whole fleet of LLM gateway replicas, kept in Redis."""
 
 from redis_router.attempt import Attempt
+from redis_router.attempts import Attempts
 from redis_router.errors import (
     AccessDenied,
     InvalidArgument,
@@ -21,7 +22,8 @@ from redis_router.model import (
     Transition,
 )
 from redis_router.router import Router
-from redis_router.strategies import Strategy
+from redis_router.strategies import Latency, Strategy
+from redis_router.verdict import Verdict, classify
 from redis_router.worker import HealthChecker
 
 __version__ = "0.1.0"
@@ -29,11 +31,13 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessDenied",
     "Attempt",
+    "Attempts",
     "Candidate",
     "CircuitConfig",
     "CircuitState",
     "HealthChecker",
     "InvalidArgument",
+    "Latency",
     "NoProviderAvailable",
     "Outcome",
     "Provider",
@@ -46,4 +50,6 @@ __all__ = [
     "Strategy",
     "Transition",
     "UnknownProvider",
+    "Verdict",
+    "classify",
 ]

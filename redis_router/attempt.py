@@ -1,40 +1,44 @@
-"""One call to one provider, timed and recorded; and the turns of a request that may try several providers."""
+"""One call to one provider: timed, judged, and recorded."""
 
-from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
 from typing import Literal, Self
 
+from redis_router.checks import check_latency
 from redis_router.engine import Engine
-from redis_router.errors import NoProviderAvailable, RouterError
+from redis_router.errors import RouterError
 from redis_router.model import Candidate, Outcome, Provider, Result
 from redis_router.permits import Permit
+from redis_router.verdict import SUCCESS, Verdict
 
-Choice = tuple[Candidate, Permit | None]
-
-_SUCCESS = Outcome.SUCCESS
 _tuple = tuple.__new__  # a named tuple's own constructor costs twice as much
 
 
 class Attempt:
     """One call to one provider: timed, and recorded with the generation in which it began and the permit it holds.
 
-    A normal end of the `with` block is a success, an Exception a failure. A cancellation (any other BaseException)
-    says nothing about the provider: it is recorded as ignored. Good for one call: entering it again raises RouterError.
+    A normal end of the `with` block is a success; what an exception means is up to `classify`. Where the code knows
+    better it says so: `fail`, `rate_limited`, `ignore`, `succeed`, or `judge` with a response. The last word counts.
+    Good for one call: entering it again raises RouterError.
     """
 
-    __slots__ = ("_candidate", "_engine", "_permit", "_started")
+    __slots__ = ("_candidate", "_engine", "_first_token", "_latency_ms", "_permit", "_started", "_verdict", "model")
 
-    def __init__(self, engine: Engine, candidate: Candidate, permit: Permit | None) -> None:
+    def __init__(self, engine: Engine, candidate: Candidate, permit: Permit | None, model: str) -> None:
         self._engine = engine
         self._candidate = candidate
         self._permit = permit
         self._started = 0.0
+        self._first_token: float | None = None
+        self._latency_ms: float | None = None
+        self._verdict: Verdict | None = None
+        self.model = model
+        """What to ask this provider for: the model asked for, or a fallback."""
 
     @property
     def provider(self) -> Provider:
         """Where to send this call."""
-        return self._candidate.provider
+        return self._candidate.provider.whole
 
     @property
     def permit(self) -> str | None:
@@ -52,66 +56,81 @@ class Attempt:
             self._engine.permits.hand_back(self._permit)
             self._permit = None
 
+    @property
+    def was_used(self) -> bool:
+        """Did the `with` block begin?"""
+        return self._started != 0.0
+
+    # Verdicts, while the call runs
+
+    def succeed(self, latency_ms: float | None = None) -> None:
+        """The provider did well, however the block ends; `latency_ms` in place of the time measured."""
+        self._latency_ms = None if latency_ms is None else check_latency(latency_ms)
+        self._verdict = SUCCESS
+
+    def fail(self, reason: str = "") -> None:
+        """The provider failed, however the block ends; `reason` is one word for operators."""
+        self._verdict = self._engine.judge.bounded(Verdict(Outcome.FAILURE, reason))
+
+    def rate_limited(self, cooldown: float | None = None) -> None:
+        """The provider wants no calls for `cooldown` seconds; None for the router's `rate_limit_cooldown`."""
+        self._verdict = self._engine.judge.bounded(Verdict(Outcome.RATE_LIMITED, cooldown=cooldown))
+
+    def ignore(self) -> None:
+        """This call says nothing about the provider, however the block ends."""
+        self._verdict = Verdict(Outcome.IGNORED)
+
+    def judge(self, response: object) -> Verdict:
+        """Let the classifier decide on a response, for clients that do not raise; returns what it said."""
+        self._verdict = self._engine.judge(response)
+        return self._verdict
+
+    def first_token(self) -> None:
+        """The answer begins: the averages take the time until now, so that a long answer is not a slow provider.
+
+        The whole duration still goes into the metrics. Only the first call counts.
+        """
+        if self._first_token is None:
+            self._first_token = perf_counter()
+
+    # The call
+
     def __enter__(self) -> Self:
         if self._started:
             raise RouterError("this attempt was used already: ask the router for another")
         if self._permit is not None:
             self._permit.until = None  # renewed for as long as the call runs
+        self._candidate.in_flight.append(None)
         self._started = perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False] | bool:
-        latency_ms = (perf_counter() - self._started) * 1000
-        if kind is None:
-            self._record(_SUCCESS, latency_ms)
-            return False
-        if not issubclass(kind, Exception):
-            self._record(Outcome.IGNORED, latency_ms)
-            return False
-        self._record(Outcome.FAILURE, latency_ms)
-        return self._goes_on()
+        duration_ms = (perf_counter() - self._started) * 1000
+        self._candidate.in_flight.pop()
+        verdict = self._verdict
+        if verdict is None:
+            verdict = SUCCESS if error is None else self._judged(error)
+        self._record(verdict, duration_ms)
+        return self._goes_on(verdict, error)
 
-    def _record(self, outcome: Outcome, latency_ms: float) -> None:
+    def _judged(self, error: BaseException) -> Verdict:
+        return self._engine.judge(error)
+
+    def _record(self, verdict: Verdict, duration_ms: float) -> None:
         engine, health, permit, token = self._engine, self._candidate.health, self._permit, ""
-        generation = health.generation
+        outcome, reason, cooldown = verdict
+        generation, latency_ms = health.generation, duration_ms
         if permit is not None:
             generation, token = permit.generation, engine.permits.done(permit).token
-        engine.courier.put(_tuple(Result, (health.name, outcome, latency_ms, generation, token)))
+        if self._first_token is not None:
+            latency_ms = (self._first_token - self._started) * 1000
+        if self._latency_ms is not None:
+            latency_ms = self._latency_ms
+        result = (health.name, outcome, latency_ms, generation, token, reason, duration_ms, (cooldown or 0.0) * 1000)
+        engine.courier.put(_tuple(Result, result))
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:
         """Is there another attempt, so that the error is not passed on?"""
         return False
-
-
-class Turn(Attempt):
-    """An attempt that is followed by one with another provider where it fails, as long as there is one.
-
-    `choose` is given the names of the providers that were tried, and raises NoProviderAvailable.
-    """
-
-    __slots__ = ("_choose", "_tried", "next")
-
-    def __init__(
-        self, engine: Engine, choice: Choice, choose: Callable[[frozenset[str]], Choice], tried: frozenset[str]
-    ) -> None:
-        super().__init__(engine, *choice)
-        self._choose = choose
-        self._tried = tried
-        self.next: Turn | None = None
-
-    def discard(self) -> None:
-        """Give the permit back, this attempt's and the next one's, where the call never began."""
-        super().discard()
-        if self.next is not None:
-            self.next.discard()
-
-    def _goes_on(self) -> bool:
-        tried = self._tried | {self._candidate.provider.name}
-        try:
-            choice = self._choose(tried)  # now, so that the error in hand is passed on where there is none
-        except NoProviderAvailable:
-            return False
-        self.next = Turn(self._engine, choice, self._choose, tried)
-        return True

@@ -1,4 +1,4 @@
-"""What arguments must look like: each check returns the value, or raises InvalidArgument that names what, value, remedy."""
+"""What arguments must look like: each check returns the value, or raises InvalidArgument that says what would do."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from redis_router.errors import InvalidArgument
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}")
+_REASON = re.compile(r"[A-Za-z0-9_.-]{0,40}")
 _MAX_MODEL_CHARS = 256
 _MAX_COUNT = 1_000_000
 _MAX_SECONDS = 7 * 24 * 3600.0
@@ -70,6 +71,13 @@ def check_latency(value: object) -> float:
     return check_number("latency_ms", value, most=_MAX_LATENCY_MS)
 
 
+def check_reason(value: object) -> str:
+    """Why a call failed, in one word that can stand in a record and a metric's label; '' for no word."""
+    if isinstance(value, str) and _REASON.fullmatch(value):
+        return value
+    raise InvalidArgument(f"reason {value!r} is not usable: give at most 40 letters, digits or _ . -")
+
+
 def check_model(value: object) -> str:
     """A model name as a provider registers it, surrounding blanks removed."""
     name = value.strip() if isinstance(value, str) else ""
@@ -77,6 +85,17 @@ def check_model(value: object) -> str:
         return name
     raise InvalidArgument(
         f"model {value!r} is not usable: give 1 to {_MAX_MODEL_CHARS} printable characters, or '*' for every model"
+    )
+
+
+def check_part(provider: str, model: str) -> str:
+    """The name of the record that a model of a provider with `circuit_per_model` has."""
+    part = f"{provider}/{model}"
+    if model != "*" and _NAME.fullmatch(part):
+        return part
+    raise InvalidArgument(
+        f"provider {provider!r} cannot have a circuit for model {model!r} (its record would be {part!r}): name models"
+        " of letters, digits or . _ : / @ -, at most 64 characters together, not '*'"
     )
 
 

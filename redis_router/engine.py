@@ -10,7 +10,7 @@ import random
 import threading
 import time
 
-from redis_router import table as tables
+from redis_router.bell import Bell
 from redis_router.circuit import OPEN
 from redis_router.connect import where
 from redis_router.courier import Courier
@@ -24,6 +24,8 @@ from redis_router.permits import Permit, Permits
 from redis_router.registrar import Registrar
 from redis_router.store import Event, Reply, Store
 from redis_router.strategies import Strategy
+from redis_router.table import Selector, Tables
+from redis_router.verdict import Judge
 from redis_router.view import View
 
 log = logging.getLogger("redis_router")
@@ -54,15 +56,22 @@ class Engine:
         permit_ttl: float,
         safety_net_after: float,
         on_transition: TransitionListener | None,
+        judge: Judge,
+        least_bad: bool,
+        max_ejection_percent: float,
     ) -> None:
         self.store = store
         self.metrics = metrics
         self._herald = Herald(on_transition)
         self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
-        self.view = View(strategy, metrics, self._herald.tell, self._view_changed)
+        self.judge = judge
+        self.bell = Bell()
+        tables = Tables(strategy, self.now_ms, least_bad, max_ejection_percent)
+        self.view = View(tables, metrics, self._herald.tell, self._view_changed, self.bell)
         self.link = Link(where(store.client), metrics, self.courier.urge)
         self.mirror = Mirror(store, self.link, self, self.view.providers.keys, metrics.saw_epoch, refresh_interval)
-        self.permits = Permits(store, metrics, self.courier.put, self.courier.say_refused, permit_ttl)
+        refused = self.courier.say_refused
+        self.permits = Permits(store, metrics, self.courier.put, refused, self.bell.ring, permit_ttl)
         self._registrar = Registrar(store, self.mirror, self.view, self.deregistered, self.courier.say_refused)
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
@@ -73,10 +82,10 @@ class Engine:
 
     # The request path
 
-    def trial(self, selector: tables.Selector, tried: frozenset[str]) -> tuple[Candidate, Permit] | None:
+    def trial(self, selector: Selector, tried: frozenset[str]) -> tuple[Candidate, Permit] | None:
         """Spend a permit for a half-open provider of this model; where none is in hand, one is claimed later."""
         for candidate in selector.on_trial:
-            name = candidate.provider.name
+            name = candidate.health.name
             if name in tried:
                 continue
             permit = self.permits.take(name)
@@ -239,7 +248,7 @@ class Engine:
     def _drain(self) -> None:
         drained = self.courier.drain()
         self._last_used.update(dict.fromkeys(drained, time.monotonic()))
-        if self.view.alone:
+        if self.view.decides:
             self.view.decide([result for results in drained.values() for result in results])
 
     # Without Redis
@@ -286,7 +295,7 @@ class Engine:
         provider = self.view.providers.get(name)
         for model in provider.models if provider is not None else ():
             selector = self.view.table.find(model)
-            peers.update(c.provider.name for c in (selector.candidates if selector else ()))
+            peers.update(c.health.name for c in (selector.candidates if selector else ()))
         return any(self._last_used.get(peer, 0.0) > since for peer in peers)
 
     def _safety_net(self) -> None:

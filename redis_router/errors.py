@@ -1,6 +1,6 @@
 """The exception family: everything the library raises on purpose is a RouterError."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class RouterError(Exception):
@@ -59,10 +59,19 @@ class NoProviderAvailable(RouterError):
         self.model = model
         self.reasons = dict(reasons)
         self.retry_after = retry_after
-        why = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()) or hint
+        why = hint or "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
         after = "" if retry_after is None else f" (retry after {retry_after:.1f} s)"
         super().__init__(model, self.reasons, retry_after, hint)  # what a pickle is made from again
         self._text = f"no provider available for model {model[:200]!r}: {why}{after}"
+
+    @classmethod
+    def merged(cls, found: Sequence["NoProviderAvailable"]) -> "NoProviderAvailable":
+        """One for several models; it is of the first."""
+        if len(found) == 1:
+            return found[0]
+        reasons = {name: reason for each in found for name, reason in each.reasons.items()}
+        waits = [each.retry_after for each in found if each.retry_after is not None]
+        return cls(found[0].model, reasons, min(waits, default=None), found[0].args[3])
 
     def __str__(self) -> str:
         return self._text

@@ -7,6 +7,7 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:{openai}:permits        ZSET    half-open permits: token -> expiry, ms since the epoch
     rr:{openai}:seq:<session>  STRING  the last batch applied from that process, and the transitions it made
     rr:{openai}:seq:<session>:half_open  STRING  the same for its half-open transitions
+    rr:{openai}:reporters      ZSET    with min_reporters: sessions whose last word was a failure -> when, ms
     rr:{openai}:events         STREAM  capped log of transitions and operator actions
     rr:{leader}                HASH    worker, epoch, since_ms, until_ms, session
     rr:events                  PUBSUB  one JSON message per change
@@ -41,6 +42,9 @@ class Keys:
 
     def seq(self, provider: str, session: str) -> str:
         return f"{self.namespace}:{{{provider}}}:seq:{session}"
+
+    def reporters(self, provider: str) -> str:
+        return f"{self.namespace}:{{{provider}}}:reporters"
 
     def events(self, provider: str) -> str:
         return f"{self.namespace}:{{{provider}}}:events"

@@ -1,17 +1,34 @@
-"""The breaker of one replica alone, for the time that Redis is away: `circuit.py` on its own copies of the records.
+"""The breaker of one replica alone: `circuit.py` on its own copies of the records.
 
-What it decides is forgotten when Redis is back. Its generations lie far above Redis's: a call that began under a
-decision made here is late for the fleet's circuit, so it moves the averages and never the circuit.
+It decides while Redis is away, and is forgotten when Redis is back. And where a circuit opens for the fleet only when
+several replicas complain (`min_reporters`), it decides what this replica does meanwhile. Its generations lie far above
+Redis's: a call that began under a decision made here is late for the fleet's circuit, so it moves the averages and
+never the circuit.
 """
 
+import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from redis_router import circuit
 from redis_router.model import ProviderHealth, Result
 
 GENERATIONS = 1 << 50
 """Added to the generation at the first transition made here; Redis's own count transitions from 1."""
+
+
+class HasGeneration(Protocol):
+    """A record, or a permit."""
+
+    @property
+    def generation(self) -> int: ...
+
+
+def is_local(of: HasGeneration) -> bool:
+    """Is it of a state that a circuit was brought into here?"""
+    return of.generation >= GENERATIONS
+
 
 Change = tuple[ProviderHealth, ProviderHealth]
 """A record before and after."""
@@ -29,11 +46,12 @@ class LocalBreaker:
         changes: dict[str, Change] = {}
         done: list[Change] = []
         now = int(self._now_ms())
-        for name, outcome, latency_ms, generation, _ in results:
+        for result in results:
+            name = result.provider
             old = self.records.get(name)
             if old is None:
                 continue
-            new = self._take(circuit.record(old, outcome, latency_ms, generation, now))
+            new = self._take(circuit.record(old, result, now, jitter=random.random()))
             changes[name] = (changes[name][0] if name in changes else old, new)
             if new.circuit_state is not old.circuit_state:
                 done.append(changes.pop(name))
@@ -51,3 +69,49 @@ class LocalBreaker:
             health = replace(health, generation=health.generation + GENERATIONS)
         self.records[health.name] = health
         return health
+
+
+class OwnView(LocalBreaker):
+    """This replica's own word on providers with `min_reporters`: worse than the fleet's perhaps, never better."""
+
+    def __init__(self, now_ms: Callable[[], float]) -> None:
+        super().__init__({}, now_ms)
+        self._fleet: dict[str, ProviderHealth] = {}
+
+    def decide(self, results: Iterable[Result]) -> list[ProviderHealth]:
+        """Fold this replica's outcomes; returns the records to show of providers whose circuit moved here."""
+        if not self.records:
+            return []
+        changes = self.fold(results) + self.half_open_due()
+        moved = [new.name for old, new in changes if old.circuit_state is not new.circuit_state]
+        return [self.shown(self._fleet[name]) for name in moved]
+
+    def forget(self, name: str) -> None:
+        """This provider is no more, or no matter of this replica's alone."""
+        self.records.pop(name, None)
+        self._fleet.pop(name, None)
+
+    def shown(self, fleet: ProviderHealth) -> ProviderHealth:
+        """The fleet's record, with this replica's circuit where that is not closed."""
+        if fleet.config.min_reporters <= 1:
+            self.forget(fleet.name)
+            return fleet
+        own, before = self.records.get(fleet.name), self._fleet.get(fleet.name)
+        self._fleet[fleet.name] = fleet
+        closed = own is None or own.circuit_state is circuit.CLOSED
+        moved = before is None or before.generation != fleet.generation or before.config != fleet.config
+        if own is None or moved or (closed and own.generation != fleet.generation):
+            self.records[fleet.name] = ProviderHealth(fleet.name, generation=fleet.generation, config=fleet.config)
+            return fleet
+        if closed or fleet.circuit_state is circuit.OPEN:
+            return fleet
+        return replace(
+            fleet,
+            circuit_state=own.circuit_state,
+            open_reason=own.open_reason,
+            open_timeout_factor=own.open_timeout_factor,
+            generation=own.generation,
+            last_state_change_ms=own.last_state_change_ms,
+            available=False,
+            unavailable_reason="operator" if fleet.unavailable_reason == "operator" else "circuit",
+        )

@@ -107,6 +107,9 @@ class Metrics:
             "provider", "from_state", "to_state",
         )  # fmt: skip
         self.requests = counter("requests_total", "Outcomes recorded by this process", "provider", "outcome")
+        self.failures = counter(
+            "failures_total", "Failures recorded by this process, by what they said", "provider", "reason"
+        )
         self.request_latency = _BatchHistogram(
             "redis_router_request_latency_seconds",
             "Whole duration of the calls recorded by this process",
@@ -169,7 +172,7 @@ class Metrics:
         """Outcomes of one provider, counted here and added up once: a batch costs little more than a single one."""
         outcomes = [result[1] for result in results]
         successes = outcomes.count(Outcome.SUCCESS)
-        latencies = sorted([result[2] for result in results if result[2] > 0])
+        latencies = sorted([ms for result in results if (ms := result[6] or result[2]) > 0])
         below = [bisect_right(latencies, most) for most in _BUCKETS_MS]
         bound = self._bound.get(provider)
         if bound is None:
@@ -182,6 +185,9 @@ class Metrics:
             others = Tally(r[1] for r in results if r[1] is not Outcome.SUCCESS and is_request(r))
             for outcome, times in others.items():
                 self.requests.labels(provider, outcome.value).inc(times)
+            reasons = Tally(r.reason for r in results if r[1] is Outcome.FAILURE)
+            for reason, times in reasons.items():
+                self.failures.labels(provider, reason or "unspecified").inc(times)
         bound[1].observe_all(map(sub, below, [0, *below]), sum(latencies) / 1000)
 
     @_gated

@@ -1,16 +1,18 @@
 """The values that everything else passes around: frozen, validated on construction, free of I/O."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 from redis_router.checks import (
     check_count,
+    check_flag,
     check_model,
     check_name,
     check_number,
+    check_part,
     check_probe,
     check_seconds,
     check_weight,
@@ -30,15 +32,27 @@ class CircuitState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What one call says about its provider; `ignored` says nothing, it only hands a permit back."""
+    """What one call says about its provider.
+
+    rate_limited  it asks to be left alone for a while: no verdict on its circuit, nor on its averages
+    ignored       nothing: the caller's own mistake, cancellation or deadline
+    """
 
     SUCCESS = "success"
     FAILURE = "failure"
+    RATE_LIMITED = "rate_limited"
     IGNORED = "ignored"
 
 
 class Result(NamedTuple):
-    """One outcome on its way to Redis; `generation` is that in which its call began, `permit` a token or ''.
+    """One outcome on its way to Redis.
+
+    latency_ms   what the averages are made of: the time to the first token where it was marked
+    generation   the circuit's when the call began
+    permit       the token of a trial call, or ''
+    reason       of a failure: one word that says why, or ''
+    duration_ms  of the whole call, for the metrics; 0 where that is `latency_ms`
+    cooldown_ms  of rate_limited: for how long the provider wants no calls
 
     A tuple, not a dataclass: it is made on the request path, where a frozen dataclass costs five times as much.
     """
@@ -48,6 +62,9 @@ class Result(NamedTuple):
     latency_ms: float
     generation: int
     permit: str = ""
+    reason: str = ""
+    duration_ms: float = 0.0
+    cooldown_ms: float = 0.0
 
 
 def is_request(result: Result) -> bool:
@@ -65,6 +82,7 @@ class Provider:
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
     probe   what a worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections;
             shared by the fleet: None leaves what another replica gave, "none" takes it away
+    circuit_per_model  a circuit, and a record `name/model`, for each model, where they fail apart from each other
     """
 
     name: str
@@ -72,9 +90,14 @@ class Provider:
     weight: float = 1.0
     client: Any = field(default=None, compare=False, repr=False)
     probe: str | None = None
+    circuit_per_model: bool = False
+    whole: "Provider" = field(init=False, compare=False, repr=False)
+    """The provider as the gateway registered it, where this is its part for one model; else itself."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "whole", self)
         check_name("provider name", self.name)
+        check_flag("circuit_per_model", self.circuit_per_model)
         if isinstance(self.models, str | bytes) or not hasattr(self.models, "__iter__"):
             raise InvalidArgument(
                 f"models of provider {self.name!r} is {self.models!r}: give a tuple of names, such as ('gpt-4o',)"
@@ -85,17 +108,42 @@ class Provider:
         object.__setattr__(self, "weight", check_weight(self.weight))
         if self.probe is not None:
             check_probe(self.name, self.probe)
+        if self.circuit_per_model:
+            for model in self.models:
+                check_part(self.name, model)
+
+    def parts(self) -> tuple["Provider", ...]:
+        """What has a record of its own: this provider, or one part for each model, named `name/model`."""
+        if not self.circuit_per_model:
+            return (self,)
+        return tuple(self._part(model) for model in self.models)
+
+    def _part(self, model: str) -> "Provider":
+        part = replace(self, name=f"{self.name}/{model}", models=(model,), circuit_per_model=False)
+        object.__setattr__(part, "whole", self)
+        return part
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitConfig:
-    """When a circuit opens and how it comes back. The defaults are the original router's.
+    """When a circuit opens and how it comes back. The defaults are the original router's; 0 turns a rule off.
 
-    failure_rate_threshold       opens when the failure-rate average is above this (0 to 1)
-    consecutive_failure_limit    opens at this many failures in a row
-    half_open_success_threshold  closes after this many successes in half-open
-    half_open_max_probes         trial calls in flight at once in half-open, over the whole fleet
-    open_timeout                 seconds from opening until half-open
+    failure_rate_threshold          opens when the failure-rate average is above this (0 to 1)
+    consecutive_failure_limit       opens at this many failures in a row
+    half_open_success_threshold     closes after this many successes in half-open
+    half_open_max_probes            trial calls in flight at once in half-open, over the whole fleet
+    open_timeout                    seconds from opening until half-open
+    minimum_calls                   rates open nothing before so many calls: the window's or, without one, since closing
+    window                          seconds of the sliding window, counted over the fleet in ten buckets
+    window_failure_rate_threshold   opens when so much of the window's calls failed (0 to 1)
+    slow_call_duration_threshold    seconds above which a call is slow: its time to the first token, where marked
+    slow_call_rate_threshold        opens when so much of the window's calls was slow (0 to 1); a slow trial call fails
+    open_timeout_multiplier         each opening lasts so many times longer than the last; each healthy
+                                    `open_timeout` takes one step back
+    open_timeout_max                seconds that an opening lasts at most, before jitter
+    open_timeout_jitter             part of an opening that is added at random (0 to 1)
+    min_reporters                   opens when so many replicas complain; one alone opens only its own view
+    slow_start                      seconds of a growing share of the calls, after the circuit closed
     """
 
     failure_rate_threshold: float = 0.5
@@ -103,32 +151,89 @@ class CircuitConfig:
     half_open_success_threshold: int = 3
     half_open_max_probes: int = 3
     open_timeout: float = 30.0
+    minimum_calls: int = 0
+    window: float = 0.0
+    window_failure_rate_threshold: float = 0.0
+    slow_call_duration_threshold: float = 0.0
+    slow_call_rate_threshold: float = 0.0
+    open_timeout_multiplier: float = 0.0
+    open_timeout_max: float = 0.0
+    open_timeout_jitter: float = 0.0
+    min_reporters: int = 0
+    slow_start: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("failure_rate_threshold", self.failure_rate_threshold, most=1.0)
-        check_count("consecutive_failure_limit", self.consecutive_failure_limit)
-        check_count("half_open_success_threshold", self.half_open_success_threshold)
-        check_count("half_open_max_probes", self.half_open_max_probes)
+        for name in _RATES:
+            check_number(name, getattr(self, name), most=1.0)
+        for name in ("consecutive_failure_limit", "half_open_success_threshold", "half_open_max_probes"):
+            check_count(name, getattr(self, name))
+        for name in ("minimum_calls", "min_reporters"):
+            check_count(name, getattr(self, name), least=0)
         check_seconds("open_timeout", self.open_timeout)
+        for name in ("window", "slow_call_duration_threshold", "open_timeout_max", "slow_start"):
+            if getattr(self, name) != 0 or isinstance(getattr(self, name), bool):
+                check_seconds(name, getattr(self, name))
+        if self.open_timeout_multiplier != 0:
+            check_number("open_timeout_multiplier", self.open_timeout_multiplier, least=1.0, most=100.0)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.window == 0 and (self.window_failure_rate_threshold or self.slow_call_rate_threshold):
+            raise InvalidArgument(
+                "window is 0, so that window_failure_rate_threshold and slow_call_rate_threshold have nothing to count"
+                " in: give window=10.0 (seconds), or leave them at 0"
+            )
+        if bool(self.slow_call_duration_threshold) != bool(self.slow_call_rate_threshold):
+            raise InvalidArgument(
+                f"slow_call_duration_threshold is {self.slow_call_duration_threshold!r} and slow_call_rate_threshold is"
+                f" {self.slow_call_rate_threshold!r}: give both, or leave both at 0"
+            )
+        if 0 < self.open_timeout_max < self.open_timeout:
+            raise InvalidArgument(
+                f"open_timeout_max is {self.open_timeout_max!r}: give 0, or at least {self.open_timeout!r}"
+            )
 
     @property
     def open_timeout_ms(self) -> int:
         return round(self.open_timeout * 1000)
 
     def to_fields(self) -> dict[str, str]:
-        """The thresholds as they stand in the Redis hash."""
-        return {
-            "failure_rate_threshold": repr(float(self.failure_rate_threshold)),
-            "consecutive_failure_limit": str(self.consecutive_failure_limit),
-            "half_open_success_threshold": str(self.half_open_success_threshold),
-            "half_open_max_probes": str(self.half_open_max_probes),
-            "open_timeout_ms": str(self.open_timeout_ms),
-        }
+        """The thresholds as they stand in the Redis hash: durations in ms."""
+        fields = {}
+        for name, in_record in _IN_RECORD.items():
+            value = getattr(self, name)
+            fields[in_record] = str(round(value * 1000)) if name != in_record else _text(value)
+        return fields
 
     @classmethod
     def from_fields(cls, values: Mapping[str, str]) -> "CircuitConfig":
         """The inverse. Thresholds hardly ever change, so that those read last are remembered."""
-        return _config_of(*map(values.__getitem__, CONFIG_FIELDS))
+        return _config_of(*map(values.__getitem__, CONFIG_FIELDS[:5]), *map(values.get, CONFIG_FIELDS[5:]))
+
+
+_RATES = (
+    "failure_rate_threshold",
+    "window_failure_rate_threshold",
+    "slow_call_rate_threshold",
+    "open_timeout_jitter",
+)
+_COUNTS = (
+    "consecutive_failure_limit",
+    "half_open_success_threshold",
+    "half_open_max_probes",
+    "minimum_calls",
+    "min_reporters",
+)
+_IN_RECORD = {
+    f.name: f.name if f.name in (*_RATES, *_COUNTS, "open_timeout_multiplier") else f"{f.name}_ms"
+    for f in fields(CircuitConfig)
+}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _number(text: str) -> float:
@@ -150,8 +255,14 @@ CONFIG_FIELDS = tuple(CircuitConfig().to_fields())
 
 
 @lru_cache(maxsize=256)
-def _config_of(rate: str, failures: str, successes: str, probes: str, timeout_ms: str) -> CircuitConfig:
-    return CircuitConfig(_number(rate), _whole(failures), _whole(successes), _whole(probes), _whole(timeout_ms) / 1000)
+def _config_of(*texts: str | None) -> CircuitConfig:
+    values: dict[str, Any] = {}
+    for (name, in_record), text in zip(_IN_RECORD.items(), texts, strict=True):
+        if text is not None:
+            values[name] = _whole(text) if name in _COUNTS else _number(text)
+            if name != in_record:
+                values[name] /= 1000
+    return CircuitConfig(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +270,18 @@ class ProviderHealth:
     """One provider's whole record, field for field as it stands in Redis (`HGETALL rr:{name}:health`).
 
     available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
+    open_reason                     the rule that opened the circuit last; kept after it closes
+    last_failure                    why the last failed call failed, one word; '' where nobody said
+    cooldown_until_ms               it wants no calls before this moment: a rate limit
     latency_ms                      moving average, ms; 0 until the first sample
+    peak_latency_ms                 for balancing: up at once, down by and by; a failure counts as a slow call
     failure_rate                    moving average, 0 to 1
+    calls                           since the circuit closed, up to `minimum_calls`, where there is no window
+    window_bucket                   number of the window's newest bucket; the three counts are of ten, newest last
+    times_opened                    steps of backoff that the next opening takes
+    open_timeout_factor             how many times `open_timeout` the last opening lasts: backoff and jitter
     generation                      counts transitions; a result from an earlier one never moves the circuit
     last_state_change_ms, last_check_ms   moments on Redis's clock, ms since the epoch; 0 for never
-    open_reason                     the rule that opened the circuit last; kept after it closes
     version                         orders copies of the record: the higher one is newer
     leader_epoch                    the highest election epoch that wrote here; lower ones are refused
     """
@@ -171,26 +289,36 @@ class ProviderHealth:
     name: str
     circuit_state: CircuitState = CircuitState.CLOSED
     open_reason: str = ""
+    last_failure: str = ""
     available: bool = True
     unavailable_reason: str = ""
+    cooldown_until_ms: int = 0
     latency_ms: float = 0.0
+    peak_latency_ms: float = 0.0
     failure_rate: float = 0.0
     weight: float = 1.0
     consecutive_failures: int = 0
     consecutive_successes: int = 0
+    calls: int = 0
+    window_bucket: int = 0
+    window_calls: str = ""
+    window_failures: str = ""
+    window_slow: str = ""
+    times_opened: int = 0
+    open_timeout_factor: float = 1.0
     generation: int = 1
     last_state_change_ms: int = 0
     last_check_ms: int = 0
     config: CircuitConfig = field(default_factory=CircuitConfig)
-    version: int = 0
     leader_epoch: int = 0
+    version: int = 0
 
     def due_in_ms(self, now_ms: float) -> float:
         """Milliseconds until an open circuit may become half-open, on Redis's clock; 0 or less: now.
 
         Where that clock was set back by more than `open_timeout`, the circuit does not wait until it caught up.
         """
-        return self.config.open_timeout_ms - abs(now_ms - self.last_state_change_ms)
+        return self.config.open_timeout_ms * self.open_timeout_factor - abs(now_ms - self.last_state_change_ms)
 
     def is_due(self, now_ms: float) -> bool:
         """May an open circuit become half-open?"""
@@ -208,33 +336,50 @@ class ProviderHealth:
 
     def to_fields(self) -> dict[str, str]:
         """The record as Redis holds it: words for states, 1/0 for flags, decimal text for numbers."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "config")}
-        values["available"] = int(self.available)
-        texts = {key: repr(value) if isinstance(value, float) else str(value) for key, value in values.items()}
-        bookkeeping = {key: texts.pop(key) for key in ("leader_epoch", "version")}
-        return {**texts, **self.config.to_fields(), **bookkeeping}
+        texts: dict[str, str] = {}
+        for name in _FIELDS:
+            value = getattr(self, name)
+            texts |= value.to_fields() if name == "config" else {name: _text(value)}
+        return texts
 
     @classmethod
     def from_fields(cls, name: str, values: Mapping[str, str]) -> Self:
-        """The inverse of `to_fields`. Raises KeyError or ValueError when the hash is not a health record."""
+        """The inverse of `to_fields`. Raises KeyError or ValueError when the hash is not a health record.
+
+        What is off or says nothing may be missing: a push leaves it out.
+        """
+        may = values.get
         return cls(
             name=name,
             circuit_state=CircuitState(values["circuit_state"]),
             open_reason=values["open_reason"],
+            last_failure=may("last_failure", ""),
             available=values["available"] == "1",
             unavailable_reason=values["unavailable_reason"],
+            cooldown_until_ms=_whole(may("cooldown_until_ms", "0")),
             latency_ms=_number(values["latency_ms"]),
+            peak_latency_ms=_number(may("peak_latency_ms", "0")),
             failure_rate=_number(values["failure_rate"]),
             weight=_number(values["weight"]),
             consecutive_failures=_whole(values["consecutive_failures"]),
             consecutive_successes=_whole(values["consecutive_successes"]),
+            calls=_whole(may("calls", "0")),
+            window_bucket=_whole(may("window_bucket", "0")),
+            window_calls=may("window_calls", ""),
+            window_failures=may("window_failures", ""),
+            window_slow=may("window_slow", ""),
+            times_opened=_whole(may("times_opened", "0")),
+            open_timeout_factor=_number(may("open_timeout_factor", "1")),
             generation=_whole(values["generation"]),
             last_state_change_ms=_whole(values["last_state_change_ms"]),
             last_check_ms=_whole(values["last_check_ms"]),
             config=CircuitConfig.from_fields(values),
-            version=_whole(values["version"]),
             leader_epoch=_whole(values["leader_epoch"]),
+            version=_whole(values["version"]),
         )
+
+
+_FIELDS = tuple(f.name for f in fields(ProviderHealth))[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +414,11 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a strategy chooses between: a provider together with its health as this replica knows it."""
+    """What a strategy chooses between: a provider together with its health as this replica knows it.
+
+    in_flight  one entry for each attempt of this replica that is under way: a list, as appending is atomic
+    """
 
     provider: Provider
     health: ProviderHealth
+    in_flight: list[None] = field(default_factory=list, compare=False, repr=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from redis_router.errors import RedisRefused, RouterError
+from redis_router.local import is_local
 from redis_router.metrics import Metrics
 from redis_router.model import Outcome, ProviderHealth, Result
 from redis_router.store import Store
@@ -32,7 +33,8 @@ class Permit:
 class Permits:
     """One replica's permits. At most one per provider waits in hand; a call that takes it makes room for the next.
 
-    `put` takes the results that hand permits back; `on_refused` is told of a record that Redis refuses to use.
+    `put` takes the results that hand permits back; `on_refused` is told of a record that Redis refuses to use,
+    `on_claimed` that there is a permit in hand.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Permits:
         metrics: Metrics,
         put: Callable[[Result], None],
         on_refused: Callable[[str, str], None],
+        on_claimed: Callable[[], None],
         ttl: float,
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._put = put
         self._on_refused = on_refused
+        self._on_claimed = on_claimed
         self._ttl = ttl
         self._tokens = count(1)
         self._in_hand: dict[str, deque[Permit]] = {}
@@ -111,14 +115,18 @@ class Permits:
     def tend(self, trials: Mapping[str, ProviderHealth], in_demand: Callable[[str], bool]) -> None:
         """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError.
 
-        `trials` are the providers on trial, by name.
+        `trials` are the providers on trial, by name; where this replica alone made one half-open, permits are its own.
         """
         now = time.monotonic()
-        self._sort_out(lambda permit: permit.token not in self._alone and _is_good(permit, trials, now))
+        self._sort_out(
+            lambda permit: (permit.token in self._alone) == is_local(permit) and _is_good(permit, trials, now)
+        )
         if self._running and now >= self._renew_at:
             self._renew(now)
-        for name in trials:
-            if not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
+        for name, health in trials.items():
+            if is_local(health):
+                self._serve_own(name, health)
+            elif not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
                 self._claim(name)
 
     def serve_alone(self, trials: Mapping[str, ProviderHealth]) -> None:
@@ -131,13 +139,17 @@ class Permits:
         for permit in self._expired(now):
             self.done(permit)
         for name, health in trials.items():
-            hand = self._in_hand.setdefault(name, deque())
-            out = {p.token for p in (*list(hand), *list(self._running.values())) if p.provider == name}
-            out |= {token for token in list(self._alone) if token.startswith(f"{name}|")}
-            for _ in range(0 if self._closing else health.config.half_open_max_probes - len(out)):
-                token = f"{name}|{self._store.session}:{next(self._tokens)}"
-                self._alone.add(token)
-                hand.append(Permit(name, token, health.generation, float("inf")))
+            self._serve_own(name, health)
+
+    def _serve_own(self, name: str, health: ProviderHealth) -> None:
+        hand = self._in_hand.setdefault(name, deque())
+        out = {p.token for p in (*list(hand), *list(self._running.values())) if p.provider == name}
+        out |= {token for token in list(self._alone) if token.startswith(f"{name}|")}
+        for _ in range(0 if self._closing else health.config.half_open_max_probes - len(out)):
+            token = f"{name}|{self._store.session}:{next(self._tokens)}"
+            self._alone.add(token)
+            hand.append(Permit(name, token, health.generation, float("inf")))
+            self._on_claimed()
 
     def _expired(self, now: float) -> list[Permit]:
         """Running permits whose call nobody will report."""
@@ -179,6 +191,7 @@ class Permits:
         self._metrics.permit_claimed(name)
         permit = Permit(name, token, generation, sent + self._ttl * 0.5)
         self._in_hand.setdefault(name, deque()).append(permit)
+        self._on_claimed()
         if self._closing:
             self._sort_out(lambda permit: False)
 
@@ -188,7 +201,8 @@ class Permits:
         for permit in self._expired(now):
             self.done(permit)  # its permit runs out
         for permit in list(self._running.values()):
-            tokens.setdefault(permit.provider, []).append(permit.token)
+            if not is_local(permit):
+                tokens.setdefault(permit.provider, []).append(permit.token)
         # in another order each time: one provider that cannot be asked must not keep the others from their turn
         for name, held in random.sample(list(tokens.items()), len(tokens)):
             try:

@@ -6,18 +6,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any, Self
 from weakref import WeakSet
 
 from redis_router import table as tables
-from redis_router.attempt import Attempt, Choice, Turn
+from redis_router.attempt import Attempt
+from redis_router.attempts import Attempts, Choice
 from redis_router.checks import (
     check_count,
     check_flag,
     check_latency,
     check_name,
+    check_number,
+    check_reason,
     check_seconds,
     check_weight,
 )
@@ -29,7 +33,6 @@ from redis_router.herald import TransitionListener
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.model import (
     ANY_MODEL,
-    Candidate,
     CircuitConfig,
     CircuitState,
     Outcome,
@@ -41,9 +44,12 @@ from redis_router.model import (
 from redis_router.names import process_name
 from redis_router.store import Store
 from redis_router.strategies import Strategy, resolve
+from redis_router.verdict import Classifier, Judge
 from redis_router.worker import HealthChecker
 
 log = logging.getLogger("redis_router")
+
+WHEN_ALL_OPEN = ("raise", "least_bad", "wait")
 
 _routers: "WeakSet[Router]" = WeakSet()
 
@@ -71,6 +77,10 @@ class Router:
     replica        this process's name in logs and permits, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
     on_transition  called with each Transition this replica sees, on a background thread
+    classify       what an exception or a response means for the circuit: a function that returns a Verdict or Outcome,
+                   or None for what `redis_router.classify` says
+    when_all_open  "raise" NoProviderAvailable; "least_bad": route to the least bad provider all the same; "wait": let
+                   `attempts` wait, as with its own `wait=True`
 
     Durations are in seconds. `select_provider`, `record_result` and the attempts work in memory, never block and never
     raise because of Redis; they serve threads and asyncio alike. Raises InvalidArgument for what cannot be used.
@@ -86,6 +96,11 @@ class Router:
         replica: str | None = None,
         registry: CollectorRegistry | None = None,
         on_transition: TransitionListener | None = None,
+        classify: Classifier | None = None,
+        rate_limit_cooldown: float = 5.0,
+        rate_limit_cooldown_max: float = 300.0,
+        when_all_open: str = "raise",
+        max_ejection_percent: float = 100.0,
         flush_interval: float = 0.02,
         push_interval: float = 0.5,
         refresh_interval: float = 30.0,
@@ -109,6 +124,9 @@ class Router:
         if on_transition is not None and not callable(on_transition):
             raise InvalidArgument(f"on_transition is {on_transition!r}: give a function that takes a Transition")
         self._push_ms = round(check_seconds("push_interval", push_interval) * 1000)
+        if when_all_open not in WHEN_ALL_OPEN:
+            raise InvalidArgument(f"unknown when_all_open {when_all_open!r}: choose {', '.join(WHEN_ALL_OPEN)}")
+        self._waits = when_all_open == "wait"
         # a second instance for fallbacks: asking for them must not use up the turns of `select_provider`
         self._spare = resolve(strategy)
         self._new_engine = partial(
@@ -121,6 +139,9 @@ class Router:
             permit_ttl=check_seconds("permit_ttl", permit_ttl),
             safety_net_after=check_seconds("safety_net_after", safety_net_after),
             on_transition=on_transition,
+            judge=Judge(classify, rate_limit_cooldown, rate_limit_cooldown_max),
+            least_bad=when_all_open == "least_bad",
+            max_ejection_percent=check_number("max_ejection_percent", max_ejection_percent, most=100.0),
         )
         self._engine = self._new_engine(self._store(), Metrics.of(registry))
         self._view = self._engine.view
@@ -209,26 +230,35 @@ class Router:
         if not isinstance(provider, Provider):
             raise InvalidArgument(f"cannot register {provider!r}: give a Provider")
         self._check_open()
-        self._engine.add(provider, self._circuit)
+        for part in provider.parts():
+            known = self._view.providers.get(part.name)
+            if known is not None and known.whole.name != provider.name:
+                raise InvalidArgument(
+                    f"provider {provider.name!r} would share the record {part.name!r} with provider"
+                    f" {known.whole.name!r}: give one of them another name"
+                )
+        for part in provider.parts():
+            self._engine.add(part, self._circuit)
 
     def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
         """Stop routing to a provider here; `everywhere` deletes its shared record too, and every replica drops it.
 
         Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
         """
-        self._known(name)
-        if everywhere:
-            self._check_open()
-            self._engine.store.deregister(name)
-        self._engine.remove(name)
+        for record in self._records(name):
+            if everywhere:
+                self._check_open()
+                self._engine.store.deregister(record)
+            self._engine.remove(record)
 
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
         owners: dict[str, str] = {}
         for name in sorted(self._view.table.candidates):
-            for model in self._view.table.candidates[name].provider.models:
+            provider = self._view.table.candidates[name].provider
+            for model in provider.models:
                 if model != ANY_MODEL:
-                    owners.setdefault(model, name)
+                    owners.setdefault(model, provider.name)
         return [RegisteredModel(model, owners[model]) for model in sorted(owners)]
 
     # Routing
@@ -258,7 +288,7 @@ class Router:
         selector = self._view.table.find(model)
         if selector is None:
             return []
-        rest = [c for c in selector.candidates if c.provider.name != primary and tables.is_routable(c.health)]
+        rest = [c for c in selector.routable if c.provider.name != primary]
         found = []
         while rest:
             best = tables.pick_from(self._spare, selector.model, rest)
@@ -270,28 +300,60 @@ class Router:
         """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`. Raises NoProviderAvailable."""
         pick = self._view.table.picks.get(model) if type(model) is str else None
         if pick is not None:
-            return Attempt(self._engine, pick(), None)
-        return Attempt(self._engine, *self._choose(model))
+            return Attempt(self._engine, pick(), None, model)
+        return Attempt(self._engine, *self._choose(model), model)
 
-    def attempts(self, model: str) -> Iterator[Turn]:
+    def attempts(
+        self,
+        model: str,
+        *,
+        max_attempts: int | None = None,
+        deadline: float | None = None,
+        fallbacks: Mapping[str, Sequence[str]] | None = None,
+        wait: bool | None = None,
+    ) -> Attempts:
         """Attempts with one provider after the other, each tried once, until one succeeds.
 
-            for attempt in router.attempts("gpt-4o"):
+            for attempt in router.attempts("gpt-4o", deadline=20.0, fallbacks={"gpt-4o": ["claude-sonnet"]}):
                 with attempt:
-                    answer = call(attempt.provider)
+                    answer = call(attempt.provider, attempt.model, timeout=attempt.remaining)
 
-        An exception inside `with` counts as a failure; it is passed on when no other provider is left, else the next
-        attempt begins. Raises NoProviderAvailable when there is no first one.
+        An exception inside `with` that counts as a failure or a rate limit is held back while another provider is
+        left: best first by the strategy, then those of the fallback models. The last one is passed on, with what came
+        before it as notes. What says nothing about the provider (a bad request, a cancellation) is passed on at once.
+
+        max_attempts  calls at most; None for as many as there are providers
+        deadline      seconds from now: after it no attempt begins. `attempt.remaining` is for the client's time-out
+        fallbacks     model -> models to ask for instead, in this order
+        wait          where nobody may be called, wait for the first to come back, until the deadline or for a minute;
+                      in asyncio write `async for`. None for what `when_all_open` says
+
+        Raises InvalidArgument at once, NoProviderAvailable when there is no first attempt.
         """
-        choose = partial(self._choose, model)
-        attempt: Turn | None = Turn(self._engine, choose(), choose, frozenset())
-        try:
-            while attempt is not None:
-                yield attempt
-                attempt = attempt.next
-        finally:
-            if attempt is not None:  # the loop was left: what was chosen and not begun is given back
-                attempt.discard()
+        if max_attempts is not None:
+            check_count("max_attempts", max_attempts)
+        if deadline is not None:
+            check_seconds("deadline", deadline)
+        wait = self._waits if wait is None else check_flag("wait", wait)
+        if fallbacks is not None and not isinstance(fallbacks, Mapping):
+            raise InvalidArgument(f"fallbacks is {fallbacks!r}: give models by model, such as {{'gpt-4o': ['claude']}}")
+        others = (fallbacks or {}).get(model, ())
+        if isinstance(others, str):
+            raise InvalidArgument(f"fallbacks for {model!r} is {others!r}: give a list of models")
+        models = tuple(dict.fromkeys((model, *others)))
+        return Attempts(
+            self._engine,
+            self._choose,
+            self._serving,
+            models,
+            max_attempts=max_attempts,
+            deadline=deadline,
+            wait=wait,
+        )
+
+    def _serving(self, model: str) -> list[str]:
+        selector = self._view.table.find(model)
+        return [c.health.name for c in selector.candidates] if selector is not None else []
 
     def _choose(self, model: str, tried: frozenset[str] = frozenset()) -> Choice:
         selector = self._view.table.find(model)
@@ -303,38 +365,55 @@ class Router:
             if selector.pick is not None:
                 if not tried:
                     return selector.pick(), None
-                rest = [c for c in selector.candidates if c.provider.name not in tried and tables.is_routable(c.health)]
+                rest = [c for c in selector.routable if c.health.name not in tried]
                 if rest:
                     return tables.pick_from(self._spare, selector.model, rest), None
-        raise self._nobody(model, selector)
+        raise self._nobody(model, selector, tried)
 
-    def _nobody(self, model: str, selector: tables.Selector | None) -> NoProviderAvailable:
+    def _nobody(
+        self, model: str, selector: tables.Selector | None, tried: frozenset[str] = frozenset()
+    ) -> NoProviderAvailable:
         if selector is None:
             known = ", ".join(m.id for m in self.registered_models()[:10]) or "no provider is registered"
-            return NoProviderAvailable(model, {}, hint=f"no provider serves it; registered: {known}")
-        redis_now = self._engine.now_ms()
+            unknown = dict.fromkeys(self._view.table.candidates, "model unknown: it does not serve it")
+            return NoProviderAvailable(model, unknown, hint=f"no provider serves it; registered: {known}")
+        now = self._engine.now_ms()
         reasons: dict[str, str] = {}
         waits: list[float] = []
         for candidate in selector.candidates:
-            health, name = candidate.health, candidate.provider.name
+            health, name = candidate.health, candidate.health.name
             self._engine.want(name)
-            if health.unavailable_reason == "operator":
-                reasons[name] = "taken out of service by an operator"
+            cooling = max(0.0, health.cooldown_until_ms - now) / 1000
+            wait = None
+            if name in tried:
+                reasons[name] = "tried already"
+            elif health.unavailable_reason == "operator":
+                reasons[name] = "drained: taken out of service by an operator"
             elif health.circuit_state is OPEN:
-                waits.append(max(0.0, health.due_in_ms(redis_now) / 1000))
-                reasons[name] = f"circuit open ({health.open_reason}), half-open in {waits[-1]:.1f} s"
+                wait = max(cooling, health.due_in_ms(now) / 1000, 0.0)
+                failure = f"; last failure: {health.last_failure}" if health.last_failure else ""
+                reasons[name] = f"circuit open until {_moment(now, wait)} ({health.open_reason}{failure})"
+            elif cooling:
+                wait = cooling
+                reasons[name] = f"cooling until {_moment(now, wait)} (rate limited)"
             elif health.circuit_state is HALF_OPEN:
                 reasons[name] = "circuit half-open, its trial calls are taken"
             elif not health.available:
                 reasons[name] = f"unavailable ({health.unavailable_reason})"
             else:
-                reasons[name] = "tried already"
+                reasons[name] = "back in service a moment ago"
+            if wait is not None:
+                waits.append(wait)
         return NoProviderAvailable(model, reasons, min(waits, default=None))
 
     # Results
 
-    def record_result(self, name: str, *, success: bool, latency_ms: float) -> None:
+    def record_result(
+        self, name: str, *, success: bool, latency_ms: float, model: str | None = None, reason: str = ""
+    ) -> None:
         """Report how a call to this provider went: its latency in ms, 0 where it was not measured.
+
+        `model` is needed for a provider with `circuit_per_model`; `reason` says in one word why a call failed.
 
         The result counts for the circuit's generation of this moment, and in half-open for the longest trial call that
         `select_provider` handed out; `attempt` remembers when the call began and whether it was one.
@@ -343,34 +422,50 @@ class Router:
         check_flag("success", success)
         latency_ms = check_latency(latency_ms)
         candidate = self._view.table.candidates.get(name)
+        if candidate is None and model is not None and isinstance(name, str):
+            name = f"{name}/{model}"
+            candidate = self._view.table.candidates.get(name)
         if candidate is None:
             if name in self._view.retired:
                 self._engine.metrics.dropped("deregistered", 1)
                 return
-            raise self._unknown(name)
+            if self._records(name):
+                raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
+        assert candidate is not None  # _records raises UnknownProvider
         generation = candidate.health.generation
         permit = self._engine.permits.reported(name, generation)
         outcome = Outcome.SUCCESS if success else Outcome.FAILURE
         token = "" if permit is None else permit.token
-        self._engine.courier.put(Result(name, outcome, latency_ms, generation, token))
+        why = check_reason(reason) if reason and not success else ""
+        self._engine.courier.put(Result(name, outcome, latency_ms, generation, token, why))
 
     # Health and settings
 
     def get_health_status(self) -> dict[str, ProviderHealth]:
-        """Every registered provider's record as this replica knows it, all fields."""
+        """Every registered provider's record as this replica knows it, all fields.
+
+        By the record's name: a provider with `circuit_per_model` has one for each model, `name/model`.
+        """
         return {name: candidate.health for name, candidate in self._view.table.candidates.items()}
 
-    def get_circuit_state(self, name: str) -> CircuitState:
-        """The circuit of one provider as this replica knows it. Raises UnknownProvider."""
-        return self._known(name).health.circuit_state
+    def get_circuit_state(self, name: str, model: str | None = None) -> CircuitState:
+        """The circuit of one provider as this replica knows it; of its model, with `circuit_per_model`.
+
+        Raises UnknownProvider, and InvalidArgument where `model` is missing.
+        """
+        records = self._records(name if model is None or name in self._view.table.candidates else f"{name}/{model}")
+        if len(records) > 1:
+            raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
+        return self._view.table.candidates[records[0]].health.circuit_state
 
     def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
         """Take a provider out of service or back in, or change its weight; at once for the whole fleet, in Redis.
 
         `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
+        `available=True` also ends a rate limit's cooldown.
         Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
         """
-        self._known(name)
+        records = self._records(name)
         fields = {}
         if available is not None:
             fields["available"] = str(int(check_flag("available", available)))
@@ -378,7 +473,8 @@ class Router:
             fields["weight"] = repr(check_weight(weight))
         if not fields:
             raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
-        self._update(name, fields)
+        for record in records:
+            self._update(record, fields)
 
     def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
         """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
@@ -388,14 +484,13 @@ class Router:
         """
         if not isinstance(config, CircuitConfig):
             raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
+        records = list(self._view.providers) if provider is None else self._records(provider)
         if provider is None:
             self._circuit = config
-        else:
-            self._known(provider)
-        for name in list(self._view.providers) if provider is None else [provider]:
-            self._view.configs[name] = config
+        for record in records:
+            self._view.configs[record] = config
             if self._engine.running or self._engine.closed:
-                self._update(name, config.to_fields())
+                self._update(record, config.to_fields())
 
     def _update(self, name: str, fields: dict[str, str]) -> None:
         self._check_open()
@@ -420,12 +515,16 @@ class Router:
             self._checker.stop(timeout)
             self._checker = None
 
-    def _known(self, name: str) -> Candidate:
-        candidate = self._view.table.candidates.get(name)
-        if candidate is None:
-            raise self._unknown(name)
-        return candidate
+    def _records(self, name: str) -> list[str]:
+        """The names of a provider's records: its own, or one for each model. Raises UnknownProvider."""
+        candidates = self._view.table.candidates
+        found = [name] if name in candidates else [r for r, c in candidates.items() if c.provider.name == name]
+        if found:
+            return found
+        known = ", ".join(sorted(dict.fromkeys(c.provider.name for c in candidates.values()))) or "none"
+        raise UnknownProvider(f"unknown provider {name!r}: registered are {known}")
 
-    def _unknown(self, name: str) -> UnknownProvider:
-        known = ", ".join(sorted(self._view.table.candidates)) or "none"
-        return UnknownProvider(f"unknown provider {name!r}: registered are {known}")
+
+def _moment(now_ms: float, wait: float) -> str:
+    """A time of day, and in how many seconds."""
+    return f"{datetime.fromtimestamp(now_ms / 1000 + wait, UTC):%H:%M:%SZ}, in {wait:.1f} s"

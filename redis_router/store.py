@@ -4,8 +4,9 @@ With `connect.py` the only module that knows redis-py. Every method raises Redis
 """
 
 import json
+import random
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +22,7 @@ from redis_router.model import (
     CircuitConfig,
     CircuitState,
     Leader,
+    Outcome,
     Provider,
     ProviderHealth,
     Result,
@@ -29,8 +31,8 @@ from redis_router.model import (
 
 FIELDS = (*(name for name in ProviderHealth("").to_fields() if name != "version"), "last_push_ms", "version")
 """The order in which a reply has a record's values, as in `_prelude.lua`."""
-_KIND = itemgetter(1, 3, 4)  # a result's outcome, generation and permit
-_LATENCY = 2
+_KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
+_LATENCY, _COOLDOWN = 2, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One push: `kind` is transition, averages, updated, registered, restored, deregistered, elected, resigned."""
+    """One push: `kind` is transition, averages, cooling, updated, registered, restored, deregistered,
+    elected, resigned."""
 
     kind: str
     provider: str
@@ -108,6 +111,8 @@ class Store:
         self.push_interval_ms = push_interval_ms
         self.now_ms = now_ms
         """None for Redis's clock; a test sets its own moment."""
+        self.jitter: Callable[[], float] = random.random
+        """For how long circuits stay open: scripts have no chance of their own."""
         self._half_open_seq: dict[str, int] = {}
 
     # Registration
@@ -158,7 +163,7 @@ class Store:
             # first, for nobody must restore the record; and above a transition that comes in between
             tombstone = {"deregistered": True, "generation": generation + 2}
             self.client.hset(self.keys.providers, name, json.dumps(tombstone))
-        keys = [self.keys.health(name), self.keys.permits(name), self.keys.events(name)]
+        keys = [getattr(self.keys, key)(name) for key in ("health", "permits", "events", "reporters")]
         return _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
 
     # Outcomes and permits
@@ -176,17 +181,28 @@ class Store:
     def _record_args(self, batch: Batch) -> list[Any]:
         name = batch.provider
         args: list[Any] = [
-            4,
+            5,
             self.keys.health(name),
             self.keys.permits(name),
             self.keys.seq(name, self.session),
             self.keys.events(name),
+            self.keys.reporters(name),
         ]
-        args += [self._now, self.keys.channel, self.writer, batch.seq, self.push_interval_ms]
-        for (outcome, generation, permit), run in groupby(batch.results, key=_KIND):
+        args += [
+            self._now,
+            self.keys.channel,
+            self.writer,
+            batch.seq,
+            self.push_interval_ms,
+            self.jitter(),
+            self.session,
+        ]
+        for (outcome, generation, permit, reason), run in groupby(batch.results, key=_KIND):
+            number = _COOLDOWN if outcome is Outcome.RATE_LIMITED else _LATENCY
             # nine digits are finer than any clock, and cost a third of all seventeen
-            latencies = tuple([result[_LATENCY] for result in run])
-            args += (outcome.value, generation, permit, "%.9g " * len(latencies) % latencies)
+            numbers = tuple([result[number] for result in run])
+            kind = f"{outcome.value}:{reason}" if reason else outcome.value
+            args += (kind, generation, permit, "%.9g " * len(numbers) % numbers)
         return args
 
     def _record_reply(self, batch: Batch, raw: Any) -> Reply | RouterError:

@@ -4,8 +4,10 @@ import random
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, count
+from math import gcd
 from typing import Protocol
 
+from redis_router.checks import check_number
 from redis_router.errors import InvalidArgument
 from redis_router.model import Candidate
 
@@ -39,19 +41,84 @@ class Turns:
         return lambda: chosen[turn() % size]
 
 
-class Latency:
-    """The lowest latency average; equals take turns.
+def at_random(candidates: Sequence[Candidate]) -> Pick:
+    """Any of them: replicas that see the same figures must not all take the first."""
+    chosen, size, draw = tuple(candidates), len(candidates), random.random
+    if size == 1:
+        only = chosen[0]
+        return lambda: only
+    return lambda: chosen[int(draw() * size)]
 
-    A provider without a sample takes turns with the best one until it has one: with the original's latency of 0 it
+
+class Latency:
+    """The lowest latency average; equals are taken at random.
+
+    A provider without a sample counts as equal to the best until it has one: with the original's latency of 0 it
     would win every request, with a high one it would never be measured.
+
+    With a `tolerance` of 0.2 all within 20 % of the lowest are equals. Then a provider without a sample begins at its
+    peers' mean, and one that is idle comes nearer to it, so that it is measured again.
     """
 
-    def __init__(self) -> None:
-        self._turns = Turns()
+    def __init__(self, tolerance: float = 0.0) -> None:
+        self._tolerance = check_number("tolerance", tolerance, most=100.0)
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        if self._tolerance:
+            averages = balanced([c.health.latency_ms for c in candidates], candidates)
+            most = min(averages) * (1 + self._tolerance)
+            return at_random([c for c, average in zip(candidates, averages, strict=True) if average <= most])
         best = min((c.health.latency_ms for c in candidates if c.health.latency_ms > 0), default=0.0)
-        return self._turns.rotate(model, [c for c in candidates if c.health.latency_ms in (0.0, best)])
+        return at_random([c for c in candidates if c.health.latency_ms in (0.0, best)])
+
+
+class PowerOfTwoChoices:
+    """Of two at random, the one with the lower load: peak latency · (calls in flight + 1) / weight.
+
+    The peak latency is the fleet's, where a failure counts as a slow call; the calls in flight are this replica's own,
+    counted between the beginning and the end of an attempt's `with` block. As in Finagle and tower.
+    """
+
+    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        if len(candidates) == 1:
+            return at_random(candidates)
+        peaks = balanced([c.health.peak_latency_ms or c.health.latency_ms for c in candidates], candidates)
+        rows = [(c, c.in_flight, peak / c.health.weight) for c, peak in zip(candidates, peaks, strict=True)]
+        size, others, draw = len(rows), len(rows) - 1, random.random
+
+        def pick() -> Candidate:
+            first, second = int(draw() * size), int(draw() * others)
+            one, calls, cost = rows[first]
+            other, other_calls, other_cost = rows[second if second < first else second + 1]
+            return one if cost * (len(calls) + 1) <= other_cost * (len(other_calls) + 1) else other
+
+        return pick
+
+
+IDLE_TAU_MS = 10_000.0
+"""How fast the figure of a provider that gets no calls comes nearer to its peers'."""
+
+
+def balanced(latencies: Sequence[float], candidates: Sequence[Candidate]) -> list[float]:
+    """Latencies fit for comparison: the peers' mean for what was not measured, and nearer to it for what is idle.
+
+    A provider is idle since its last result, counted from the latest of its peers'. All 1 where none was measured.
+    """
+    measured = [latency for latency in latencies if latency > 0]
+    if not measured:
+        return [1.0] * len(latencies)
+    total, latest = sum(measured), max(c.health.last_check_ms for c in candidates)
+    found = []
+    for latency, candidate in zip(latencies, candidates, strict=True):
+        if latency <= 0:
+            found.append(total / len(measured))
+        elif len(measured) == 1:
+            found.append(latency)
+        else:
+            mean = (total - latency) / (len(measured) - 1)
+            kept = IDLE_TAU_MS / (IDLE_TAU_MS + latest - candidate.health.last_check_ms)
+            found.append(mean + (latency - mean) * kept)
+    return found
 
 
 class RoundRobin:
@@ -73,22 +140,55 @@ class Weighted:
         return lambda: chosen[bisect(bounds, draw() * total, 0, last)]
 
 
-class Availability:
-    """The lowest failure rate; equals take turns."""
+class WeightedRoundRobin:
+    """In turn, in proportion to the records' weights, the turns of each spread evenly: smooth, as nginx's.
+
+    The schedule is worked out when a weight changes, so that a pick is a look-up: each provider's k-th turn is due at
+    (k + 1/2) / weight, and all are sorted by that.
+    """
 
     def __init__(self) -> None:
         self._turns = Turns()
+        self._schedules: dict[tuple[float, ...], list[int]] = {}
+
+    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        weights = tuple(c.health.weight for c in candidates)
+        schedule = self._schedules.get(weights)
+        if schedule is None:
+            if len(self._schedules) >= 100:
+                self._schedules.clear()  # weights that nobody has any more
+            schedule = self._schedules[weights] = smooth(weights)
+        return self._turns.rotate(model, [candidates[index] for index in schedule])
+
+
+MOST_TURNS = 10_000
+
+
+def smooth(weights: Sequence[float]) -> list[int]:
+    """Indices in turn, each as often as its weight says and evenly spread; weights count to three digits."""
+    least = min(weights)
+    turns = [max(1, round(weight / least * 1000)) for weight in weights]
+    shrink = max(1.0, sum(turns) / gcd(*turns) / MOST_TURNS) * gcd(*turns)
+    turns = [max(1, round(each / shrink)) for each in turns]
+    due = [((k + 0.5) / each, index) for index, each in enumerate(turns) for k in range(each)]
+    return [index for _, index in sorted(due)]
+
+
+class Availability:
+    """The lowest failure rate; equals are taken at random."""
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
         best = min(c.health.failure_rate for c in candidates)
-        return self._turns.rotate(model, [c for c in candidates if c.health.failure_rate == best])
+        return at_random([c for c in candidates if c.health.failure_rate == best])
 
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "latency": Latency,
     "round_robin": RoundRobin,
     "weighted": Weighted,
+    "weighted_round_robin": WeightedRoundRobin,
     "availability": Availability,
+    "p2c": PowerOfTwoChoices,
 }
 
 

@@ -5,7 +5,8 @@ is served by the selector of the providers that serve "*", without leaving a tra
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis_router.errors import InvalidArgument
@@ -14,23 +15,30 @@ from redis_router.strategies import Pick, RoundRobin, Strategy
 
 log = logging.getLogger("redis_router")
 
-
-def is_routable(health: ProviderHealth) -> bool:
-    """May calls go there without a permit? As in the original: a closed circuit, and available."""
-    return health.circuit_state is CircuitState.CLOSED and health.available
+LEAST_RAMP = 0.1
+"""Of its share of the calls, what a provider gets at once when its circuit closes: Envoy's min_weight_percent."""
 
 
-def is_on_trial(health: ProviderHealth) -> bool:
-    """May calls go there with a permit? A half-open circuit, unless an operator took the provider out."""
+def is_routable(health: ProviderHealth, now_ms: float) -> bool:
+    """May calls go there without a permit? As in the original: a closed circuit, and available; and not cooling."""
+    return health.circuit_state is CircuitState.CLOSED and health.available and health.cooldown_until_ms <= now_ms
+
+
+def is_half_open(health: ProviderHealth) -> bool:
+    """A half-open circuit, unless an operator took the provider out."""
     return health.circuit_state is CircuitState.HALF_OPEN and health.unavailable_reason != "operator"
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Who serves one model (or "*"): all candidates, those on trial, and the pick among those that are routable."""
+    """Who serves one model (or "*"): all candidates, those on trial, and the pick among those that are routable.
+
+    A trial call needs a permit.
+    """
 
     model: str
     candidates: tuple[Candidate, ...]
+    routable: tuple[Candidate, ...]
     on_trial: tuple[Candidate, ...]
     pick: Pick | None
 
@@ -39,8 +47,9 @@ class Selector:
 class RoutingTable:
     """What `select_provider` reads: replaced as a whole, never changed.
 
-    serving   the names of the providers for each model, in the order of registration
-    picks     by model, where no provider is on trial: then a choice is no more than this
+    candidates  by the name of their record
+    serving     the names of the records for each model, in the order of registration
+    picks       by model, where no provider is on trial: then a choice is no more than this
     """
 
     candidates: Mapping[str, Candidate]
@@ -61,47 +70,95 @@ class RoutingTable:
 EMPTY = RoutingTable({}, {}, {}, {})
 
 
-def build(providers: Iterable[Provider], records: Mapping[str, ProviderHealth], strategy: Strategy) -> RoutingTable:
-    """The table for these providers; one without a record yet counts as new."""
-    candidates = {
-        p.name: Candidate(p, records.get(p.name) or ProviderHealth(p.name, weight=p.weight)) for p in providers
-    }
-    serving: dict[str, list[str]] = {model: [] for c in candidates.values() for model in c.provider.models}
-    for name, candidate in candidates.items():
-        for model in serving if ANY_MODEL in candidate.provider.models else candidate.provider.models:
-            serving[model].append(name)
-    names = {model: tuple(found) for model, found in serving.items()}
-    return _with_selectors(RoutingTable(candidates, names, {}, {}), names, strategy)
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Makes routing tables.
 
+    now_ms                Redis's clock, in ms
+    least_bad             where nobody may be called, the least bad one stays in play
+    max_ejection_percent  of a model's providers whose circuit is not closed, so many at most are left out
+    """
 
-def updated(table: RoutingTable, records: Iterable[ProviderHealth], strategy: Strategy) -> RoutingTable:
-    """The table with newer records: only the selectors of the models they serve are made again."""
-    candidates = dict(table.candidates)
-    touched: set[str] = set()
-    for health in records:
-        if health.name in candidates:
-            candidates[health.name] = Candidate(candidates[health.name].provider, health)
-            touched.update(candidates[health.name].provider.models)
-    if not touched:
-        return table
-    models = table.serving if ANY_MODEL in touched else touched
-    return _with_selectors(replace(table, candidates=candidates), models, strategy)
+    strategy: Strategy
+    now_ms: Callable[[], float]
+    least_bad: bool = False
+    max_ejection_percent: float = 100.0
 
+    def build(
+        self, providers: Iterable[Provider], records: Mapping[str, ProviderHealth], old: RoutingTable = EMPTY
+    ) -> RoutingTable:
+        """The table for these providers; one without a record counts as new. `old` knows the calls in flight."""
+        parts = {p.name: p for p in providers}
+        candidates = {}
+        for name, part in parts.items():
+            health = records.get(name) or ProviderHealth(name, weight=part.weight)
+            in_flight = old.candidates[name].in_flight if name in old.candidates else []
+            candidates[name] = Candidate(part.whole, health, in_flight)
+        serving: dict[str, list[str]] = {model: [] for part in parts.values() for model in part.models}
+        for name, part in parts.items():
+            for model in serving if ANY_MODEL in part.models else part.models:
+                serving[model].append(name)
+        names = {model: tuple(found) for model, found in serving.items()}
+        return self._with_selectors(RoutingTable(candidates, names, {}, {}), names)
 
-def _with_selectors(table: RoutingTable, models: Iterable[str], strategy: Strategy) -> RoutingTable:
-    selectors, picks = dict(table.selectors), dict(table.picks)
-    pools: dict[tuple[str, ...], Pool] = {}  # many models are served by the same providers
-    for model in models:
-        names = table.serving[model]
-        pool = pools.get(names)
-        if pool is None:
-            pool = pools[names] = _pool([table.candidates[name] for name in names])
-        pick = prepare(strategy, model, pool.routable) if pool.routable else None
-        selectors[model] = Selector(model, pool.candidates, pool.on_trial, pick)
-        picks.pop(model, None)
-        if pick is not None and not pool.on_trial:
-            picks[model] = pick
-    return replace(table, selectors=selectors, picks=picks)
+    def updated(self, table: RoutingTable, records: Iterable[ProviderHealth]) -> RoutingTable:
+        """The table with newer records: only the selectors of the models they serve are made again."""
+        candidates = dict(table.candidates)
+        touched: set[str] = set()
+        for health in records:
+            old = candidates.get(health.name)
+            if old is not None:
+                candidates[health.name] = Candidate(old.provider, health, old.in_flight)
+                touched.update(old.provider.models)
+        if not touched:
+            return table
+        models = table.serving if ANY_MODEL in touched else touched
+        return self._with_selectors(replace(table, candidates=candidates), models)
+
+    def _with_selectors(self, table: RoutingTable, models: Iterable[str]) -> RoutingTable:
+        selectors, picks = dict(table.selectors), dict(table.picks)
+        pools: dict[tuple[str, ...], Pool] = {}  # many models are served by the same providers
+        for model in models:
+            names = table.serving[model]
+            pool = pools.get(names)
+            if pool is None:
+                pool = pools[names] = self._pool([table.candidates[name] for name in names])
+            pick = self._pick(model, pool) if pool.routable else None
+            selectors[model] = Selector(model, pool.candidates, pool.routable, pool.on_trial, pick)
+            picks.pop(model, None)
+            if pick is not None and not pool.on_trial:
+                picks[model] = pick
+        return replace(table, selectors=selectors, picks=picks)
+
+    def _pool(self, candidates: Sequence[Candidate]) -> "Pool":
+        now = self.now_ms()
+        routable = [c for c in candidates if is_routable(c.health, now)]
+        on_trial = tuple(c for c in candidates if is_half_open(c.health) and c.health.cooldown_until_ms <= now)
+        return Pool(tuple(candidates), (*routable, *self._kept(candidates, bool(routable), now)), on_trial)
+
+    def _kept(self, candidates: Sequence[Candidate], any_routable: bool, now: float) -> list[Candidate]:
+        """Those that stay in play although they should not be called: the least bad ones.
+
+        Such a call carries generation 0: it moves the averages, never the circuit.
+        """
+        if self.max_ejection_percent == 100.0 and (any_routable or not self.least_bad):
+            return []
+        in_service = [c for c in candidates if c.health.unavailable_reason != "operator"]
+        ejected = [c for c in in_service if c.health.circuit_state is not CircuitState.CLOSED]
+        number = len(ejected) - int(len(candidates) * self.max_ejection_percent / 100)
+        if number <= 0 and self.least_bad and not any_routable:
+            ejected, number = in_service, 1
+        bad = sorted(ejected, key=lambda c: _badness(c.health, now))[: max(0, number)]
+        return [Candidate(c.provider, replace(c.health, generation=0), c.in_flight) for c in bad]
+
+    def _pick(self, model: str, pool: "Pool") -> Pick:
+        """The strategy's pick, eased in for providers whose circuit closed a moment ago."""
+        pick, now = prepare(self.strategy, model, pool.routable), self.now_ms()
+        new = {c.health.name for c in pool.routable if _is_new(c.health, now)}
+        rest = [c for c in pool.routable if c.health.name not in new]
+        if not new or not rest:
+            return pick
+        return _eased_in(pick, prepare(self.strategy, model, rest), new, self.now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +170,32 @@ class Pool:
     on_trial: tuple[Candidate, ...]
 
 
-def _pool(candidates: Sequence[Candidate]) -> Pool:
-    routable = tuple(c for c in candidates if is_routable(c.health))
-    return Pool(tuple(candidates), routable, tuple(c for c in candidates if is_on_trial(c.health)))
+def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, float]:
+    """Orders providers that should not be called: those whose probe fails last, then the cooling ones."""
+    cooling = health.cooldown_until_ms > now_ms
+    return health.unavailable_reason == "probe", cooling, health.failure_rate, health.due_in_ms(now_ms)
+
+
+def _is_new(health: ProviderHealth, now_ms: float) -> bool:
+    return health.last_state_change_ms > 0 and now_ms - health.last_state_change_ms < health.config.slow_start * 1000
+
+
+def _eased_in(pick: Pick, others: Pick, new: set[str], now_ms: Callable[[], float]) -> Pick:
+    """Slow start: where the strategy chose a provider that is new, that holds for a growing part of the calls.
+
+    Envoy's ramp with aggression 1: max(0.1, time since the circuit closed / slow_start).
+    """
+    draw = random.random
+
+    def eased() -> Candidate:
+        candidate = pick()
+        if candidate.health.name not in new:
+            return candidate
+        health = candidate.health
+        share = (now_ms() - health.last_state_change_ms) / (health.config.slow_start * 1000)
+        return candidate if draw() < max(LEAST_RAMP, share) else others()
+
+    return eased
 
 
 def prepare(strategy: Strategy, model: str, candidates: Sequence[Candidate]) -> Pick:

@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from redis_router import table as tables
+from redis_router.bell import Bell
 from redis_router.circuit import OPEN, reason_of
-from redis_router.local import LocalBreaker
+from redis_router.local import LocalBreaker, OwnView, is_local
 from redis_router.metrics import Metrics
 from redis_router.model import CircuitConfig, Provider, ProviderHealth, Result, Transition
-from redis_router.strategies import Strategy
+from redis_router.table import EMPTY, Tables, is_half_open
 
 log = logging.getLogger("redis_router")
 
@@ -33,9 +33,14 @@ class View:
     """
 
     def __init__(
-        self, strategy: Strategy, metrics: Metrics, tell: Callable[[Transition], None], wake: Callable[[], None]
+        self,
+        tables: Tables,
+        metrics: Metrics,
+        tell: Callable[[Transition], None],
+        wake: Callable[[], None],
+        bell: Bell,
     ) -> None:
-        self.table = tables.EMPTY
+        self.table = EMPTY
         self.providers: dict[str, Provider] = {}
         self.configs: dict[str, CircuitConfig] = {}
         self.retired: set[str] = set()
@@ -43,12 +48,15 @@ class View:
         self.on_trial: dict[str, ProviderHealth] = {}
         """The half-open ones that take trial calls."""
         self.open: set[str] = set()
-        self._strategy = strategy
+        self._tables = tables
         self._metrics = metrics
         self._tell = tell
         self._wake = wake
         self._lock = threading.Lock()
+        self._bell = bell
         self._local: LocalBreaker | None = None
+        self._own = OwnView(tables.now_ms)
+        self._cooling: dict[str, ProviderHealth] = {}
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
         self._unsaid: deque[Transition] = deque()
@@ -70,6 +78,7 @@ class View:
             self.retired.add(name)
             if self.providers.pop(name, None) is None:
                 return False
+            self._own.forget(name)
             self._rebuild()
             self._unshown.pop(name, None)
             self._metrics.forget(name)
@@ -96,10 +105,12 @@ class View:
         if self._local is not None:
             self._local.records = dict(records)
         self._unsettled = {}
-        self.table = tables.build(list(self.providers.values()), records, self._strategy)
-        self.on_trial = {name: health for name, health in records.items() if tables.is_on_trial(health)}
+        self.table = self._tables.build(list(self.providers.values()), records, self.table)
+        self.on_trial = {name: health for name, health in records.items() if is_half_open(health)}
         self.open = {name for name, health in records.items() if health.circuit_state is OPEN}
-        self._unshown.update(records)
+        self._cooling = {}
+        self._note_states(records.values())
+        self._bell.ring()
 
     # Records
 
@@ -107,7 +118,7 @@ class View:
         """The fleet's newer record of a provider; what is read for the first time is no change."""
         with self._lock:
             if self._local is None:  # else its word counts again when we are back as a whole
-                self._show([health], told=not first)
+                self._show([self._own.shown(health)], told=not first)
         self._say()
 
     def _show(self, records: Iterable[ProviderHealth], *, told: bool = True) -> None:
@@ -125,8 +136,9 @@ class View:
             self._settle()
             for change in changes:  # when the table shows them, and in their order
                 self._announce(*change)
-            if self.on_trial:
-                self._wake()  # to claim permits
+            self._bell.ring()
+            if self.on_trial or self._cooling:
+                self._wake()  # to claim permits, or to look up when it is over
         elif time.monotonic() >= self._settle_at:
             self._settle()
         elif was_settled:
@@ -135,33 +147,50 @@ class View:
     def settle(self, *, now: bool = False) -> None:
         """Make the table of what changed if it is time for that, or `now`; and show it in the metrics."""
         with self._lock:
-            if now or time.monotonic() >= self._settle_at:
+            cooled = self._cooled()
+            self._unsettled = cooled | self._unsettled
+            if now or cooled or time.monotonic() >= self._settle_at:
                 self._settle()
+            if cooled:
+                self._bell.ring()
             if self._unshown:
                 self._metrics.health(self._unshown.values())
                 self._unshown = {}
 
     def unsettled_for(self) -> float | None:
-        """Seconds until `settle` has something to do; None where nothing changed."""
-        return max(0.0, self._settle_at - time.monotonic()) if self._unsettled else None
+        """Seconds until `settle` has something to do; None where nothing changed and nobody is cooling."""
+        waits = [max(0.0, self._settle_at - time.monotonic())] if self._unsettled else []
+        now = self._tables.now_ms() if self._cooling else 0.0
+        waits += [max(0.0, health.cooldown_until_ms - now) / 1000 for health in self._cooling.values()]
+        return min(waits, default=None)
+
+    def _cooled(self) -> dict[str, ProviderHealth]:
+        """Those that may be called again since their rate limit is over."""
+        now = self._tables.now_ms() if self._cooling else 0.0
+        return {name: health for name, health in self._cooling.items() if health.cooldown_until_ms <= now}
 
     def _settle(self) -> None:
         if not self._unsettled:
             return
         began = time.monotonic()
         records, self._unsettled = list(self._unsettled.values()), {}
-        self.table = tables.updated(self.table, records, self._strategy)
+        self.table = self._tables.updated(self.table, records)
         took = time.monotonic() - began
         self._settle_at = began + max(SETTLE_INTERVAL, took / SETTLE_SHARE)
         self._note_states(records)
 
     def _note_states(self, records: Iterable[ProviderHealth]) -> None:
         # the engine's thread reads these without the lock: what stays in them is in them at every moment
+        now = self._tables.now_ms()
         for health in records:
-            if tables.is_on_trial(health):
+            if is_half_open(health):
                 self.on_trial[health.name] = health
             else:
                 self.on_trial.pop(health.name, None)
+            if health.cooldown_until_ms > now:
+                self._cooling[health.name] = health
+            else:
+                self._cooling.pop(health.name, None)
             if health.circuit_state is OPEN:
                 self.open.add(health.name)
             else:
@@ -171,7 +200,7 @@ class View:
     def _announce(self, old: ProviderHealth, new: ProviderHealth) -> None:
         change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
         self._unsaid.append(change)
-        if self._local is not None:
+        if self._local is not None or is_local(new):
             self._metrics.local_transition(change)
         self._tell(change)
 
@@ -192,6 +221,11 @@ class View:
         """Does this replica decide for itself?"""
         return self._local is not None
 
+    @property
+    def decides(self) -> bool:
+        """Has this replica's own breaker anything to decide on?"""
+        return self.alone or bool(self._own.records)
+
     def go_alone(self, now_ms: Callable[[], float]) -> None:
         """From here on this replica's own breaker decides, on Redis's clock as last estimated."""
         with self._lock:
@@ -200,18 +234,23 @@ class View:
             self._local = LocalBreaker(records, now_ms)
 
     def decide(self, results: Iterable[Result]) -> None:
-        """Where this replica is alone: route by what its breaker makes of these results and of the time."""
+        """What this replica's own breaker makes of these results and of the time.
+
+        Where it is alone, of all providers; else of those whose circuit one replica cannot open for the fleet.
+        """
         with self._lock:
             if self._local is not None:
                 changes = self._local.fold(results) + self._local.half_open_due()
                 self._show(new for _, new in changes)
+            else:
+                self._show(self._own.decide(results))
         self._say()
 
     def rejoin(self, records: Mapping[str, ProviderHealth]) -> None:
         """The fleet's word counts again; what was decided here is forgotten."""
         with self._lock:
             self._local = None
-            self._show([records.get(name) or self.new_record(name) for name in self.providers])
+            self._show([self._own.shown(records.get(name) or self.new_record(name)) for name in self.providers])
             self._settle()
         self._say()
 
@@ -224,5 +263,6 @@ def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
         and old.available is new.available
         and old.unavailable_reason == new.unavailable_reason
         and old.weight == new.weight
+        and old.cooldown_until_ms == new.cooldown_until_ms
         and old.config == new.config
     )

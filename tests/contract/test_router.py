@@ -208,7 +208,8 @@ class TestSelect:
         with pytest.raises(NoProviderAvailable, match=r"gpt-5.*gpt-4o, gpt-4o-mini") as caught:
             pair[0].select_provider("gpt-5")
         assert caught.value.code == "ROUTER_NO_PROVIDER_AVAILABLE"
-        assert (caught.value.model, caught.value.reasons, caught.value.retry_after) == ("gpt-5", {}, None)
+        assert (caught.value.model, caught.value.retry_after) == ("gpt-5", None)
+        assert caught.value.reasons == dict.fromkeys(("openai", "azure"), "model unknown: it does not serve it")
 
     def test_all_down_says_why_and_when(self, router):
         """A reason per provider, and the seconds until the first comes back."""
@@ -282,7 +283,7 @@ class TestSelect:
         with pytest.raises(NoProviderAvailable) as caught:
             pair[0].select_provider("gpt-5")
         copy = pickle.loads(pickle.dumps(caught.value))
-        assert (str(copy), copy.model, copy.reasons) == (str(caught.value), "gpt-5", {})
+        assert (str(copy), copy.model, copy.reasons) == (str(caught.value), "gpt-5", caught.value.reasons)
 
     def test_registered_models_name_their_first_owner(self, pair):
         """By model, owned by the first provider by name, without the wildcard."""
@@ -395,7 +396,8 @@ class TestHalfOpen:
             replica.register_provider(provider)
         replica.start()
         attempts = replica.attempts("gpt-4o")
-        first = next(attempts)
+        turns = iter(attempts)
+        first = next(turns)
         other = "azure" if first.provider is OPENAI else "openai"
         fail(replica, other)
         worker = checker()
@@ -404,12 +406,12 @@ class TestHalfOpen:
         eventually(lambda: any(replica._engine.permits._in_hand.values()))
         with first:
             raise OSError
-        assert first.next.permit is not None
-        attempts.close()
+        following = attempts._next
+        assert following.permit is not None
+        turns.close()
         key = replica._engine.store.keys.permits(other)
-        held = first.next.permit
         assert replica.flush()
-        assert held is None
+        assert following.permit is None
         replica.close()
         assert backend.client().zcard(key) == 0
 

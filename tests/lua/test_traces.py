@@ -3,6 +3,7 @@
 import pytest
 
 from redis_router import CircuitConfig, Outcome, Provider, ProviderHealth, circuit
+from redis_router.model import Result
 from tests.support import TRACES, recorded, result
 
 REASONS = {
@@ -37,7 +38,8 @@ def test_circuit_py_replays_the_original(number):
     for now, step in enumerate(run["steps"]):
         if step["op"] == "record":
             outcome = Outcome.SUCCESS if step["success"] else Outcome.FAILURE
-            health, change = circuit.record(health, outcome, step["latency_ms"], health.generation, now * 10)
+            result = Result("p", outcome, step["latency_ms"], health.generation)
+            health, change = circuit.record(health, result, now * 10)
         else:
             health, change = circuit.half_open(health, now * 10)
         agrees(health, step, told([change] if change else []))

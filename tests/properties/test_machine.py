@@ -20,14 +20,38 @@ configs = st.builds(
     half_open_max_probes=st.integers(1, 4),
     open_timeout=st.sampled_from([0.001, 0.05, 1.0]),
 )
+rules = st.fixed_dictionaries(
+    {
+        "minimum_calls": st.integers(0, 6),
+        "window": st.sampled_from([0.1, 0.7, 3.0]),
+        "window_failure_rate_threshold": st.one_of(st.just(0.0), st.floats(0.05, 1.0)),
+        "open_timeout_multiplier": st.sampled_from([0.0, 1.0, 1.7, 3.0]),
+        "open_timeout_jitter": st.floats(0.0, 1.0),
+        "min_reporters": st.integers(0, 3),
+    }
+)
+slowness = st.sampled_from([{}, {"slow_call_duration_threshold": 0.02, "slow_call_rate_threshold": 0.4}])
+limits = st.sampled_from([{}, {"open_timeout_max": 2.0}])
+
+
+@st.composite
+def demanding_configs(draw):
+    """With every rule beside the original's, and the original's made rare enough to let them fire."""
+    lenient = {"failure_rate_threshold": draw(st.sampled_from([0.5, 1.0])), "consecutive_failure_limit": 50}
+    return replace(
+        draw(configs), **draw(rules), **draw(slowness), **draw(limits), **draw(st.sampled_from([{}, lenient]))
+    )
+
+
 outcomes = st.tuples(
-    st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS, Outcome.SUCCESS, Outcome.IGNORED]),
+    st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS, Outcome.SUCCESS, Outcome.IGNORED, Outcome.RATE_LIMITED]),
     st.one_of(st.just(0.0), st.floats(0.001, 600_000.0).map(lambda ms: float(f"{ms:.9g}"))),  # as it travels
     st.sampled_from([0, 0, 0, 0, -1, -2, 1]),  # the generation of the call, from the record's
 )
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("record"), st.lists(outcomes, min_size=1, max_size=12)),
+        st.tuples(st.just("record by another"), st.lists(outcomes, min_size=1, max_size=12)),
         st.tuples(st.just("half_open"), st.none()),
         st.tuples(st.just("wait"), st.integers(1, 2_000)),
         st.tuples(st.just("back"), st.integers(1, 5_000)),  # Redis's clock may be set back
@@ -37,31 +61,65 @@ steps = st.lists(
 names = count()
 
 
+class Reporters:
+    """Whose last word was a failure or slow, and when: the model of the sorted set in Redis."""
+
+    def __init__(self, config: CircuitConfig) -> None:
+        self.config = config
+        self.since: dict[str, int] = {}
+
+    def others(self, session: str, now_ms: int) -> int:
+        kept_ms = round((self.config.window or self.config.open_timeout) * 1000)
+        self.since = {name: at for name, at in self.since.items() if at >= now_ms - kept_ms}
+        return len(self.since.keys() - {session})
+
+    def heard(self, session: str, batch, transitions, now_ms: int) -> None:
+        words = [
+            r.outcome is Outcome.FAILURE or circuit.is_slow(self.config, r.latency_ms)
+            for r in batch
+            if r.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+        ]
+        if transitions:
+            self.since = {}
+        elif words and words[-1]:
+            self.since[session] = now_ms
+        elif words:
+            self.since.pop(session, None)
+
+
 def check_history(store: Store, config: CircuitConfig, history) -> None:
-    """Play a history on both machines and compare after each step."""
+    """Play a history of two replicas on both machines and compare after each step."""
     name = f"p{next(names)}"
-    store.now_ms = 1_000
+    store.now_ms, store.jitter = 1_000, lambda: 0.25
+    other = Store(store.client, store.keys.namespace, "other")
+    other.jitter = store.jitter
     seen = store.register(Provider(name, ("m",)), config).health
-    mirror, versions = seen, [seen.version]
+    mirror, versions, reporters = seen, [seen.version], Reporters(config)
     for seq, (step, given_) in enumerate(history, 1):
         transitions = []
         if step == "wait":
             store.now_ms += given_
             continue
         if step == "back":
-            store.now_ms -= given_
+            store.now_ms = max(0, store.now_ms - given_)
             continue
-        if step == "record":
-            generation = mirror.generation
-            batch = [Result(name, outcome, latency, generation + offset) for outcome, latency, offset in given_]
-            (reply,) = store.record([Batch(name, seq, batch)])
-            for one in batch:
-                mirror, change = circuit.record(mirror, one.outcome, one.latency_ms, one.generation, store.now_ms)
-                transitions += [change] if change else []
-        else:
+        if step == "half_open":
             reply = store.half_open(name)
             mirror, change = circuit.half_open(mirror, store.now_ms)
             transitions += [change] if change else []
+        else:
+            writer = store if step == "record" else other
+            writer.now_ms = store.now_ms
+            others = reporters.others(writer.session, store.now_ms) if config.min_reporters > 1 else 0
+            batch = [
+                Result(name, outcome, number, mirror.generation + offset, reason="why"[:offset], cooldown_ms=number)
+                for outcome, number, offset in given_
+            ]
+            (reply,) = writer.record([Batch(name, seq, batch)])
+            for one in batch:
+                mirror, change = circuit.record(mirror, one, store.now_ms, jitter=0.25, others=others)
+                transitions += [change] if change else []
+            reporters.heard(writer.session, batch, transitions, store.now_ms)
         assert list(reply.transitions) == transitions
         assert replace(reply.health, version=0) == replace(mirror, version=0)
         versions.append(reply.health.version)
@@ -78,15 +136,18 @@ def check_invariants(health) -> None:
     assert health.circuit_state is CircuitState.CLOSED or health.open_reason
 
 
+either = st.one_of(configs, demanding_configs())
+
+
 @settings(max_examples=60, deadline=None)
-@given(config=configs, history=steps)
+@given(config=either, history=steps)
 def test_lua_and_python_agree_on_fakeredis(config, history):
     """Floats to the last bit: the scripts write the shortest text that reads back the same."""
     check_history(Store(fakeredis.FakeRedis(), "rr", "gw"), config, history)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(config=configs, history=steps)
+@given(config=either, history=steps)
 def test_lua_and_python_agree_on_a_real_server(real, config, history):
     """And on each real server found."""
     check_history(real.store(), config, history)

@@ -2,10 +2,10 @@
 
 from redis_router import CircuitState, Provider, ProviderHealth
 from redis_router.strategies import resolve
-from redis_router.table import build, updated
+from redis_router.table import Tables
 
 A, B, ANY = Provider("a", ("m", "n")), Provider("b", ("m",)), Provider("any", ("*",))
-STRATEGY = resolve("round_robin")
+TABLES = Tables(resolve("round_robin"), now_ms=lambda: 1_000.0)
 
 
 def record(name, state=CircuitState.CLOSED, **fields):
@@ -20,7 +20,7 @@ def serving(table, model):
 
 def test_routes_by_model():
     """Named models, and "*" for all, the unknown ones included."""
-    table = build([A, B, ANY], {}, STRATEGY)
+    table = TABLES.build([A, B, ANY], {})
     assert serving(table, "m") == {"a", "b", "any"}
     assert serving(table, "n") == {"a", "any"}
     assert serving(table, "what a user made up") == {"any"}
@@ -28,12 +28,12 @@ def test_routes_by_model():
 
 def test_an_unknown_model_is_nobodys_without_a_wildcard():
     """None, so that the router can say which models there are."""
-    assert build([A, B], {}, STRATEGY).find("x") is None
+    assert TABLES.build([A, B], {}).find("x") is None
 
 
 def test_model_names_leave_no_trace():
     """I-10: ten thousand made-up names, and the table is as large as before."""
-    table = build([A, ANY], {}, STRATEGY)
+    table = TABLES.build([A, ANY], {})
     before = len(table.selectors)
     for number in range(10_000):
         table.find(f"made-up-{number}")
@@ -42,14 +42,13 @@ def test_model_names_leave_no_trace():
 
 def test_states_decide():
     """Open: never. Half-open: on trial, `available` or not. Closed: while available."""
-    table = build(
+    table = TABLES.build(
         [A, B, ANY],
         {
             "a": record("a", CircuitState.OPEN, available=False, unavailable_reason="circuit"),
             "b": record("b", CircuitState.HALF_OPEN, available=False, unavailable_reason="circuit"),
             "any": record("any", available=False, unavailable_reason="probe"),
         },
-        STRATEGY,
     )
     selector = table.find("m")
     assert selector.pick is None
@@ -59,13 +58,13 @@ def test_states_decide():
 def test_an_operator_keeps_a_half_open_provider_out():
     """Not even trial calls."""
     out = record("b", CircuitState.HALF_OPEN, available=False, unavailable_reason="operator")
-    assert build([A, B], {"b": out}, STRATEGY).find("m").on_trial == ()
+    assert TABLES.build([A, B], {"b": out}).find("m").on_trial == ()
 
 
 def test_an_update_makes_anew_only_what_it_touches():
     """B's record changed: "m" is remade, "n" is the same object."""
-    before = build([A, B], {}, STRATEGY)
-    after = updated(before, [record("b", CircuitState.OPEN)], STRATEGY)
+    before = TABLES.build([A, B], {})
+    after = TABLES.updated(before, [record("b", CircuitState.OPEN)])
     assert serving(after, "m") == {"a"}
     assert after.selectors["n"] is before.selectors["n"]
     assert serving(before, "m") == {"a", "b"}  # whoever holds the old table is not disturbed
@@ -73,15 +72,15 @@ def test_an_update_makes_anew_only_what_it_touches():
 
 def test_a_wildcards_update_touches_every_model():
     """It serves them all."""
-    after = updated(build([A, ANY], {}, STRATEGY), [record("any", CircuitState.OPEN)], STRATEGY)
+    after = TABLES.updated(TABLES.build([A, ANY], {}), [record("any", CircuitState.OPEN)])
     assert serving(after, "m") == {"a"}
     assert after.find("unheard of").pick is None
 
 
 def test_a_record_of_a_stranger_changes_nothing():
     """Another gateway's provider on the same channel."""
-    before = build([A], {}, STRATEGY)
-    assert updated(before, [record("zzz")], STRATEGY) is before
+    before = TABLES.build([A], {})
+    assert TABLES.updated(before, [record("zzz")]) is before
 
 
 def test_a_users_strategy_that_returns_no_function_does_not_either(caplog):
@@ -91,7 +90,7 @@ def test_a_users_strategy_that_returns_no_function_does_not_either(caplog):
         def prepare(self, model, candidates):
             return candidates[0]
 
-    table = build([Provider("p", ("m",))], {}, Wrong())
+    table = Tables(Wrong(), lambda: 0.0).build([Provider("p", ("m",))], {})
     assert table.find("m").pick().provider.name == "p"
     assert "must return a function" in caplog.text
 
@@ -103,4 +102,4 @@ def test_a_users_strategy_that_fails_does_not_stop_the_news():
         def prepare(self, model, candidates):
             raise RuntimeError("no idea")
 
-    assert serving(build([A, B], {}, Broken()), "m") == {"a", "b"}
+    assert serving(Tables(Broken(), lambda: 0.0).build([A, B], {}), "m") == {"a", "b"}

@@ -8,13 +8,16 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider, ProviderHealth
 from redis_router import view as views
+from redis_router.bell import Bell
 from redis_router.metrics import Metrics
 from redis_router.model import Result
 from redis_router.strategies import resolve
+from redis_router.table import Tables
 from redis_router.view import View
 from tests.support import metric
 
 OPEN = {"circuit_state": CircuitState.OPEN, "available": False, "unavailable_reason": "circuit"}
+TABLES = Tables(resolve("latency"), now_ms=lambda: 1_000.0)
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def woken():
 @pytest.fixture
 def view(registry, told, woken):
     """With the providers a and b, settled a moment ago."""
-    made = View(resolve("latency"), Metrics(registry), told.append, lambda: woken.append(1))
+    made = View(TABLES, Metrics(registry), told.append, lambda: woken.append(1), Bell())
     for name in ("a", "b"):
         made.add(Provider(name, ("m",)), CircuitConfig())
         made.take(ProviderHealth(name, latency_ms=100.0, version=1), first=True)
@@ -124,7 +127,7 @@ def test_a_forked_child_forgets_what_its_parent_decided_alone(view):
     """It begins with the fleet's records: nobody would tell it that the parent's word does not count."""
     view.go_alone(lambda: 1_000.0)
     view.decide([Result("a", Outcome.FAILURE, 5.0, 1)] * 5)
-    child = View(resolve("latency"), view._metrics, lambda change: None, lambda: None)
+    child = View(TABLES, view._metrics, lambda change: None, lambda: None, Bell())
     child.take_over(view, {"a": ProviderHealth("a", version=1), "b": ProviderHealth("b", version=1)})
     assert choices(child) == {"a", "b"}
 

@@ -1,0 +1,239 @@
+"""The attempts of one request: one provider after the other, then the fallback models, until one succeeds.
+
+`for` in threads, `async for` in asyncio; they differ only in how they wait.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+
+from redis_router.attempt import Attempt
+from redis_router.engine import Engine
+from redis_router.errors import NoProviderAvailable, RouterError
+from redis_router.model import Candidate, Outcome
+from redis_router.permits import Permit
+from redis_router.verdict import IGNORED, Verdict
+
+Choice = tuple[Candidate, Permit | None]
+Choose = Callable[[str, frozenset[str]], Choice]
+"""A provider for this model, none of these records; raises NoProviderAvailable."""
+
+MAX_WAIT = 60.0
+"""Seconds that a request waits for a provider where it has no deadline."""
+LOOK_UP = 1.0
+"""Seconds after which a request that waits looks up, also where nobody rang."""
+_MOST_CHARS = 300
+
+
+class Turn(Attempt):
+    """One of the attempts of a request. `remaining` is for the client's own time-out."""
+
+    __slots__ = ("_attempts",)
+
+    def __init__(self, engine: Engine, choice: Choice, model: str, attempts: "Attempts") -> None:
+        super().__init__(engine, *choice, model)
+        self._attempts = attempts
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline of `attempts`, at least 0; None where it has none."""
+        return self._attempts.remaining
+
+    @property
+    def record(self) -> str:
+        """The name of the record that this call counts for."""
+        return self._candidate.health.name
+
+    def _judged(self, error: BaseException) -> Verdict:
+        verdict = super()._judged(error)
+        if verdict.reason == "timeout" and self._attempts.is_over:
+            return IGNORED  # the caller's own deadline, passed to the client
+        return verdict
+
+    def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:
+        return self._attempts._ended(self, verdict, error)
+
+
+class Attempts:
+    """Iterate once, and enter each attempt's `with` block. See `Router.attempts`.
+
+    `choose` finds a provider for a model; `records` names those that serve one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        choose: Choose,
+        records: Callable[[str], Sequence[str]],
+        models: Sequence[str],
+        *,
+        max_attempts: int | None,
+        deadline: float | None,
+        wait: bool,
+    ) -> None:
+        self._engine = engine
+        self._choose = choose
+        self._records = records
+        self._models = models
+        self._left = math.inf if max_attempts is None else max_attempts
+        now = time.monotonic()
+        self._until = None if deadline is None else now + deadline
+        self._wait_until = now + (MAX_WAIT if deadline is None else deadline) if wait else 0.0
+        self._tried: dict[tuple[str, str], float] = {}  # (model, record) -> when it may be tried again
+        self._past: list[str] = []
+        self._next: Turn | None = None
+        self._held_back: BaseException | None = None  # while another provider is waited for
+        self._over = False
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0; None where there is none."""
+        return None if self._until is None else max(0.0, self._until - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        """Did the deadline pass?"""
+        return self.remaining == 0.0
+
+    def __iter__(self) -> Iterator[Turn]:
+        turn: Turn | None = None
+        try:
+            while not self._over:
+                turn = self._look()
+                if turn is None and not self._over:
+                    turn = self._wait_in_thread()
+                if turn is None:
+                    return
+                yield turn
+                self._over = self._over or not turn.was_used
+        finally:
+            self._leave(turn)
+
+    async def __aiter__(self) -> AsyncIterator[Turn]:
+        turn: Turn | None = None
+        try:
+            while not self._over:
+                turn = self._look()
+                if turn is None and not self._over:
+                    turn = await self._wait_in_loop()
+                if turn is None:
+                    return
+                yield turn
+                self._over = self._over or not turn.was_used
+        finally:
+            self._leave(turn)
+
+    def _leave(self, turn: Turn | None) -> None:
+        """The loop was left: what was chosen and not begun is given back."""
+        self._over = True
+        for chosen in (turn, self._next):
+            if chosen is not None:
+                chosen.discard()
+
+    # Choosing
+
+    def _look(self) -> Turn | None:
+        """The next attempt; None to wait for it. Raises what the caller shall see where there is none to come."""
+        if self._next is not None:
+            turn, self._next = self._next, None
+            return turn
+        try:
+            return self._choose_next()
+        except NoProviderAvailable as none:
+            missing = none
+        if self._may_wait():
+            return None
+        self._over = True
+        if self._held_back is not None:
+            self._explain(self._held_back, self._past[:-1], missing)
+            raise self._held_back
+        if self._past:
+            return None  # the code said `fail`, without an exception: it knows
+        raise missing
+
+    def _choose_next(self) -> Turn:
+        now = time.monotonic()
+        tried = [pair for pair, again_at in self._tried.items() if again_at > now]
+        everywhere = frozenset(record for _, record in tried)
+        missing = []
+        for model in self._models:
+            here = frozenset(record for tried_for, record in tried if tried_for == model)
+            for without in dict.fromkeys((everywhere, here)):  # for a fallback model, first those not tried at all
+                try:
+                    return Turn(self._engine, self._choose(model, without), model, self)
+                except NoProviderAvailable as none:
+                    missing.append(none)
+        raise NoProviderAvailable.merged(missing)
+
+    def _ended(self, turn: Turn, verdict: Verdict, error: BaseException | None) -> bool:
+        """An attempt's block ended; True where its error is not passed on, as another attempt follows."""
+        limited = verdict.outcome is Outcome.RATE_LIMITED
+        if not (limited or verdict.outcome is Outcome.FAILURE) or not isinstance(error, Exception | None):
+            self._over = True
+            self._explain(error, self._past)
+            return False
+        said = verdict.reason or verdict.outcome.value
+        self._past.append(f"{turn.record} ({turn.model}): {said if error is None else _text(error)}")
+        self._left -= 1
+        again_at = time.monotonic() + (verdict.cooldown or 0.0) if limited and self._wait_until else math.inf
+        self._tried[turn.model, turn.record] = again_at
+        missing: NoProviderAvailable | None = None
+        if self._left > 0 and not self.is_over:
+            try:
+                self._next = self._choose_next()  # now, so that the error in hand is passed on where there is none
+            except NoProviderAvailable as none:
+                missing = none
+            if missing is None or self._may_wait():
+                self._held_back = error
+                return True
+        self._over = True
+        self._explain(error, self._past[:-1], missing)
+        return False
+
+    def _explain(
+        self, error: BaseException | None, earlier: Sequence[str], missing: NoProviderAvailable | None = None
+    ) -> None:
+        """Attach to the error what went before it, and why nothing follows."""
+        if error is None:
+            return
+        for number, text in enumerate(earlier, 1):
+            error.add_note(f"redis_router: attempt {number} failed before, with {text}")
+        if missing is not None and missing.reasons:
+            error.add_note(f"redis_router: {missing}")
+
+    # Waiting
+
+    def _may_wait(self) -> bool:
+        """Is there time, and a provider that was not tried?"""
+        now = time.monotonic()
+        return now < self._wait_until and any(
+            self._tried.get((model, record), now) < math.inf
+            for model in self._models
+            for record in self._records(model)
+        )
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        moments = [self._wait_until, now + LOOK_UP, *(at for at in self._tried.values() if at > now)]
+        return max(0.001, min(moments) - now)
+
+    def _wait_in_thread(self) -> Turn | None:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise RouterError("this would block the event loop while it waits: write `async for`")
+        with self._engine.bell.in_thread() as wait:
+            while (turn := self._look()) is None and not self._over:
+                wait(self._pause())
+            return turn
+
+    async def _wait_in_loop(self) -> Turn | None:
+        with self._engine.bell.in_loop() as wait:
+            while (turn := self._look()) is None and not self._over:
+                await wait(self._pause())
+            return turn
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:_MOST_CHARS]

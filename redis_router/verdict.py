@@ -1,0 +1,233 @@
+"""What an exception or a response says about the provider that it came from.
+
+By attributes alone, so that no SDK is imported: httpx, requests, aiohttp, openai and anthropic all carry the HTTP
+status as `status_code`, `response.status_code` or `status`, and the headers beside it.
+"""
+
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+from redis_router.checks import check_number, check_reason
+from redis_router.errors import InvalidArgument
+from redis_router.model import Outcome
+
+log = logging.getLogger("redis_router")
+
+MAX_COOLDOWN = 7 * 24 * 3600.0
+
+
+class Verdict(NamedTuple):
+    """What a call says about its provider.
+
+    reason    one word for operators: why it failed
+    cooldown  of rate_limited: seconds for which the provider wants no calls; None where it did not say
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    cooldown: float | None = None
+
+
+SUCCESS, IGNORED = Verdict(Outcome.SUCCESS), Verdict(Outcome.IGNORED)
+
+Classifier = Callable[[object], "Verdict | Outcome | None"]
+"""Given an exception or a response; None where `classify` may decide."""
+
+_CREDENTIALS = {401: "unauthorized", 402: "payment_required", 403: "forbidden"}
+_IN_BODY = {
+    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded"), Verdict(Outcome.RATE_LIMITED)),
+    **dict.fromkeys(("invalid_request_error", "not_found_error", "request_too_large"), IGNORED),
+    "authentication_error": Verdict(Outcome.FAILURE, "unauthorized"),
+    "permission_error": Verdict(Outcome.FAILURE, "forbidden"),
+    "billing_error": Verdict(Outcome.FAILURE, "payment_required"),
+    "insufficient_quota": Verdict(Outcome.FAILURE, "payment_required"),
+    "overloaded_error": Verdict(Outcome.FAILURE, "overloaded"),
+}
+"""Words that openai and anthropic put into the body of an error, which a stream sends after its status of 200."""
+
+
+def classify(said: object) -> Verdict:
+    """The verdict on a call that raised, or was answered with, `said`.
+
+    failure       5xx, 408, connection errors, time-outs of the client, any exception that says nothing else;
+                  401, 402 and 403, too: a bad key is down until someone acts
+    rate_limited  429, with what its headers say of when to come back
+    ignored       other 4xx; cancellation; the caller's own deadline (`asyncio.timeout`, `asyncio.wait_for`)
+    success       a response below 400
+    """
+    error = said if isinstance(said, BaseException) else None
+    status = _status(said)
+    if status is not None and (status >= 400 or error is None):
+        return _by_status(status, said)
+    if error is None:
+        return SUCCESS
+    if not isinstance(error, Exception) or "CancelledError" in _names(error):
+        return IGNORED
+    for word in _body_words(error):
+        if word in _IN_BODY:
+            return _IN_BODY[word]
+    if isinstance(error, TimeoutError) or _is_named(error, "Timeout"):
+        return IGNORED if _is_own_deadline(error) else Verdict(Outcome.FAILURE, "timeout")
+    connection = isinstance(error, OSError) or _is_named(error, "Connect", "Network", "Protocol", "Disconnect")
+    return Verdict(Outcome.FAILURE, "connection" if connection else "error")
+
+
+def _by_status(status: int, said: object) -> Verdict:
+    if status == 429:
+        return Verdict(Outcome.RATE_LIMITED, cooldown=retry_after(_headers(said)))
+    if status in _CREDENTIALS:
+        return Verdict(Outcome.FAILURE, _CREDENTIALS[status])
+    if status == 400 and "credit balance" in str(said):  # anthropic's word for 402
+        return Verdict(Outcome.FAILURE, "payment_required")
+    if status >= 500 or status == 408:
+        return Verdict(Outcome.FAILURE, f"http_{status}")
+    return IGNORED if status >= 400 else SUCCESS
+
+
+class Judge:
+    """Applies the user's classifier, or ours, and the bounds on cooldowns; never raises.
+
+    `cooldown` is in seconds, for a rate limit that does not say how long; `most` is the longest that is believed.
+    """
+
+    def __init__(self, classifier: Classifier | None, cooldown: float, most: float) -> None:
+        if classifier is not None and not callable(classifier):
+            raise InvalidArgument(f"classify is {classifier!r}: give a function of an exception or response")
+        self._classifier = classifier
+        self._cooldown = check_number("rate_limit_cooldown", cooldown, most=MAX_COOLDOWN)
+        self._most = check_number("rate_limit_cooldown_max", most, most=MAX_COOLDOWN)
+
+    def __call__(self, said: object) -> Verdict:
+        try:
+            verdict = self._classifier(said) if self._classifier is not None else None
+            if verdict is None:
+                verdict = classify(said)
+            elif isinstance(verdict, Outcome):
+                verdict = Verdict(verdict)
+            return self.bounded(verdict)
+        except Exception:
+            log.exception("the classifier failed on %s: taken for a failure", type(said).__name__)
+            return Verdict(Outcome.FAILURE, "error")
+
+    def bounded(self, verdict: Verdict) -> Verdict:
+        """With a reason and a cooldown that can be used. Raises InvalidArgument where they cannot."""
+        outcome = Outcome(verdict.outcome)
+        if outcome is not Outcome.RATE_LIMITED:
+            return Verdict(outcome, check_reason(verdict.reason))
+        wanted = self._cooldown if verdict.cooldown is None else verdict.cooldown
+        return Verdict(outcome, "", min(check_number("cooldown", wanted, most=math.inf), self._most))
+
+
+# What an exception or a response looks like
+
+
+def _attribute(holder: object, name: str) -> Any:
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # httpx raises where an error has no request
+        return None
+
+
+def _status(said: object) -> int | None:
+    for holder in (said, _attribute(said, "response")):
+        for name in ("status_code", "status", "code"):
+            value = _attribute(holder, name)
+            if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599:
+                return int(value)
+    return None
+
+
+def _headers(said: object) -> dict[str, str]:
+    for holder in (_attribute(said, "response"), said):
+        headers = _attribute(holder, "headers")
+        if isinstance(headers, Mapping) or hasattr(headers, "items"):
+            return {str(name).lower(): str(value) for name, value in headers.items()}
+    return {}
+
+
+def _names(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
+
+
+def _is_named(error: BaseException, *parts: str) -> bool:
+    return any(part in name for name in _names(error) for part in parts)
+
+
+def _body_words(error: Exception) -> list[str]:
+    body = _attribute(error, "body")
+    inner = body.get("error", body) if isinstance(body, dict) else {}
+    said = [inner.get("type"), inner.get("code")] if isinstance(inner, dict) else []
+    return [word for word in (*said, _attribute(error, "code"), _attribute(error, "type")) if isinstance(word, str)]
+
+
+def _is_own_deadline(error: Exception) -> bool:
+    """Was it raised by the caller's `asyncio.timeout` or `wait_for`, and not by a client's time-out?"""
+    trace, module = error.__traceback__, ""
+    while trace is not None:
+        module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
+    return type(error) is TimeoutError and module.partition(".")[0] in ("asyncio", "anyio")
+
+
+# When to come back
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds until the provider may be called again; None where its headers do not say. Names in lower case.
+
+    `retry-after-ms`, `Retry-After` in seconds or as an HTTP date (by the answer's own `Date`, where it has one), then
+    the resets of what is used up: `x-ratelimit-reset-requests: 6m0s` (openai), `anthropic-ratelimit-tokens-reset` (a
+    moment). `now` is in seconds since the epoch.
+    """
+    now = time.time() if now is None else now
+    if (milliseconds := _float(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, milliseconds / 1000)
+    if (said := headers.get("retry-after")) is not None:
+        wait = _float(said)
+        if wait is None and (moment := _http_date(said)) is not None:
+            wait = moment - (_http_date(headers.get("date", "")) or now)
+        if wait is not None:
+            return max(0.0, wait)
+    waits: dict[str, float] = {}
+    for name, value in headers.items():
+        if "ratelimit" in name and "reset" in name and (until := _duration(value, now)) is not None:
+            waits[name] = max(0.0, until)
+    used_up = [wait for name, wait in waits.items() if _float(headers.get(name.replace("reset", "remaining"))) == 0]
+    return max(used_up) if used_up else min(waits.values(), default=None)
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
+
+
+def _duration(text: str, now: float) -> float | None:
+    """Seconds: 20, 20ms, 6m0s, a moment as seconds since the epoch, or 2026-11-23T18:00:00Z."""
+    text = text.strip()
+    if (number := _float(text)) is not None:
+        return number - now if number > 1e9 else number
+    if _PART.sub("", text) == "" and text:
+        return sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text))
+    try:
+        return datetime.fromisoformat(text).timestamp() - now
+    except ValueError:
+        return None
