@@ -184,8 +184,8 @@ def write(folder: Path, scores: Sequence[Score], kept: Sequence[tuple[bool, str]
         "",
         f"`python -m benchmarks.quality`: {REPLICAS} replicas, {RATE:g} requests/s for {LENGTH:g} s of virtual time,"
         f" three providers of 45 slots; medians over {about['seeds']} seeds. The incident lasts from 40 to 80 s.",
-        "A call goes to the dead while the incident makes calls fail for every replica, to the recovering one in the first"
-        " 10 s after it. The share of the best is that of the provider that got most calls before the incident.",
+        "A call goes to the dead while the incident makes calls fail for every replica, to the recovering one in the"
+        " first 10 s after it. The share of the best is that of the provider with most calls before the incident.",
         "",
         *(part for name in names for part in (table(name, scores), "")),
         f"## Targets for {GUIDED}",

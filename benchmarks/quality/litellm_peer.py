@@ -24,7 +24,7 @@ def litellm_router(strategy: str) -> Callable[[Run], "LiteLLM"]:
 
 
 class LiteLLM:
-    """With its defaults: 5 s of cooldown, after a 429 or where more than half of a minute's calls, five or more, failed."""
+    """With its defaults: 5 s of cooldown after a 429, or where over half of a minute's calls, five or more, failed."""
 
     def __init__(self, run: Run, strategy: str) -> None:
         self._run = run
