@@ -1,6 +1,6 @@
 """Who serves which model, in which state, and that strangers' model names leave no trace."""
 
-from redis_router import CircuitState, Provider, ProviderHealth
+from redis_router import CircuitConfig, CircuitState, Provider, ProviderHealth
 from redis_router.strategies import resolve
 from redis_router.table import Tables
 
@@ -103,3 +103,115 @@ def test_a_users_strategy_that_fails_does_not_stop_the_news():
             raise RuntimeError("no idea")
 
     assert serving(Tables(Broken(), lambda: 0.0).build([A, B], {}), "m") == {"a", "b"}
+
+
+class Clock:
+    """Redis's clock, in ms, as the test has it."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def test_who_cools_is_not_called_until_it_is_over():
+    """Neither in closed nor, with a permit, in half-open."""
+    clock = Clock(1_000)
+    tables = Tables(resolve("round_robin"), clock)
+    records = {
+        "a": record("a", cooldown_until_ms=5_000),
+        "b": record("b", CircuitState.HALF_OPEN, available=False, cooldown_until_ms=5_000),
+    }
+    before = tables.build([A, B], records)
+    assert before.find("m").pick is None
+    assert before.find("m").on_trial == ()
+    clock.now = 5_000
+    after = tables.updated(before, records.values())
+    assert serving(after, "m") == {"a"}
+    assert [c.provider.name for c in after.find("m").on_trial] == ["b"]
+
+
+def test_slow_start_grows_a_providers_share():
+    """Of the calls that the strategy would give it: a tenth at first, half at half time, then all."""
+    clock = Clock(100_000)
+    tables = Tables(resolve("round_robin"), clock)
+    config = CircuitConfig(slow_start=10.0)
+    back = record("a", config=config, last_state_change_ms=100_000, generation=4)
+    pick = tables.build([A, B], {"a": back}).find("m").pick
+
+    def share():
+        return sum(pick().provider.name == "a" for _ in range(4_000)) / 2_000
+
+    for now, expected in ((100_000, 0.1), (105_000, 0.5), (110_000, 1.0), (500_000, 1.0)):
+        clock.now = now
+        assert abs(share() - expected) < 6 * (expected * (1 - expected) / 2_000) ** 0.5 + 1e-9
+
+
+def test_slow_start_leaves_nobody_out():
+    """Alone, or all of them new: the calls must go somewhere."""
+    tables = Tables(resolve("latency"), lambda: 100_000.0)
+    new = [record(n, config=CircuitConfig(slow_start=10.0), last_state_change_ms=100_000) for n in ("a", "b")]
+    assert serving(tables.build([A], {"a": new[0]}), "m") == {"a"}
+    assert serving(tables.build([A, B], {h.name: h for h in new}), "m") == {"a", "b"}
+
+
+def test_a_new_provider_needs_no_slow_start():
+    """Only a circuit that closed does."""
+    tables = Tables(resolve("round_robin"), lambda: 100.0)
+    config = CircuitConfig(slow_start=10.0)
+    table = tables.build([A, B], {"a": record("a", config=config)})
+    assert [table.find("m").pick().provider.name for _ in range(100)].count("a") == 50
+
+
+OUT = {"available": False, "unavailable_reason": "circuit", "last_state_change_ms": 1_000}
+
+
+def kept(tables, *records, providers=(A, B, ANY)):
+    """Names in play, and the generations that their calls carry."""
+    found = tables.build(providers, {h.name: h for h in records}).find("m")
+    return {c.provider.name: c.health.generation for c in found.routable}
+
+
+def test_the_least_bad_stays_where_all_are_out():
+    """The lowest failure rate; a failing probe or a rate limit is worse; an operator's word is the last."""
+    tables = Tables(resolve("latency"), lambda: 2_000.0, least_bad=True)
+    bad = record("a", CircuitState.OPEN, failure_rate=0.9, generation=3, **OUT)
+    better = record("b", CircuitState.OPEN, failure_rate=0.4, generation=3, **OUT)
+    probe = record("any", available=False, unavailable_reason="probe")
+    drained = record("b", available=False, unavailable_reason="operator")
+    cooling = record("b", cooldown_until_ms=9_000)
+    assert kept(tables, bad, better, probe) == {"b": 0}
+    assert kept(tables, bad, drained, probe) == {"a": 0}
+    assert kept(tables, bad, cooling, probe) == {"a": 0}
+    assert kept(tables, cooling, providers=(B,)) == {"b": 0}
+    assert kept(tables, drained, providers=(B,)) == {}
+    assert kept(tables, bad, better) == {"any": 1}
+
+
+def test_only_so_many_are_ejected():
+    """Of three a third: one may be out; the least bad of two stays in play beside the healthy one."""
+    tables = Tables(resolve("latency"), lambda: 2_000.0, max_ejection_percent=34.0)
+    bad = record("a", CircuitState.OPEN, failure_rate=0.9, **OUT)
+    better = record("b", CircuitState.HALF_OPEN, failure_rate=0.4, **OUT)
+    assert kept(tables, bad) == {"b": 1, "any": 1}
+    assert kept(tables, bad, better) == {"b": 0, "any": 1}
+    assert kept(Tables(resolve("latency"), lambda: 0.0, max_ejection_percent=0.0), bad) == {"a": 0, "b": 1, "any": 1}
+
+
+def test_calls_in_flight_outlive_the_table():
+    """Whatever is made anew, the count goes on."""
+    before = TABLES.build([A, B], {})
+    before.candidates["a"].in_flight.append(None)
+    updated = TABLES.updated(before, [record("a", latency_ms=5.0)])
+    rebuilt = TABLES.build([A, B, ANY], {}, updated)
+    assert rebuilt.candidates["a"].in_flight is before.candidates["a"].in_flight
+
+
+def test_a_circuit_for_each_model():
+    """One provider, two records; the whole is what callers get."""
+    both = Provider("p", ("m", "n"), circuit_per_model=True)
+    table = TABLES.build(both.parts(), {"p/m": record("p/m", CircuitState.OPEN)})
+    assert table.find("m").pick is None
+    assert table.find("n").pick().provider is both
+    assert table.serving == {"m": ("p/m",), "n": ("p/n",)}

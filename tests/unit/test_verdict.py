@@ -1,0 +1,200 @@
+"""What exceptions and responses mean, and when a provider may be called again."""
+
+import asyncio
+import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http import HTTPStatus
+from types import SimpleNamespace
+
+import pytest
+
+from redis_router import InvalidArgument, Outcome, Verdict, classify
+from redis_router.verdict import Judge, retry_after
+
+NOW = 1_795_000_000.0
+
+
+class Raised(Exception):
+    """An exception with these attributes."""
+
+    def __init__(self, **attributes):
+        super().__init__("raised")
+        vars(self).update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (200, Verdict(Outcome.SUCCESS)),
+        (302, Verdict(Outcome.SUCCESS)),
+        (400, Verdict(Outcome.IGNORED)),
+        (401, Verdict(Outcome.FAILURE, "unauthorized")),
+        (402, Verdict(Outcome.FAILURE, "payment_required")),
+        (403, Verdict(Outcome.FAILURE, "forbidden")),
+        (404, Verdict(Outcome.IGNORED)),
+        (408, Verdict(Outcome.FAILURE, "http_408")),
+        (409, Verdict(Outcome.IGNORED)),
+        (422, Verdict(Outcome.IGNORED)),
+        (429, Verdict(Outcome.RATE_LIMITED)),
+        (500, Verdict(Outcome.FAILURE, "http_500")),
+        (529, Verdict(Outcome.FAILURE, "http_529")),
+        (HTTPStatus.BAD_GATEWAY, Verdict(Outcome.FAILURE, "http_502")),
+    ],
+)
+@pytest.mark.parametrize("name", ["status_code", "status"])
+def test_by_status(status, expected, name):
+    """Of a response; and of an exception that has it, or whose response has it, even one that counts as false."""
+
+    class Response(SimpleNamespace):
+        def __bool__(self):  # as requests has it for errors
+            return status < 400
+
+    response = Response(**{name: status}, headers={})
+    assert classify(response) == expected
+    if status >= 400:
+        assert classify(Raised(**{name: status})) == expected
+        assert classify(Raised(response=response)) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError(), Verdict(Outcome.FAILURE, "connection")),
+        (socket.gaierror("no such host"), Verdict(Outcome.FAILURE, "connection")),
+        (TimeoutError("timed out"), Verdict(Outcome.FAILURE, "timeout")),
+        (ValueError("no JSON"), Verdict(Outcome.FAILURE, "error")),
+        (KeyboardInterrupt(), Verdict(Outcome.IGNORED)),
+        (asyncio.CancelledError(), Verdict(Outcome.IGNORED)),
+        (Raised(status_code=200, body={"type": "error", "error": {"type": "overloaded_error"}}),
+         Verdict(Outcome.FAILURE, "overloaded")),
+        (Raised(status_code=200, body={"error": {"type": "rate_limit_error"}}), Verdict(Outcome.RATE_LIMITED)),
+        (Raised(body={"code": "rate_limit_exceeded"}), Verdict(Outcome.RATE_LIMITED)),
+        (Raised(body={"type": "invalid_request_error"}), Verdict(Outcome.IGNORED)),
+        (Raised(code="insufficient_quota"), Verdict(Outcome.FAILURE, "payment_required")),
+        (Raised(status_code=200), Verdict(Outcome.FAILURE, "error")),
+        (Raised(status_code=True, status="down", code=7), Verdict(Outcome.FAILURE, "error")),
+    ],
+)  # fmt: skip
+def test_by_kind(error, expected):
+    """Where there is no status, or one from before the answer went wrong."""
+    assert classify(error) == expected
+
+
+def test_credit_that_is_used_up_is_no_bad_request():
+    """It is answered with 400, and down until someone pays."""
+    error = Raised(status_code=400)
+    error.args = ("Your credit balance is too low to access the API",)
+    assert classify(error) == Verdict(Outcome.FAILURE, "payment_required")
+
+
+def test_attributes_that_cannot_be_read_are_passed_over():
+    """httpx raises RuntimeError where an error has no request."""
+
+    class Shy(Exception):
+        @property
+        def response(self):
+            raise RuntimeError("not set")
+
+    assert classify(Shy()) == Verdict(Outcome.FAILURE, "error")
+
+
+def raised_by(work):
+    """What it raises."""
+    try:
+        asyncio.run(work())
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+async def by_timeout():
+    async with asyncio.timeout(0.001):
+        await asyncio.sleep(9)
+
+
+async def by_wait_for():
+    await asyncio.wait_for(asyncio.sleep(9), 0.001)
+
+
+@pytest.mark.parametrize("work", [by_timeout, by_wait_for])
+def test_the_callers_own_deadline_is_nobodys_fault(work):
+    """A short one benches no provider that others can use."""
+    assert classify(raised_by(work)) == Verdict(Outcome.IGNORED)
+
+
+def test_a_sockets_time_out_is_the_providers():
+    """Nothing to do with asyncio's."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        client.settimeout(0.01)
+        with pytest.raises(TimeoutError) as caught:
+            client.recv(1)
+    assert classify(caught.value) == Verdict(Outcome.FAILURE, "timeout")
+
+
+def http_date(seconds):
+    return format_datetime(datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"retry-after": "20"}, 20),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": http_date(30)}, 30),
+        ({"retry-after": http_date(30), "date": http_date(10)}, 20),  # by the provider's own clock
+        ({"retry-after": http_date(-30)}, 0),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after-ms": "nan", "retry-after": "2"}, 2),
+        ({"x-ratelimit-reset-requests": "6m0s"}, 360),
+        ({"x-ratelimit-reset-requests": "20ms", "x-ratelimit-reset-tokens": "1h2m3.5s"}, 0.02),
+        (
+            {
+                "x-ratelimit-reset-requests": "1s", "x-ratelimit-remaining-requests": "7",
+                "x-ratelimit-reset-tokens": "40s", "x-ratelimit-remaining-tokens": "0",
+            },
+            40,
+        ),
+        ({"x-ratelimit-reset": str(int(NOW) + 50)}, 50),
+        ({"x-ratelimit-reset": "12"}, 12),
+        ({"anthropic-ratelimit-tokens-reset": datetime.fromtimestamp(NOW + 15, UTC).isoformat()}, 15),
+        ({"anthropic-ratelimit-tokens-reset": datetime.fromtimestamp(NOW + 15, UTC).isoformat()[:19] + "Z"}, 15),
+        ({"x-ratelimit-reset-tokens": "whenever"}, None),
+        ({"x-ratelimit-reset-tokens": ""}, None),
+    ],
+)  # fmt: skip
+def test_when_to_come_back(headers, expected):
+    """In seconds, from whatever the provider says."""
+    assert retry_after(headers, NOW) == (None if expected is None else pytest.approx(expected, abs=0.01))
+
+
+def test_headers_are_found_beside_the_status():
+    """However they are spelled."""
+    response = SimpleNamespace(status_code=429, headers={"Retry-After": "7"})
+    assert classify(Raised(response=response)) == classify(response) == Verdict(Outcome.RATE_LIMITED, cooldown=7.0)
+    assert classify(Raised(status_code=429, headers={"RETRY-AFTER-MS": "250"})).cooldown == 0.25
+
+
+def test_a_judge_keeps_its_bounds():
+    """Not for ever, and never less than nothing."""
+    judge = Judge(None, cooldown=5.0, most=300.0)
+    limited = [Raised(status_code=429, headers=h) for h in ({}, {"retry-after": "1e9"}, {"retry-after": "0"})]
+    assert [judge(each).cooldown for each in limited] == [5.0, 300.0, 0.0]
+
+
+@pytest.mark.parametrize("said", ["no verdict", Verdict("sideways"), Verdict(Outcome.FAILURE, "two words"), 7])
+def test_a_classifier_that_talks_nonsense_counts_as_a_failure(said, caplog):
+    """The call's own error is what matters, so it is logged and not raised."""
+    judge = Judge(lambda error: said, 5.0, 300.0)
+    assert judge(ValueError()) == Verdict(Outcome.FAILURE, "error")
+    assert "classifier failed on ValueError" in caplog.text
+
+
+@pytest.mark.parametrize("options", [("word", 5.0, 300.0), (None, -1.0, 300.0), (None, 5.0, float("inf"))])
+def test_bad_settings_are_refused(options):
+    """Before anything runs."""
+    with pytest.raises(InvalidArgument):
+        Judge(*options)
