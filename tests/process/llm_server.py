@@ -1,0 +1,145 @@
+"""A provider that speaks OpenAI's and Anthropic's HTTP, and does what it is told to each request in turn."""
+
+import json
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ANSWER = ["Hello", " from", " here"]
+
+
+class LlmServer:
+    """`faults` are taken one for each request; without one it answers well.
+
+    A fault is a status, with headers and body; or "hang", "reset" (the connection is cut before an answer),
+    "cut" (in the middle of a stream), "overloaded" (an error inside a stream).
+    """
+
+    def __init__(self) -> None:
+        self.faults: deque[Any] = deque()
+        self.asked: list[dict[str, Any]] = []
+        self.ended = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            server.asked.append(body)
+            fault = server.faults.popleft() if server.faults else None
+            if fault == "hang":
+                server.ended.wait(30)
+                self.close_connection = True
+            elif fault == "reset":
+                self._reset()
+            elif isinstance(fault, tuple):
+                self._answer(*fault)
+            elif body.get("stream"):
+                self._stream(_openai_events() if "chat" in self.path else _anthropic_events(), fault)
+            else:
+                self._answer(200, {}, _openai_answer() if "chat" in self.path else _anthropic_answer())
+
+        def _answer(self, status: int, headers: dict[str, str], body: Any = None) -> None:
+            content = json.dumps(body or {"error": {"message": "as told", "type": "told"}}).encode()
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _stream(self, events: list[str], fault: str | None) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            half = len(events) // 2
+            for event in events[: half if fault else None]:
+                self._chunk(event)
+            if fault == "overloaded":
+                error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+                anthropic = "messages" in self.path
+                self._chunk(f"event: error\ndata: {json.dumps(error if anthropic else {'error': error['error']})}\n\n")
+            elif fault == "cut":
+                self._reset()
+                return
+            self.wfile.write(b"0\r\n\r\n")
+
+        def _chunk(self, event: str) -> None:
+            self.wfile.write(f"{len(event.encode()):x}\r\n{event}\r\n".encode())
+            self.wfile.flush()
+
+        def _reset(self) -> None:
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close_connection = True
+            self.connection.close()
+
+        def log_message(self, *args: Any) -> None:
+            """Requests are no news."""
+
+    return Handler
+
+
+def _openai_answer() -> dict[str, Any]:
+    message = {"role": "assistant", "content": "".join(ANSWER)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def _openai_events() -> list[str]:
+    found = []
+    for part in ANSWER:
+        choice = {"index": 0, "delta": {"content": part}, "finish_reason": None}
+        chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        found.append(f"data: {json.dumps(chunk)}\n\n")
+    return [*found, "data: [DONE]\n\n"]
+
+
+def _anthropic_answer() -> dict[str, Any]:
+    return {
+        "id": "m1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+        "stop_sequence": None, "content": [{"type": "text", "text": "".join(ANSWER)}],
+        "usage": {"input_tokens": 1, "output_tokens": 3},
+    }  # fmt: skip
+
+
+def _anthropic_events() -> list[str]:
+    message = {**_anthropic_answer(), "content": [], "stop_reason": None}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    ]
+    for part in ANSWER:
+        events.append({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": part}})
+    events += [
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
+        {"type": "message_stop"},
+    ]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+
+
+@contextmanager
+def llm_server() -> Iterator[LlmServer]:
+    """One that serves until the block ends."""
+    made = LlmServer()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.ended.set()
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()
