@@ -25,17 +25,17 @@ local FIELDS = {
   'slow_start_ms', 'leader_epoch', 'last_push_ms', 'version',
 }
 local DEFAULTS = {
-  circuit_state = 'closed', open_reason = '', available = 1, unavailable_reason = '', latency_ms = 0, failure_rate = 0,
-  weight = 1, consecutive_failures = 0, consecutive_successes = 0, generation = 1, last_state_change_ms = 0,
+  circuit_state = 'closed', open_reason = '', last_failure = '', available = 1, unavailable_reason = '', latency_ms = 0,
+  peak_latency_ms = 0, failure_rate = 0, weight = 1, consecutive_failures = 0, consecutive_successes = 0, generation = 1, last_state_change_ms = 0,
   last_check_ms = 0, failure_rate_threshold = 0.5, consecutive_failure_limit = 5, half_open_success_threshold = 3,
   half_open_max_probes = 3, open_timeout_ms = 30000, leader_epoch = 0, last_push_ms = 0, version = 0,
 }
 -- What is off, or says nothing, while it has this value: then it is neither written nor pushed.
 local QUIET = {
-  last_failure = '', cooldown_until_ms = 0, peak_latency_ms = 0, calls = 0, window_bucket = 0, window_calls = '',
-  window_failures = '', window_slow = '', times_opened = 0, open_timeout_factor = 1, minimum_calls = 0, window_ms = 0,
-  window_failure_rate_threshold = 0, slow_call_duration_threshold_ms = 0, slow_call_rate_threshold = 0,
-  open_timeout_multiplier = 0, open_timeout_max_ms = 0, open_timeout_jitter = 0, min_reporters = 0, slow_start_ms = 0,
+  cooldown_until_ms = 0, calls = 0, window_bucket = 0, window_calls = '', window_failures = '', window_slow = '',
+  times_opened = 0, open_timeout_factor = 1, minimum_calls = 0, window_ms = 0, window_failure_rate_threshold = 0,
+  slow_call_duration_threshold_ms = 0, slow_call_rate_threshold = 0, open_timeout_multiplier = 0,
+  open_timeout_max_ms = 0, open_timeout_jitter = 0, min_reporters = 0, slow_start_ms = 0,
 }
 for field, value in pairs(QUIET) do DEFAULTS[field] = value end
 

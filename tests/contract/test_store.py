@@ -54,8 +54,9 @@ class TestRegister:
         fields = {
             k if isinstance(k, str) else k.decode(): v if isinstance(v, str) else v.decode() for k, v in raw.items()
         }
-        assert list(fields)[:7] == [
-            "circuit_state", "open_reason", "available", "unavailable_reason", "latency_ms", "failure_rate", "weight",
+        assert list(fields)[:9] == [
+            "circuit_state", "open_reason", "last_failure", "available", "unavailable_reason", "latency_ms",
+            "peak_latency_ms", "failure_rate", "weight",
         ]  # fmt: skip
         assert fields["circuit_state"] == "closed"
         assert fields["available"] == "1"
