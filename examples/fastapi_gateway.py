@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from math import ceil
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from redis_router import NoProviderAvailable, Provider, Router
 
-router = Router(os.environ.get("REDIS_ROUTER_URL", "redis://localhost:6379/0"), strategy="latency")
+router = Router(os.environ.get("REDIS_ROUTER_URL", "redis://localhost:6379/0"))
 
 
 @asynccontextmanager
@@ -33,21 +33,21 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/v1/chat/completions")
-async def complete(request: Request) -> JSONResponse:
+async def complete(request: Request) -> Response:
     try:
         body = await request.json()
         model = str(body["model"])
     except (ValueError, KeyError, TypeError):
         return JSONResponse({"error": {"code": "BAD_REQUEST", "message": "send JSON with a model"}}, 400)
     try:
-        for attempt in router.attempts(model):
+        for attempt in router.attempts(model, deadline=60.0):
             with attempt:
-                answer = await app.state.http.post(f"{attempt.provider.client}/chat/completions", json=body)
-                if answer.status_code == 429 or answer.status_code >= 500:  # the provider's fault: on to the next
-                    answer.raise_for_status()
+                url = f"{attempt.provider.client}/chat/completions"
+                answer = await app.state.http.post(url, json=body, timeout=attempt.remaining)
+                attempt.judge(answer)  # 5xx and 429: on to the next; the last answer is the caller's
     except NoProviderAvailable as error:
         headers = {"Retry-After": str(ceil(error.retry_after))} if error.retry_after is not None else {}
         return JSONResponse({"error": {"code": error.code, "message": str(error)}}, 503, headers)
     except httpx.HTTPError as error:
         return JSONResponse({"error": {"code": "PROVIDER_FAILED", "message": str(error)}}, 502)
-    return JSONResponse(answer.json(), answer.status_code)
+    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))

@@ -43,7 +43,7 @@ from redis_router.model import (
 )
 from redis_router.names import process_name
 from redis_router.store import Store
-from redis_router.strategies import Strategy, resolve
+from redis_router.strategies import Strategy, best_first, resolve
 from redis_router.verdict import Classifier, Judge
 from redis_router.worker import HealthChecker
 
@@ -71,7 +71,8 @@ class Router:
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
     redis          a URL (see `connect.connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
-    strategy       latency, round_robin, weighted, availability, or an object with `prepare(model, candidates)`
+    strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
+                   `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
     circuit        thresholds for providers that this router registers first; a record that exists keeps its own
     replica        this process's name in logs and permits, for people; host and pid where not given
@@ -90,7 +91,7 @@ class Router:
         self,
         redis: Any,
         *,
-        strategy: str | Strategy = "latency",
+        strategy: str | Strategy = "p2c",
         namespace: str = "rr",
         circuit: CircuitConfig | None = None,
         replica: str | None = None,
@@ -127,8 +128,7 @@ class Router:
         if when_all_open not in WHEN_ALL_OPEN:
             raise InvalidArgument(f"unknown when_all_open {when_all_open!r}: choose {', '.join(WHEN_ALL_OPEN)}")
         self._waits = when_all_open == "wait"
-        # a second instance for fallbacks: asking for them must not use up the turns of `select_provider`
-        self._spare = resolve(strategy)
+        self._spare = best_first(strategy)
         self._new_engine = partial(
             Engine,
             strategy=resolve(strategy),

@@ -82,8 +82,7 @@ class PowerOfTwoChoices:
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
         if len(candidates) == 1:
             return at_random(candidates)
-        peaks = balanced([c.health.peak_latency_ms or c.health.latency_ms for c in candidates], candidates)
-        rows = [(c, c.in_flight, peak / c.health.weight) for c, peak in zip(candidates, peaks, strict=True)]
+        rows = _costs(candidates)
         size, others, draw = len(rows), len(rows) - 1, random.random
 
         def pick() -> Candidate:
@@ -93,6 +92,20 @@ class PowerOfTwoChoices:
             return one if cost * (len(calls) + 1) <= other_cost * (len(other_calls) + 1) else other
 
         return pick
+
+
+class LeastLoad:
+    """The lowest load of all, as p2c has it: for the second try of a request, when the first choice failed."""
+
+    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        rows = _costs(candidates)
+        return lambda: min(rows, key=lambda row: row[2] * (len(row[1]) + 1))[0]
+
+
+def _costs(candidates: Sequence[Candidate]) -> list[tuple[Candidate, list[None], float]]:
+    """Each with its calls in flight, and its peak latency by weight."""
+    peaks = balanced([c.health.peak_latency_ms or c.health.latency_ms for c in candidates], candidates)
+    return [(c, c.in_flight, peak / c.health.weight) for c, peak in zip(candidates, peaks, strict=True)]
 
 
 IDLE_TAU_MS = 10_000.0
@@ -190,6 +203,12 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "availability": Availability,
     "p2c": PowerOfTwoChoices,
 }
+
+
+def best_first(strategy: str | Strategy) -> Strategy:
+    """What orders a request's further tries: an instance of its own, so that they use up no turns of the first ones."""
+    found = resolve(strategy)
+    return LeastLoad() if isinstance(found, PowerOfTwoChoices) else found
 
 
 def resolve(strategy: str | Strategy) -> Strategy:

@@ -14,7 +14,7 @@ from redis_router.connect import connect
 from redis_router.local import OwnView, is_local
 from redis_router.model import Candidate, Result
 from redis_router.store import Batch, Reply, Store
-from redis_router.strategies import Strategy, resolve
+from redis_router.strategies import Strategy, best_first, resolve
 from redis_router.table import EMPTY, RoutingTable, Tables, pick_from
 
 MODEL = "m"
@@ -140,7 +140,8 @@ class Ours:
         self._replicas = []
         for number in range(self._run.replicas):
             tables = Tables(self._strategy(), self._now_ms)
-            replica = Replica(number, self._store(f"gw{number}"), tables, OwnView(self._now_ms), self._strategy())
+            spare = best_first(self._strategy())
+            replica = Replica(number, self._store(f"gw{number}"), tables, OwnView(self._now_ms), spare)
             parts = [Registered(name, (MODEL,)) for name in self._run.providers]
             replica.table = tables.build(parts, records)
             replica.fleet = dict(records)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from redis_router import Candidate, InvalidArgument, Provider, ProviderHealth
-from redis_router.strategies import STRATEGIES, Latency, balanced, resolve, smooth
+from redis_router.strategies import STRATEGIES, Latency, balanced, best_first, resolve, smooth
 
 
 def candidates(**fields):
@@ -171,3 +171,12 @@ def test_weighted_round_robin_keeps_its_turn_over_table_changes():
     found = candidates(a={"weight": 3.0}, b={"weight": 1.0})
     taken = Counter(strategy.prepare("m", found)().provider.name for _ in range(400))
     assert taken == {"a": 300, "b": 100}
+
+
+def test_a_second_try_takes_the_least_loaded_of_all():
+    """Two at random would leave the best one out now and then."""
+    found = candidates(a={"peak_latency_ms": 90.0}, b={"peak_latency_ms": 10.0}, c={"peak_latency_ms": 20.0})
+    again = best_first("p2c")
+    assert {again.prepare("m", found)().provider.name for _ in range(50)} == {"b"}
+    assert {again.prepare("m", in_flight(found, b=3))().provider.name for _ in range(50)} == {"c"}
+    assert isinstance(best_first("latency"), Latency)
