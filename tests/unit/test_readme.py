@@ -9,6 +9,7 @@ import threading
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks.measure import Row
+from benchmarks.quality.policies import GUIDE
 from benchmarks.report import number
 from redis_router import NoProviderAvailable, Provider, Router, cli
 from redis_router.demo import gateway, provider
@@ -72,6 +74,46 @@ def served(app):
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_a_request_with_everything_runs(one_real):
+    """Deadline, fallbacks and waiting: the lines as printed."""
+    with Router(one_real.url, namespace=one_real.namespace) as router:
+        router.register_provider(Provider("openai", ("gpt-4o",), client="down"))
+        router.register_provider(Provider("anthropic", ("claude-sonnet",), client="up"))
+
+        def ask(client, model, timeout):
+            assert 0 < timeout <= 20.0
+            if client == "down":
+                raise OSError
+            return model
+
+        scope = {"router": router, "ask": ask}
+        exec(next(code for code in PYTHON if "fallbacks" in code), scope)
+    assert scope["answer"] == "claude-sonnet"
+
+
+def test_the_stream_runs(one_real):
+    """A generator that goes to the next provider where the first one breaks before it said anything."""
+    asked = []
+
+    async def client(question):
+        asked.append(question)
+        if len(asked) == 1:
+            raise ConnectionError
+        for part in ("He", "llo"):
+            yield part
+
+    async def main():
+        async with Router(one_real.url, namespace=one_real.namespace) as router:
+            for name in "ab":
+                router.register_provider(Provider(name, ("gpt-4o",), client=client))
+            scope = {"router": router}
+            exec(next(code for code in PYTHON if "first_token" in code), scope)
+            return [part async for part in scope["stream"]("Hello?")]
+
+    assert asyncio.run(main()) == ["He", "llo"]
+    assert len(asked) == 2
 
 
 def test_the_readmes_lifespan_runs(one_real):
@@ -154,6 +196,23 @@ def test_compose_commands_are_understood():
         t.partition(":")[0] for job in scraped["scrape_configs"] for c in job["static_configs"] for t in c["targets"]
     ]
     assert set(targets) == {name for name in ours if "gateway" in name or "worker" in name}
+
+
+def test_the_guides_figures_are_those_of_the_simulation():
+    """Each cell is one scenario under one policy of the last run, and the guide's settings are those simulated."""
+    said = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())
+    scores = {(each["scenario"], each["policy"]): each for each in said["scores"]}
+    section = README.partition("## Which strategy")[2].partition("\n## ")[0]
+    head, *lines = [line.strip("|").split(" | ") for line in re.findall(r"^\|.+\|$", section, re.MULTILINE)]
+    policies = [cell.strip() for cell in head[1:]]
+    assert len(lines[1:]) == len({scenario for scenario, _ in scores}) == 9
+    for scenario, *cells in lines[1:]:
+        for policy, cell in zip(policies, cells, strict=True):
+            score = scores[scenario.strip(), policy]
+            assert cell.strip() == f"{score['failed_percent']:.1f} %, {score['p99']:.2f} s", (scenario, policy)
+    scope: dict[str, Any] = {}
+    exec(re.search(r"```python\n(from redis_router import CircuitConfig.*?)router = ", section, re.DOTALL)[1], scope)
+    assert scope["circuit"] == GUIDE
 
 
 def test_performance_figures_are_those_of_the_report():
