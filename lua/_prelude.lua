@@ -13,31 +13,32 @@ local PEAK_TAU_MS = 10000 -- how fast a peak is forgotten: Finagle's decay
 local REOPENINGS = 30 -- so many times at most the open timeout is multiplied
 local WEEK_MS = 604800000
 
--- Reading order in `HGETALL`: what is going on, the thresholds in force, bookkeeping. Replies have their values so.
-local FIELDS = {
-  'circuit_state', 'open_reason', 'last_failure', 'available', 'unavailable_reason', 'cooldown_until_ms', 'latency_ms',
-  'peak_latency_ms', 'failure_rate', 'weight', 'consecutive_failures', 'consecutive_successes', 'calls', 'window_bucket',
-  'window_calls', 'window_failures', 'window_slow', 'times_opened', 'open_timeout_factor', 'generation',
-  'last_state_change_ms', 'last_check_ms',
-  'failure_rate_threshold', 'consecutive_failure_limit', 'half_open_success_threshold', 'half_open_max_probes',
-  'open_timeout_ms', 'minimum_calls', 'window_ms', 'window_failure_rate_threshold', 'slow_call_duration_threshold_ms',
-  'slow_call_rate_threshold', 'open_timeout_multiplier', 'open_timeout_max_ms', 'open_timeout_jitter', 'min_reporters',
-  'slow_start_ms', 'leader_epoch', 'last_push_ms', 'version',
-}
-local DEFAULTS = {
-  circuit_state = 'closed', open_reason = '', last_failure = '', available = 1, unavailable_reason = '', latency_ms = 0,
-  peak_latency_ms = 0, failure_rate = 0, weight = 1, consecutive_failures = 0, consecutive_successes = 0, generation = 1, last_state_change_ms = 0,
-  last_check_ms = 0, failure_rate_threshold = 0.5, consecutive_failure_limit = 5, half_open_success_threshold = 3,
-  half_open_max_probes = 3, open_timeout_ms = 30000, leader_epoch = 0, last_push_ms = 0, version = 0,
-}
--- What is off, or says nothing, while it has this value: then it is neither written nor pushed.
+-- What is off, or says nothing, while it has this value: then it is neither written nor pushed, nor in a reply.
 local QUIET = {
-  cooldown_until_ms = 0, calls = 0, window_bucket = 0, window_calls = '', window_failures = '', window_slow = '',
-  times_opened = 0, open_timeout_factor = 1, minimum_calls = 0, window_ms = 0, window_failure_rate_threshold = 0,
-  slow_call_duration_threshold_ms = 0, slow_call_rate_threshold = 0, open_timeout_multiplier = 0,
-  open_timeout_max_ms = 0, open_timeout_jitter = 0, min_reporters = 0, slow_start_ms = 0,
+  cooldown_until_ms = 0, cooldown_ms = 0, calls = 0, window_bucket = 0, window_calls = '', window_failures = '',
+  window_slow = '', times_opened = 0, open_timeout_factor = 1, minimum_calls = 0, window_ms = 0,
+  window_failure_rate_threshold = 0, slow_call_duration_threshold_ms = 0, slow_call_rate_threshold = 0,
+  open_timeout_multiplier = 0, open_timeout_max_ms = 0, open_timeout_jitter = 0, min_reporters = 0, slow_start_ms = 0,
 }
-for field, value in pairs(QUIET) do DEFAULTS[field] = value end
+local OR_QUIET = { __index = QUIET }
+local WORDS = {
+  circuit_state = true, open_reason = true, last_failure = true, unavailable_reason = true, window_calls = true,
+  window_failures = true, window_slow = true,
+}
+
+-- All other fields, with the values of a new record, in reading order: what is going on, the thresholds in force,
+-- bookkeeping. A function, as few calls need it.
+local ALWAYS = 23
+local function fields_of_a_new_record()
+  return {
+    'circuit_state', 'closed', 'open_reason', '', 'last_failure', '', 'available', '1', 'unavailable_reason', '',
+    'latency_ms', '0', 'peak_latency_ms', '0', 'failure_rate', '0', 'weight', '1', 'consecutive_failures', '0',
+    'consecutive_successes', '0', 'generation', '1', 'last_state_change_ms', '0', 'last_check_ms', '0',
+    'last_result_ms', '0', 'failure_rate_threshold', '0.5', 'consecutive_failure_limit', '5',
+    'half_open_success_threshold', '3', 'half_open_max_probes', '3', 'open_timeout_ms', '30000', 'leader_epoch', '0',
+    'last_push_ms', '0', 'version', '0',
+  }
+end
 
 -- Milliseconds on Redis's own clock, and microseconds; `given` is a test's own time, '' everywhere else.
 local function clock(given)
@@ -56,29 +57,37 @@ local function text(value)
   return string.format('%.17g', value)
 end
 
-local WORDS = {
-  circuit_state = true, open_reason = true, last_failure = true, unavailable_reason = true, window_calls = true,
-  window_failures = true, window_slow = true,
-}
-
 local function parse(field, value)
-  if WORDS[field] then return value end
-  return tonumber(value) or error(field .. ' is no number: ' .. value, 0)
+  local parsed = not WORDS[field] and tonumber(value) or value
+  if parsed ~= value or WORDS[field] then return parsed end
+  for _, known in ipairs(fields_of_a_new_record()) do
+    if field == known or QUIET[field] then error(field .. ' is no number: ' .. value, 0) end
+  end
+  return value -- a note that a hand left there
 end
 
--- `raw` and `loaded`: what Redis has, in the order of FIELDS, as it stands there and parsed.
-local function record_of(raw)
-  local record, loaded = { raw = raw, transitions = {} }, {}
-  for i = 1, #FIELDS do
-    local field = FIELDS[i]
-    if raw[i] then loaded[i] = parse(field, raw[i])
-    else -- quiet, or of an older version: then it is written with the next change
-      loaded[i] = QUIET[field]
-      raw[i] = text(DEFAULTS[field])
-    end
-    if loaded[i] == nil then record[field] = DEFAULTS[field] else record[field] = loaded[i] end
+-- A record, given field, value, ... as they stand in Redis. `stored` are these, changed in place when they are written;
+-- `loaded` their values, at the same places.
+local function record_of(stored)
+  local record, loaded, always = setmetatable({}, OR_QUIET), {}, 0
+  for i = 1, #stored, 2 do
+    local field = stored[i]
+    local value = parse(field, stored[i + 1])
+    record[field], loaded[i] = value, value
+    if QUIET[field] == nil then always = always + 1 end
   end
-  record.loaded = loaded
+  if always < ALWAYS then -- of an older version, or a hand took them away: written with the next change
+    local new = fields_of_a_new_record()
+    for i = 1, #new, 2 do
+      if record[new[i]] == nil then
+        record[new[i]] = parse(new[i], new[i + 1])
+        stored[#stored + 1], stored[#stored + 2] = new[i], new[i + 1]
+      end
+    end
+  end
+  -- last: no field that a hand added is taken for them
+  record.stored, record.loaded, record.transitions = stored, loaded, {}
+  record.window, record.others, record.cooled, record.complains, record.counts = false, 0, false, nil, false
   return record
 end
 
@@ -86,22 +95,40 @@ local function new_record() return record_of({}) end
 
 -- nil where Redis has no such record (never registered, or lost).
 local function load(key)
-  local raw = redis.call('HMGET', key, unpack(FIELDS))
-  return raw[1] and record_of(raw) or nil
+  local stored = redis.call('HGETALL', key)
+  for i = 1, #stored, 2 do
+    if stored[i] == 'circuit_state' then return record_of(stored) end
+  end
+  return nil
 end
 
 -- Writes the fields that changed. `version` never falls, even where Redis lost a newer one: it follows the clock.
 local function save(key, record, now_us)
-  local raw, loaded, changed, last = record.raw, record.loaded, {}, #FIELDS
-  for i = 1, last do
-    local field = FIELDS[i]
-    if i == last and #changed > 0 then record.version = math.max(record.version + 1, now_us) end
-    if record[field] ~= loaded[i] then
-      raw[i] = text(record[field])
-      changed[#changed + 1], changed[#changed + 2] = field, raw[i]
+  local stored, loaded, changed, version = record.stored, record.loaded, {}, nil
+  local known = #stored
+  for field, quiet in pairs(QUIET) do -- those that say something for the first time
+    local value = rawget(record, field)
+    if value ~= nil and value ~= quiet then
+      local at = 1
+      while at <= known and stored[at] ~= field do at = at + 2 end
+      if at > known then stored[#stored + 1], stored[#stored + 2] = field, '' end
     end
   end
-  if #changed > 0 then redis.call('HSET', key, unpack(changed)) end
+  for i = 1, #stored, 2 do
+    local field = stored[i]
+    local value = record[field]
+    if field == 'version' then
+      version = i
+    elseif value ~= loaded[i] then
+      stored[i + 1] = text(value)
+      changed[#changed + 1], changed[#changed + 2] = field, stored[i + 1]
+    end
+  end
+  if #changed == 0 and loaded[version] then return end
+  record.version = math.max(record.version + 1, now_us)
+  stored[version + 1] = text(record.version)
+  changed[#changed + 1], changed[#changed + 2] = 'version', stored[version + 1]
+  redis.call('HSET', key, unpack(changed))
 end
 
 -- The sliding window of `window_ms`: calls, failures and slow calls of the last ten buckets, newest last.
@@ -109,7 +136,7 @@ end
 local COUNTS = { 'window_calls', 'window_failures', 'window_slow' }
 
 local function forget_window(record)
-  record.window, record.calls, record.window_bucket = nil, 0, 0
+  record.window, record.calls, record.window_bucket = false, 0, 0
   for _, field in ipairs(COUNTS) do record[field] = '' end
 end
 
@@ -152,19 +179,26 @@ local function count(record, success, slow, now)
   end
 end
 
+-- How long an opening lasts at most, before jitter: as long as always, or what backoff may come to.
+local function longest(record)
+  if record.open_timeout_multiplier <= 1 then return record.open_timeout_ms end
+  if record.open_timeout_max_ms <= 0 then return WEEK_MS end
+  return math.max(record.open_timeout_max_ms, record.open_timeout_ms)
+end
+
 -- How many times `open_timeout_ms` an opening lasts, after so many before it; each healthy `open_timeout_ms` since the
 -- last one took one back, as in Envoy.
 local function back_off(record, now)
-  local factor, most = 1, WEEK_MS / record.open_timeout_ms
-  if record.open_timeout_max_ms > 0 then most = math.min(most, record.open_timeout_max_ms / record.open_timeout_ms) end
+  local factor = 1
   if record.open_timeout_multiplier > 1 then
+    local times = math.min(record.times_opened, REOPENINGS)
     if record.circuit_state == 'closed' then
-      local healthy = math.floor(math.max(0, now - record.last_state_change_ms) / record.open_timeout_ms)
-      record.times_opened = math.max(0, record.times_opened - healthy)
+      times = math.max(0, times - math.floor(math.max(0, now - record.last_state_change_ms) / record.open_timeout_ms))
     end
-    for _ = 1, record.times_opened do factor = factor * record.open_timeout_multiplier end
-    record.times_opened = math.min(record.times_opened + 1, REOPENINGS)
+    for _ = 1, times do factor = factor * record.open_timeout_multiplier end
+    record.times_opened = times + 1
   end
+  local most = longest(record) / record.open_timeout_ms
   record.open_timeout_factor = math.min(factor, most) * (1 + record.open_timeout_jitter * (record.jitter or 0))
 end
 
@@ -189,10 +223,11 @@ local function transition(record, to, reason, now)
   end
 end
 
--- Has `open_timeout_ms`, with backoff and jitter, passed? The distance, not the difference: where Redis's clock was set
--- back, the circuit is not open until it caught up.
+-- Has the opening lasted as long as it should, by the settings of today? The distance, not the difference: where Redis's
+-- clock was set back, the circuit is not open until it caught up.
 local function is_due(record, now)
-  return math.abs(now - record.last_state_change_ms) >= record.open_timeout_ms * record.open_timeout_factor
+  local most = longest(record) * (1 + record.open_timeout_jitter)
+  return math.abs(now - record.last_state_change_ms) >= math.min(record.open_timeout_ms * record.open_timeout_factor, most)
 end
 
 -- The rule that opens a closed circuit after this call, nil for none. Rates wait for `minimum_calls`.
@@ -219,51 +254,57 @@ local function believed(record)
 end
 
 local function is_slow(record, latency_ms)
-  return record.slow_call_rate_threshold > 0 and record.slow_call_duration_threshold_ms > 0
-    and latency_ms > record.slow_call_duration_threshold_ms
+  local most = record.slow_call_duration_threshold_ms
+  return most > 0 and latency_ms > most and record.slow_call_rate_threshold > 0
 end
 
 -- Peak EWMA, for balancing alone: up at once, down by and by. A failure counts as a slow call.
-local function peak_of(record, success, latency_ms, now)
+local function note_peak(record, success, latency_ms, now)
   local peak, sample = record.peak_latency_ms, latency_ms
   if not success then sample = math.max(latency_ms, FAILURE_PENALTY_MS, record.latency_ms) end
-  if sample <= 0 then return peak end
-  if sample >= peak then return sample end
-  local kept = PEAK_TAU_MS / (PEAK_TAU_MS + math.max(0, now - record.last_check_ms)) -- for exp(-t/tau): the same everywhere
-  return peak * kept + sample * (1 - kept)
+  if sample > peak then
+    record.peak_latency_ms = sample
+  elseif now > record.last_result_ms and sample > 0 then
+    -- for exp(-t / tau): it comes to the same bits everywhere
+    local kept = PEAK_TAU_MS / (PEAK_TAU_MS + now - record.last_result_ms)
+    record.peak_latency_ms = peak * kept + sample * (1 - kept)
+  end
+  record.last_result_ms = now
 end
 
 -- Fold one call that succeeded or failed, and began in `generation`, into the record and decide on the circuit. `why`
 -- is one word on a failure, or ''.
 local function fold(record, success, latency_ms, generation, why, now)
-  record.peak_latency_ms = peak_of(record, success, latency_ms, now)
+  note_peak(record, success, latency_ms, now)
   if latency_ms > 0 then
-    if record.latency_ms == 0 then record.latency_ms = latency_ms
-    else record.latency_ms = (record.latency_ms * 7 + latency_ms) / 8 end
+    local average = record.latency_ms
+    record.latency_ms = average == 0 and latency_ms or (average * 7 + latency_ms) / 8
   end
-  if success then
-    record.failure_rate = record.failure_rate * 0.5
-    if record.failure_rate < 0.01 then record.failure_rate = 0 end
-  else
-    record.failure_rate = math.min(record.failure_rate * 0.9 + 0.1, 1)
+  local rate = record.failure_rate
+  if not success then
+    record.failure_rate = math.min(rate * 0.9 + 0.1, 1)
     record.last_failure = why
+  elseif rate > 0 then
+    record.failure_rate = rate * 0.5 < 0.01 and 0 or rate * 0.5
   end
   record.last_check_ms = now
   -- A late result, or one in open, moves the averages, never the circuit.
-  if generation ~= record.generation or record.circuit_state == 'open' then return end
+  local state = record.circuit_state
+  if generation ~= record.generation or state == 'open' then return end
   local slow = is_slow(record, latency_ms)
+  record.complains = not success or slow
   if success then
     record.consecutive_successes = record.consecutive_successes + 1
-    if record.circuit_state == 'closed' then record.consecutive_failures = 0 end
+    if state == 'closed' then record.consecutive_failures = 0 end
   else
     record.consecutive_failures = record.consecutive_failures + 1
     record.consecutive_successes = 0
   end
-  if record.circuit_state == 'closed' then
-    count(record, success, slow, now)
-    local rule = rule_fired(record, success, slow)
+  if state == 'closed' then
+    if record.counts then count(record, success, slow, now) end
+    local rule = record.complains and rule_fired(record, success, slow)
     if rule and believed(record) then transition(record, 'open', rule, now) end
-  elseif success and not slow then
+  elseif not record.complains then
     if record.consecutive_successes >= record.half_open_success_threshold then
       transition(record, 'closed', 'half_open_successes', now)
     end
@@ -275,13 +316,19 @@ local function fold(record, success, latency_ms, generation, why, now)
   end
 end
 
+-- Does a provider want no calls now? No longer than it said, also where Redis's clock was set back.
+local function is_cooling(record, now)
+  local left = record.cooldown_until_ms - now
+  return left > 0 and left <= record.cooldown_ms
+end
+
 -- A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds.
 local function cool_down(record, cooldown_ms, now)
-  local until_ms = math.floor(now + cooldown_ms)
-  if until_ms <= record.cooldown_until_ms then return end
+  local until_ms, cooling = math.floor(now + cooldown_ms), is_cooling(record, now)
+  if until_ms <= now or (cooling and until_ms <= record.cooldown_until_ms) then return end
   -- told at once where it is news; of many calls that were under way, each says a few ms more
-  record.cooled = record.cooled or record.cooldown_until_ms <= now or until_ms - record.cooldown_until_ms >= 1000
-  record.cooldown_until_ms = until_ms
+  record.cooled = record.cooled or not cooling or until_ms - record.cooldown_until_ms >= 1000
+  record.cooldown_until_ms, record.cooldown_ms = until_ms, until_ms - now
 end
 
 -- Exactly once: what this writer's batch `seq` did when it was applied and how many outcomes it had, nil when it was
@@ -317,17 +364,6 @@ local function object(members)
   return '{' .. table.concat(parts, ',') .. '}'
 end
 
-local function members_of(record)
-  local members = {}
-  for i, field in ipairs(FIELDS) do
-    if record[field] ~= QUIET[field] then
-      members[#members + 1] = field
-      members[#members + 1] = record.raw[i]
-    end
-  end
-  return members
-end
-
 local function provider_of(key) return string.match(key, '{(.-)}') end
 
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
@@ -345,20 +381,23 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
     redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'transition', 'from', t.from, 'to', t.to,
       'reason', t.reason, 'generation', t.generation, 'by', by)
     redis.call('PUBLISH', channel, object({ 'event', 'transition', 'provider', provider, 'from', t.from, 'to', t.to,
-      'reason', t.reason, 'generation', t.generation, 'by', by, 'health', members_of(record) }))
+      'reason', t.reason, 'generation', t.generation, 'by', by, 'health', record.stored }))
   end
   if action then
-    redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail, 'by', by)
+    if action.event ~= 'cooling' then -- so many of them would push what matters out of the log
+      redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail,
+        'by', by)
+    end
     redis.call('PUBLISH', channel, object({ 'event', action.event, 'provider', provider, 'detail', action.detail,
-      'by', by, 'health', members_of(record) }))
+      'by', by, 'health', record.stored }))
   elseif not moved then
     redis.call('PUBLISH', channel, object({ 'event', 'averages', 'provider', provider, 'by', by,
-      'health', members_of(record) }))
+      'health', record.stored }))
   end
 end
 
 -- What every script on a record answers: a status word, the transitions, how many outcomes were applied, and the
--- record's values in the order of FIELDS.
+-- record's fields and values.
 local function reply(status, transitions, record, applied)
-  return { status, transitions, applied or '0', unpack(record and record.raw or {}) }
+  return { status, transitions, applied or '0', unpack(record and record.stored or {}) }
 end

@@ -9,7 +9,7 @@
 -- ARGV[4]   seq      number of this call, rising for each caller
 -- ARGV[5]   epoch    the leader's epoch, or 0 for a replica that acts because no worker does
 --
--- Returns {'ok'|'replayed'|'not_due'|'fenced'|'missing', transitions, '0', value, ...}.
+-- Returns {'ok'|'replayed'|'not_due'|'fenced'|'missing', transitions, '0', field, value, ...}.
 -- Why one script: state and elapsed time are checked here, on Redis's clock, so even two leaders do no harm.
 
 local now, now_us = clock(ARGV[1])

@@ -16,7 +16,7 @@
 --           failure a colon and why it failed; the generation in which the calls began, their permit or '', their
 --           latencies in ms with blanks between, of rate_limited how many ms to wait
 --
--- Returns {'ok'|'replayed'|'missing', transitions, applied, value, ...}; 'replayed' repeats what the first run
+-- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
 -- said, whose reply was lost; 'missing' applied nothing. A repeat may leave out outcomes that grew too old, from the
 -- front: `applied` says how many were applied, the last ones.
 -- Why one script: reading, folding, deciding and announcing must see one state, or two replicas trip the same circuit.
@@ -29,14 +29,15 @@ local did, applied = replayed(KEYS[3], seq)
 if did then return reply('replayed', did, record, applied) end
 
 record.jitter = tonumber(ARGV[6])
+record.counts = record.window_ms > 0 or record.minimum_calls > 0
 if record.min_reporters > 1 then
-  -- a word counts for as long as the window, or as long as a replica that found it down might stay away
-  local since = now - (record.window_ms > 0 and record.window_ms or record.open_timeout_ms)
-  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. text(since))
+  -- a word counts for longer than the replica whose view is open stays away; not one of a clock that was set back
+  local kept = math.max(60000, record.window_ms, 2 * math.max(record.open_timeout_ms, record.open_timeout_max_ms))
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. text(now - kept))
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '(' .. text(now + 1000), '+inf')
   record.others = redis.call('ZCARD', KEYS[5]) - (redis.call('ZSCORE', KEYS[5], ARGV[7]) and 1 or 0)
 end
 
-local complains = nil
 applied = 0
 for i = 8, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
@@ -44,7 +45,6 @@ for i = 8, #ARGV, 4 do
   for number in string.gmatch(ARGV[i + 3], '%S+') do
     if success or outcome == 'failure' then
       fold(record, success, tonumber(number), generation, why, now)
-      complains = not success or is_slow(record, tonumber(number))
     elseif outcome == 'rate_limited' then
       cool_down(record, tonumber(number), now)
     end
@@ -54,8 +54,8 @@ for i = 8, #ARGV, 4 do
 end
 if record.min_reporters > 1 then
   if #record.transitions > 0 then redis.call('DEL', KEYS[5])
-  elseif complains then redis.call('ZADD', KEYS[5], text(now), ARGV[7])
-  elseif complains == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
+  elseif record.complains then redis.call('ZADD', KEYS[5], text(now), ARGV[7])
+  elseif record.complains == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
 end
 did = told(record.transitions)
 applied = text(applied)

@@ -6,9 +6,9 @@
 -- ARGV[2]   channel  where changes are published
 -- ARGV[3]   by       the replica, for the log
 -- ARGV[4]   action   'registered' with a new provider's settings, 'restored' with a replica's copy of a lost record
--- ARGV[5..] field, value, ...
+-- ARGV[5..] field, field, value, ...
 --
--- Returns {'created'|'joined', '', '0', value, ...}.
+-- Returns {'created'|'joined', '', '0', field, value, ...}.
 -- Why one script: of many replicas that start, or notice a loss, at once, one writes and the others join it.
 -- A record that is older than a replica's copy is what a failover or restart left behind, and one of the same generation
 -- that never saw a result was written after a loss: the copy wins.
@@ -23,7 +23,9 @@ if record then
     or (record.generation == copy.generation and (pristine or record.version < copy.version))
   if ARGV[4] ~= 'restored' or not older then return reply('joined', '', record) end
 end
-if record then copy.version = math.max(copy.version, record.version) end
+if record then -- what stands there counts as written: all that differs is put right
+  copy.stored, copy.loaded, copy.version = record.stored, record.loaded, math.max(copy.version, record.version)
+end
 commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], copy, now, now_us,
   { event = ARGV[4], detail = copy.circuit_state .. ' generation ' .. text(copy.generation) }, 0)
 return reply('created', '', copy)

@@ -7,9 +7,9 @@
 -- ARGV[3]   by       the worker or replica, for the log
 -- ARGV[4]   epoch    the leader's epoch, or 0 for an operator
 -- ARGV[5]   source   'operator' or 'probe': who says whether the provider is available
--- ARGV[6..] field, value, ...
+-- ARGV[6..] field, field, value, ...
 --
--- Returns {'ok'|'fenced'|'missing', '', '0', value, ...}.
+-- Returns {'ok'|'fenced'|'missing', '', '0', field, value, ...}.
 -- Why one script: a probe must not undo what an operator or the circuit decided a moment ago.
 
 local now, now_us = clock(ARGV[1])

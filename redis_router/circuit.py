@@ -5,6 +5,7 @@ two files and nowhere else. Each function takes a record and returns the record 
 circuit changed.
 """
 
+import re
 from dataclasses import replace
 
 from redis_router.model import CircuitConfig, CircuitState, Outcome, ProviderHealth, Result, Transition
@@ -16,7 +17,6 @@ BUCKETS = 10
 FAILURE_PENALTY_MS = 5000.0
 PEAK_TAU_MS = 10_000.0
 REOPENINGS = 30
-WEEK_MS = 604_800_000
 
 
 def latency_average(average: float, sample: float) -> float:
@@ -38,14 +38,14 @@ def peak_average(health: ProviderHealth, success: bool, latency_ms: float, now_m
 
     tau / (tau + dt) stands for exp(-dt / tau): it comes to the same bits in Lua and in Python.
     """
-    peak, sample = health.peak_latency_ms, latency_ms
+    peak, sample, passed = health.peak_latency_ms, latency_ms, now_ms - health.last_result_ms
     if not success:
         sample = max(latency_ms, FAILURE_PENALTY_MS, health.latency_ms)
-    if sample <= 0:
-        return peak
-    if sample >= peak:
+    if sample > peak:
         return sample
-    kept = PEAK_TAU_MS / (PEAK_TAU_MS + max(0, now_ms - health.last_check_ms))
+    if passed <= 0 or sample <= 0:
+        return peak
+    kept = PEAK_TAU_MS / (PEAK_TAU_MS + passed)
     return peak * kept + sample * (1 - kept)
 
 
@@ -59,7 +59,9 @@ def record(
     """
     if result.outcome is Outcome.RATE_LIMITED:
         until = int(now_ms + result.cooldown_ms)  # no verdict on the circuit; the longer of two holds
-        return replace(health, cooldown_until_ms=max(health.cooldown_until_ms, until)), None
+        if until <= now_ms + health.cooling_for_ms(now_ms):
+            return health, None
+        return replace(health, cooldown_until_ms=until, cooldown_ms=until - now_ms), None
     if result.outcome is Outcome.IGNORED:
         return health, None
     success = result.outcome is Outcome.SUCCESS
@@ -70,6 +72,7 @@ def record(
         failure_rate=failure_rate_average(health.failure_rate, success),
         last_failure=health.last_failure if success else result.reason,
         last_check_ms=now_ms,
+        last_result_ms=now_ms,
     )
     if result.generation != health.generation or health.circuit_state is OPEN:
         return health, None  # a late result moves the averages, never the circuit
@@ -112,7 +115,7 @@ def count(health: ProviderHealth, success: bool, slow: bool, now_ms: int) -> Pro
         passed, bucket = 0, health.window_bucket  # Redis's clock was set back a little
 
     def counted(text: str, one: bool) -> str:
-        buckets = buckets_of(text)[passed:] if abs(passed) < BUCKETS else []
+        buckets = buckets_of(text)[passed : passed + BUCKETS] if abs(passed) < BUCKETS else []
         buckets += [0] * (BUCKETS - len(buckets))
         buckets[-1] += one
         return " ".join(map(str, buckets))
@@ -128,7 +131,7 @@ def count(health: ProviderHealth, success: bool, slow: bool, now_ms: int) -> Pro
 
 def buckets_of(text: str) -> list[int]:
     """One of the window's counts: a number a bucket, newest last."""
-    return [int(number) for number in text.split()]
+    return [int(number) for number in re.findall("[0-9]+", text)]
 
 
 def rule_fired(health: ProviderHealth, success: bool, slow: bool) -> str:
@@ -167,17 +170,16 @@ def back_off(health: ProviderHealth, now_ms: int, jitter: float) -> ProviderHeal
 
     Each healthy `open_timeout` since the last one took one back, as in Envoy.
     """
-    config, factor, times = health.config, 1.0, health.times_opened
-    most = WEEK_MS / config.open_timeout_ms
-    if config.open_timeout_max:
-        most = min(most, round(config.open_timeout_max * 1000) / config.open_timeout_ms)
+    config, factor, times = health.config, 1.0, min(health.times_opened, REOPENINGS)
     if config.open_timeout_multiplier > 1:
         if health.circuit_state is CLOSED:
             times = max(0, times - max(0, now_ms - health.last_state_change_ms) // config.open_timeout_ms)
         for _ in range(times):
             factor *= config.open_timeout_multiplier
-        times = min(times + 1, REOPENINGS)
-    factor = min(factor, most) * (1 + config.open_timeout_jitter * jitter)
+        times += 1
+    else:
+        times = health.times_opened
+    factor = min(factor, config.longest_opening_ms / config.open_timeout_ms) * (1 + config.open_timeout_jitter * jitter)
     return replace(health, times_opened=times, open_timeout_factor=factor)
 
 

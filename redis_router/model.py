@@ -91,11 +91,9 @@ class Provider:
     client: Any = field(default=None, compare=False, repr=False)
     probe: str | None = None
     circuit_per_model: bool = False
-    whole: "Provider" = field(init=False, compare=False, repr=False)
-    """The provider as the gateway registered it, where this is its part for one model; else itself."""
+    _whole: "Provider | None" = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "whole", self)
         check_name("provider name", self.name)
         check_flag("circuit_per_model", self.circuit_per_model)
         if isinstance(self.models, str | bytes) or not hasattr(self.models, "__iter__"):
@@ -120,8 +118,13 @@ class Provider:
 
     def _part(self, model: str) -> "Provider":
         part = replace(self, name=f"{self.name}/{model}", models=(model,), circuit_per_model=False)
-        object.__setattr__(part, "whole", self)
+        object.__setattr__(part, "_whole", self)
         return part
+
+    @property
+    def whole(self) -> "Provider":
+        """The provider as the gateway registered it, where this is its part for one model; else itself."""
+        return self._whole or self
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,13 @@ class CircuitConfig:
     def open_timeout_ms(self) -> int:
         return round(self.open_timeout * 1000)
 
+    @property
+    def longest_opening_ms(self) -> int:
+        """How long an opening lasts at most, before jitter: as long as always, or what backoff may come to."""
+        if self.open_timeout_multiplier <= 1:
+            return self.open_timeout_ms
+        return max(round(self.open_timeout_max * 1000), self.open_timeout_ms) if self.open_timeout_max else _WEEK_MS
+
     def to_fields(self) -> dict[str, str]:
         """The thresholds as they stand in the Redis hash: durations in ms."""
         fields = {}
@@ -211,6 +221,7 @@ class CircuitConfig:
         return _config_of(*map(values.__getitem__, CONFIG_FIELDS[:5]), *map(values.get, CONFIG_FIELDS[5:]))
 
 
+_WEEK_MS = 604_800_000
 _RATES = (
     "failure_rate_threshold",
     "window_failure_rate_threshold",
@@ -262,6 +273,13 @@ def _config_of(*texts: str | None) -> CircuitConfig:
             values[name] = _whole(text) if name in _COUNTS else _number(text)
             if name != in_record:
                 values[name] /= 1000
+    # somebody may have changed one of two fields that belong together: the rule is off, the record stays readable
+    if not values.get("window"):
+        values |= {"window_failure_rate_threshold": 0.0, "slow_call_rate_threshold": 0.0}
+    if not (values.get("slow_call_duration_threshold") and values.get("slow_call_rate_threshold")):
+        values |= {"slow_call_duration_threshold": 0.0, "slow_call_rate_threshold": 0.0}
+    if values.get("open_timeout_max"):
+        values["open_timeout_max"] = max(values["open_timeout_max"], values["open_timeout"])
     return CircuitConfig(**values)
 
 
@@ -272,7 +290,7 @@ class ProviderHealth:
     available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
     open_reason                     the rule that opened the circuit last; kept after it closes
     last_failure                    why the last failed call failed, one word; '' where nobody said
-    cooldown_until_ms               it wants no calls before this moment: a rate limit
+    cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
     latency_ms                      moving average, ms; 0 until the first sample
     peak_latency_ms                 for balancing: up at once, down by and by; a failure counts as a slow call
     failure_rate                    moving average, 0 to 1
@@ -281,7 +299,8 @@ class ProviderHealth:
     times_opened                    steps of backoff that the next opening takes
     open_timeout_factor             how many times `open_timeout` the last opening lasts: backoff and jitter
     generation                      counts transitions; a result from an earlier one never moves the circuit
-    last_state_change_ms, last_check_ms   moments on Redis's clock, ms since the epoch; 0 for never
+    last_state_change_ms, last_check_ms, last_result_ms   moments on Redis's clock, ms since the epoch, 0 for never:
+                                    a transition; a call's result or a probe's; a call's result
     version                         orders copies of the record: the higher one is newer
     leader_epoch                    the highest election epoch that wrote here; lower ones are refused
     """
@@ -293,6 +312,7 @@ class ProviderHealth:
     available: bool = True
     unavailable_reason: str = ""
     cooldown_until_ms: int = 0
+    cooldown_ms: int = 0
     latency_ms: float = 0.0
     peak_latency_ms: float = 0.0
     failure_rate: float = 0.0
@@ -309,6 +329,7 @@ class ProviderHealth:
     generation: int = 1
     last_state_change_ms: int = 0
     last_check_ms: int = 0
+    last_result_ms: int = 0
     config: CircuitConfig = field(default_factory=CircuitConfig)
     leader_epoch: int = 0
     version: int = 0
@@ -318,7 +339,14 @@ class ProviderHealth:
 
         Where that clock was set back by more than `open_timeout`, the circuit does not wait until it caught up.
         """
-        return self.config.open_timeout_ms * self.open_timeout_factor - abs(now_ms - self.last_state_change_ms)
+        most = self.config.longest_opening_ms * (1 + self.config.open_timeout_jitter)
+        lasts = min(self.config.open_timeout_ms * self.open_timeout_factor, most)
+        return lasts - abs(now_ms - self.last_state_change_ms)
+
+    def cooling_for_ms(self, now_ms: float) -> float:
+        """Milliseconds for which it wants no calls yet; no more than it said, where Redis's clock was set back."""
+        left = self.cooldown_until_ms - now_ms
+        return left if 0 < left <= self.cooldown_ms else 0.0
 
     def is_due(self, now_ms: float) -> bool:
         """May an open circuit become half-open?"""
@@ -357,6 +385,7 @@ class ProviderHealth:
             available=values["available"] == "1",
             unavailable_reason=values["unavailable_reason"],
             cooldown_until_ms=_whole(may("cooldown_until_ms", "0")),
+            cooldown_ms=_whole(may("cooldown_ms", "0")),
             latency_ms=_number(values["latency_ms"]),
             peak_latency_ms=_number(may("peak_latency_ms", "0")),
             failure_rate=_number(values["failure_rate"]),
@@ -373,6 +402,7 @@ class ProviderHealth:
             generation=_whole(values["generation"]),
             last_state_change_ms=_whole(values["last_state_change_ms"]),
             last_check_ms=_whole(values["last_check_ms"]),
+            last_result_ms=_whole(may("last_result_ms", "0")),
             config=CircuitConfig.from_fields(values),
             leader_epoch=_whole(values["leader_epoch"]),
             version=_whole(values["version"]),

@@ -29,8 +29,6 @@ from redis_router.model import (
     Transition,
 )
 
-FIELDS = (*(name for name in ProviderHealth("").to_fields() if name != "version"), "last_push_ms", "version")
-"""The order in which a reply has a record's values, as in `_prelude.lua`."""
 _KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
 _LATENCY, _COOLDOWN = 2, 7
 
@@ -330,7 +328,7 @@ class Subscription:
             return "alive"
         try:
             return _event(json.loads(_text(message["data"])))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return "alive"  # not ours, or of another version: the next refresh brings what it said
 
     def ping(self) -> None:
@@ -363,16 +361,19 @@ def _transition(provider: str, from_state: str, to_state: str, reason: str, gene
 
 
 def _reply(provider: str, raw: Sequence[Any]) -> Reply:
-    status, transitions, applied, *values = map(_text, raw)
+    status, transitions, applied = map(_text, raw[:3])
     told = tuple(_transition(provider, *line.split()) for line in transitions.split(";") if line)
-    health = _health(provider, dict(zip(FIELDS, values, strict=True))) if values else None
+    health = None
+    if len(raw) > 3:
+        texts = list(map(_text, raw[3:]))
+        health = _health(provider, dict(zip(texts[::2], texts[1::2], strict=True)))
     return Reply(status, told, health, int(applied))
 
 
 def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:
     try:
         return ProviderHealth.from_fields(provider, fields)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise RedisRefused(
             f"the record of provider {provider!r} in Redis is no health record: {error!r}; delete it to start anew"
         ) from error

@@ -120,7 +120,7 @@ def balanced(latencies: Sequence[float], candidates: Sequence[Candidate]) -> lis
     measured = [latency for latency in latencies if latency > 0]
     if not measured:
         return [1.0] * len(latencies)
-    total, latest = sum(measured), max(c.health.last_check_ms for c in candidates)
+    total, latest = sum(measured), max(c.health.last_result_ms for c in candidates)
     found = []
     for latency, candidate in zip(latencies, candidates, strict=True):
         if latency <= 0:
@@ -129,7 +129,7 @@ def balanced(latencies: Sequence[float], candidates: Sequence[Candidate]) -> lis
             found.append(latency)
         else:
             mean = (total - latency) / (len(measured) - 1)
-            kept = IDLE_TAU_MS / (IDLE_TAU_MS + latest - candidate.health.last_check_ms)
+            kept = IDLE_TAU_MS / (IDLE_TAU_MS + latest - candidate.health.last_result_ms)
             found.append(mean + (latency - mean) * kept)
     return found
 

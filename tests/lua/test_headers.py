@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from redis_router import scripts, store
+from redis_router import ProviderHealth, scripts
 
 FILES = sorted(path for path in scripts.folder().glob("*.lua") if not path.name.startswith("_"))
 
@@ -34,11 +34,18 @@ def test_header_names_exactly_the_arguments_in_use(path):
         assert loops == (set() if rest is None else {rest}), f"{path.name}: {array} range"
 
 
-def test_replies_are_read_in_the_order_in_which_they_are_written():
-    """The names and their order are known to both sides."""
+def test_both_sides_know_the_same_fields():
+    """Those that a record always has, those that it has when they say something, and the values of a new one."""
     text = (scripts.folder() / "_prelude.lua").read_text()
-    listed = re.search(r"local FIELDS = \{(.*?)\}", text, re.DOTALL)[1]
-    assert tuple(re.findall(r"'(\w+)'", listed)) == store.FIELDS
+    quiet = dict(re.findall(r"(\w+) = ([^,]+?),", re.search(r"local QUIET = \{(.*?)\}", text, re.DOTALL)[1]))
+    listed = re.search(r"local function fields_of_a_new_record\(\)\s+return \{(.*?)\}", text, re.DOTALL)[1]
+    words = re.findall(r"'([^']*)'", listed)
+    always = dict(zip(words[::2], words[1::2], strict=True))
+    assert len(always) == int(re.search(r"local ALWAYS = (\d+)", text)[1])
+    ours = ProviderHealth("p").to_fields()
+    assert always.keys() | quiet.keys() == ours.keys() | {"last_push_ms"}
+    for field, value in {**always, **{name: said.strip("'") for name, said in quiet.items()}}.items():
+        assert ours.get(field, "0") in (value, f"{value}.0"), field
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -53,7 +53,7 @@ steps = st.lists(
         st.tuples(st.just("record"), st.lists(outcomes, min_size=1, max_size=12)),
         st.tuples(st.just("record by another"), st.lists(outcomes, min_size=1, max_size=12)),
         st.tuples(st.just("half_open"), st.none()),
-        st.tuples(st.just("wait"), st.integers(1, 2_000)),
+        st.tuples(st.just("wait"), st.one_of(st.integers(1, 2_000), st.integers(1, 100_000))),
         st.tuples(st.just("back"), st.integers(1, 5_000)),  # Redis's clock may be set back
     ),
     max_size=40,
@@ -69,21 +69,26 @@ class Reporters:
         self.since: dict[str, int] = {}
 
     def others(self, session: str, now_ms: int) -> int:
-        kept_ms = round((self.config.window or self.config.open_timeout) * 1000)
-        self.since = {name: at for name, at in self.since.items() if at >= now_ms - kept_ms}
+        config = self.config
+        kept_ms = max(60, config.window, 2 * config.open_timeout, 2 * config.open_timeout_max) * 1000
+        self.since = {name: at for name, at in self.since.items() if now_ms - kept_ms <= at <= now_ms + 1_000}
         return len(self.since.keys() - {session})
 
-    def heard(self, session: str, batch, transitions, now_ms: int) -> None:
-        words = [
-            r.outcome is Outcome.FAILURE or circuit.is_slow(self.config, r.latency_ms)
-            for r in batch
-            if r.outcome in (Outcome.SUCCESS, Outcome.FAILURE)
-        ]
+    def word(self, health, one):
+        """What a result says of its provider; None where it says nothing of today's circuit."""
+        if one.outcome not in (Outcome.SUCCESS, Outcome.FAILURE) or one.generation != health.generation:
+            return None
+        if health.circuit_state is CircuitState.OPEN:
+            return None
+        return one.outcome is Outcome.FAILURE or circuit.is_slow(self.config, one.latency_ms)
+
+    def heard(self, session: str, words, transitions, now_ms: int) -> None:
+        said = [word for word in words if word is not None]
         if transitions:
             self.since = {}
-        elif words and words[-1]:
+        elif said and said[-1]:
             self.since[session] = now_ms
-        elif words:
+        elif said:
             self.since.pop(session, None)
 
 
@@ -116,10 +121,12 @@ def check_history(store: Store, config: CircuitConfig, history) -> None:
                 for outcome, number, offset in given_
             ]
             (reply,) = writer.record([Batch(name, seq, batch)])
+            words = []
             for one in batch:
+                words.append(reporters.word(mirror, one))
                 mirror, change = circuit.record(mirror, one, store.now_ms, jitter=0.25, others=others)
                 transitions += [change] if change else []
-            reporters.heard(writer.session, batch, transitions, store.now_ms)
+            reporters.heard(writer.session, words, transitions, store.now_ms)
         assert list(reply.transitions) == transitions
         assert replace(reply.health, version=0) == replace(mirror, version=0)
         versions.append(reply.health.version)
