@@ -119,7 +119,7 @@ local function save(key, record, now_us)
     local value = record[field]
     if field == 'version' then
       version = i
-    elseif value ~= loaded[i] then
+    elseif value ~= loaded[i] and (WORDS[field] or type(value) == 'number') then -- not what only bears its name
       stored[i + 1] = text(value)
       changed[#changed + 1], changed[#changed + 2] = field, stored[i + 1]
     end
