@@ -1,5 +1,6 @@
 """One call to one provider: timed, judged, and recorded."""
 
+from dataclasses import replace
 from time import perf_counter
 from types import TracebackType
 from typing import Literal, Self
@@ -54,7 +55,13 @@ class Attempt:
         """Give the permit back, where the call never began."""
         if self._started == 0.0 and self._permit is not None:
             self._engine.permits.hand_back(self._permit)
-            self._permit = None
+            self._without_permit()
+
+    def _without_permit(self) -> None:
+        """Where it is entered all the same, it moves the averages and no circuit: generation 0 is never today's."""
+        provider, health, in_flight = self._candidate.provider, self._candidate.health, self._candidate.in_flight
+        self._permit = None
+        self._candidate = Candidate(provider, replace(health, generation=0), in_flight)
 
     @property
     def was_used(self) -> bool:
@@ -99,7 +106,10 @@ class Attempt:
         if self._started:
             raise RouterError("this attempt was used already: ask the router for another")
         if self._permit is not None:
-            self._permit.until = None  # renewed for as long as the call runs
+            if self._permit.is_over:
+                self._without_permit()
+            else:
+                self._permit.until = None  # renewed for as long as the call runs
         self._candidate.in_flight.append(None)
         self._started = perf_counter()
         return self

@@ -4,10 +4,10 @@
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
 
 from redis_router.attempt import Attempt
 from redis_router.engine import Engine
@@ -16,15 +16,20 @@ from redis_router.model import Candidate, Outcome
 from redis_router.permits import Permit
 from redis_router.verdict import IGNORED, Verdict
 
+log = logging.getLogger("redis_router")
+
 Choice = tuple[Candidate, Permit | None]
 Choose = Callable[[str, frozenset[str]], Choice]
 """A provider for this model, none of these records; raises NoProviderAvailable."""
 
 MAX_WAIT = 60.0
 """Seconds that a request waits for a provider where it has no deadline."""
+LEAST_PAUSE = 1.0
+"""Seconds until a provider is asked again that is rate limited, whatever it said."""
 LOOK_UP = 1.0
 """Seconds after which a request that waits looks up, also where nobody rang."""
 _MOST_CHARS = 300
+_OURS = "redis_router:"
 
 
 class Turn(Attempt):
@@ -72,6 +77,7 @@ class Attempts:
         max_attempts: int | None,
         deadline: float | None,
         wait: bool,
+        must_wait: bool,
     ) -> None:
         self._engine = engine
         self._choose = choose
@@ -81,9 +87,11 @@ class Attempts:
         now = time.monotonic()
         self._until = None if deadline is None else now + deadline
         self._wait_until = now + (MAX_WAIT if deadline is None else deadline) if wait else 0.0
+        self._must_wait = must_wait
         self._tried: dict[tuple[str, str], float] = {}  # (model, record) -> when it may be tried again
         self._past: list[str] = []
         self._next: Turn | None = None
+        self._missing: NoProviderAvailable | None = None  # why there was nobody, when last looked
         self._held_back: BaseException | None = None  # while another provider is waited for
         self._over = False
 
@@ -99,6 +107,10 @@ class Attempts:
 
     def __iter__(self) -> Iterator[Turn]:
         turn: Turn | None = None
+        if self._wait_until and _in_event_loop():
+            if self._must_wait:
+                raise RouterError("this would block the event loop while it waits: write `async for`")
+            self._wait_until = 0.0
         try:
             while not self._over:
                 turn = self._look()
@@ -136,22 +148,23 @@ class Attempts:
 
     def _look(self) -> Turn | None:
         """The next attempt; None to wait for it. Raises what the caller shall see where there is none to come."""
-        if self._next is not None:
-            turn, self._next = self._next, None
-            return turn
-        try:
-            return self._choose_next()
-        except NoProviderAvailable as none:
-            missing = none
-        if self._may_wait():
-            return None
+        if not (self._past and self.is_over):
+            if self._next is not None:
+                turn, self._next = self._next, None
+                return turn
+            try:
+                return self._choose_next()
+            except NoProviderAvailable as none:
+                self._missing = none
+            if self._may_wait():
+                return None
         self._over = True
         if self._held_back is not None:
-            self._explain(self._held_back, self._past[:-1], missing)
+            self._explain(self._held_back, self._past[:-1])
             raise self._held_back
-        if self._past:
+        if self._missing is None or self._past:
             return None  # the code said `fail`, without an exception: it knows
-        raise missing
+        raise self._missing
 
     def _choose_next(self) -> Turn:
         now = time.monotonic()
@@ -177,41 +190,50 @@ class Attempts:
         said = verdict.reason or verdict.outcome.value
         self._past.append(f"{turn.record} ({turn.model}): {said if error is None else _text(error)}")
         self._left -= 1
-        again_at = time.monotonic() + (verdict.cooldown or 0.0) if limited and self._wait_until else math.inf
-        self._tried[turn.model, turn.record] = again_at
-        missing: NoProviderAvailable | None = None
-        if self._left > 0 and not self.is_over:
+        now = time.monotonic()
+        once_more = limited and now < self._wait_until
+        self._tried[turn.model, turn.record] = (
+            now + max(verdict.cooldown or 0.0, LEAST_PAUSE) if once_more else math.inf
+        )
+        self._missing = None
+        if self._left > 0 and not self.is_over and not isinstance(error, StopIteration | StopAsyncIteration):
             try:
                 self._next = self._choose_next()  # now, so that the error in hand is passed on where there is none
             except NoProviderAvailable as none:
-                missing = none
-            if missing is None or self._may_wait():
+                self._missing = none
+            except Exception:
+                log.exception("no other provider is tried for model %r", turn.model)  # a strategy of the user's own
+            if self._next is not None or (self._missing is not None and self._may_wait()):
                 self._held_back = error
                 return True
         self._over = True
-        self._explain(error, self._past[:-1], missing)
+        self._explain(error, self._past[:-1])
         return False
 
-    def _explain(
-        self, error: BaseException | None, earlier: Sequence[str], missing: NoProviderAvailable | None = None
-    ) -> None:
+    def _explain(self, error: BaseException | None, earlier: Sequence[str]) -> None:
         """Attach to the error what went before it, and why nothing follows."""
         if error is None:
             return
+        for note in [note for note in getattr(error, "__notes__", ()) if str(note).startswith(_OURS)]:
+            error.__notes__.remove(note)  # an exception that is raised again and again
         for number, text in enumerate(earlier, 1):
-            error.add_note(f"redis_router: attempt {number} failed before, with {text}")
-        if missing is not None and missing.reasons:
-            error.add_note(f"redis_router: {missing}")
+            error.add_note(f"{_OURS} attempt {number} failed before, with {text}")
+        if self._missing is not None and self._missing.reasons:
+            error.add_note(f"{_OURS} {self._missing}")
 
     # Waiting
 
     def _may_wait(self) -> bool:
         """Is there time, and a provider that was not tried?"""
         now = time.monotonic()
-        return now < self._wait_until and any(
-            self._tried.get((model, record), now) < math.inf
-            for model in self._models
-            for record in self._records(model)
+        return (
+            (not self._engine.closed)
+            and now < self._wait_until
+            and any(
+                self._tried.get((model, record), now) < math.inf
+                for model in self._models
+                for record in self._records(model)
+            )
         )
 
     def _pause(self) -> float:
@@ -220,9 +242,6 @@ class Attempts:
         return max(0.001, min(moments) - now)
 
     def _wait_in_thread(self) -> Turn | None:
-        with suppress(RuntimeError):
-            asyncio.get_running_loop()
-            raise RouterError("this would block the event loop while it waits: write `async for`")
         with self._engine.bell.in_thread() as wait:
             while (turn := self._look()) is None and not self._over:
                 wait(self._pause())
@@ -236,4 +255,15 @@ class Attempts:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:_MOST_CHARS]
+    try:
+        return f"{type(error).__name__}: {error}"[:_MOST_CHARS]
+    except Exception:  # its __str__ fails
+        return type(error).__name__
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -11,7 +11,7 @@ class Bell:
 
     def __init__(self) -> None:
         self._listeners: set[Callable[[], None]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a loop that waits, on the thread that rings
 
     def ring(self) -> None:
         """Wake everybody who listens."""

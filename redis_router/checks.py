@@ -29,7 +29,8 @@ def check_name(what: str, value: object) -> str:
 def check_number(what: str, value: object, *, above: float | None = None, least: float = 0.0, most: float) -> float:
     """A finite number with `least <= value <= most` (or `above < value`), as a float."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and value <= most and (value > above if above is not None else value >= least):  # type: ignore[arg-type, operator]
+    # the bounds first: a whole number may be too large to be a float
+    if number and value <= most and (value > above if above is not None else value >= least) and math.isfinite(value):  # type: ignore[arg-type, operator]
         return float(value)  # type: ignore[arg-type]
     bounds = f"above {above:g}" if above is not None else f"from {least:g}"
     raise InvalidArgument(f"{what} is {value!r}: give a finite number {bounds} up to {most:g}")

@@ -154,6 +154,7 @@ class Engine:
         self.permits.give_back_all()
         flushed = self.flush(max(timeout * 0.5, timeout - 0.6))  # the rest is for a command that hangs
         self._stop.set()
+        self.bell.ring()  # nobody will come back here
         self.courier.urge()
         if self._thread is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -212,8 +213,8 @@ class Engine:
     def _run(self) -> None:
         retrying = reconnecting(self._stop, self._failed, self._work_alone)
         while not self._stop.is_set():
-            self.courier.sleep(self._nap(), self._flush_interval, self.view.unsettled_for())
             try:
+                self.courier.sleep(self._nap(), self._flush_interval, self.view.unsettled_for())
                 retrying(self._cycle)
             except RouterError as error:
                 log.debug("stopped while out of touch with Redis: %s", error)

@@ -71,7 +71,7 @@ class NoProviderAvailable(RouterError):
             return found[0]
         reasons = {name: reason for each in found for name, reason in each.reasons.items()}
         waits = [each.retry_after for each in found if each.retry_after is not None]
-        return cls(found[0].model, reasons, min(waits, default=None), found[0].args[3])
+        return cls(found[0].model, reasons, min(waits, default=None), "" if reasons else found[0].args[3])
 
     def __str__(self) -> str:
         return self._text

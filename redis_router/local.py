@@ -91,6 +91,11 @@ class OwnView(LocalBreaker):
         self.records.pop(name, None)
         self._fleet.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Begin anew."""
+        self.records.clear()
+        self._fleet.clear()
+
     def shown(self, fleet: ProviderHealth) -> ProviderHealth:
         """The fleet's record, with this replica's circuit where that is not closed."""
         if fleet.config.min_reporters <= 1:
@@ -99,12 +104,13 @@ class OwnView(LocalBreaker):
         own, before = self.records.get(fleet.name), self._fleet.get(fleet.name)
         self._fleet[fleet.name] = fleet
         closed = own is None or own.circuit_state is circuit.CLOSED
+        both_on_trial = own is not None and own.circuit_state is fleet.circuit_state is circuit.HALF_OPEN
         moved = before is None or before.generation != fleet.generation or before.config != fleet.config
         if own is None or moved or (closed and own.generation != fleet.generation):
             self.records[fleet.name] = ProviderHealth(fleet.name, generation=fleet.generation, config=fleet.config)
             return fleet
-        if closed or fleet.circuit_state is circuit.OPEN:
-            return fleet
+        if closed or both_on_trial or fleet.circuit_state is circuit.OPEN:
+            return fleet  # a trial of the fleet's takes the fleet's permits
         return replace(
             fleet,
             circuit_state=own.circuit_state,

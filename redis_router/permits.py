@@ -29,6 +29,11 @@ class Permit:
     generation: int
     until: float | None
 
+    @property
+    def is_over(self) -> bool:
+        """Did it wait for its call too long?"""
+        return self.until is not None and time.monotonic() > self.until
+
 
 class Permits:
     """One replica's permits. At most one per provider waits in hand; a call that takes it makes room for the next.

@@ -128,6 +128,7 @@ class Router:
         if when_all_open not in WHEN_ALL_OPEN:
             raise InvalidArgument(f"unknown when_all_open {when_all_open!r}: choose {', '.join(WHEN_ALL_OPEN)}")
         self._waits = when_all_open == "wait"
+        self._keeps_bad = when_all_open == "least_bad" or max_ejection_percent != 100
         self._spare = best_first(strategy)
         self._new_engine = partial(
             Engine,
@@ -237,7 +238,11 @@ class Router:
                     f"provider {provider.name!r} would share the record {part.name!r} with provider"
                     f" {known.whole.name!r}: give one of them another name"
                 )
-        for part in provider.parts():
+        parts = {part.name: part for part in provider.parts()}
+        for name, known in list(self._view.providers.items()):
+            if known.whole.name == provider.name and name not in parts:
+                self._engine.remove(name)  # registered again, for other models
+        for part in parts.values():
             self._engine.add(part, self._circuit)
 
     def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
@@ -254,8 +259,9 @@ class Router:
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
         owners: dict[str, str] = {}
-        for name in sorted(self._view.table.candidates):
-            provider = self._view.table.candidates[name].provider
+        candidates = self._view.table.candidates
+        for name in sorted(candidates):
+            provider = candidates[name].provider
             for model in provider.models:
                 if model != ANY_MODEL:
                     owners.setdefault(model, provider.name)
@@ -288,7 +294,7 @@ class Router:
         selector = self._view.table.find(model)
         if selector is None:
             return []
-        rest = [c for c in selector.routable if c.provider.name != primary]
+        rest = [c for c in selector.routable if c.provider.name != primary and c.health.circuit_state is not HALF_OPEN]
         found = []
         while rest:
             best = tables.pick_from(self._spare, selector.model, rest)
@@ -334,11 +340,12 @@ class Router:
             check_count("max_attempts", max_attempts)
         if deadline is not None:
             check_seconds("deadline", deadline)
-        wait = self._waits if wait is None else check_flag("wait", wait)
+        if wait is not None:
+            check_flag("wait", wait)
         if fallbacks is not None and not isinstance(fallbacks, Mapping):
             raise InvalidArgument(f"fallbacks is {fallbacks!r}: give models by model, such as {{'gpt-4o': ['claude']}}")
         others = (fallbacks or {}).get(model, ())
-        if isinstance(others, str):
+        if not isinstance(others, list | tuple) or not all(isinstance(other, str) for other in others):
             raise InvalidArgument(f"fallbacks for {model!r} is {others!r}: give a list of models")
         models = tuple(dict.fromkeys((model, *others)))
         return Attempts(
@@ -348,7 +355,8 @@ class Router:
             models,
             max_attempts=max_attempts,
             deadline=deadline,
-            wait=wait,
+            wait=self._waits if wait is None else wait,
+            must_wait=wait is True,
         )
 
     def _serving(self, model: str) -> list[str]:
@@ -383,7 +391,7 @@ class Router:
         for candidate in selector.candidates:
             health, name = candidate.health, candidate.health.name
             self._engine.want(name)
-            cooling = max(0.0, health.cooldown_until_ms - now) / 1000
+            cooling = health.cooling_for_ms(now) / 1000
             wait = None
             if name in tried:
                 reasons[name] = "tried already"
@@ -421,12 +429,12 @@ class Router:
         """
         check_flag("success", success)
         latency_ms = check_latency(latency_ms)
-        candidate = self._view.table.candidates.get(name)
+        candidate = self._view.table.candidates.get(name) if isinstance(name, str) else None
         if candidate is None and model is not None and isinstance(name, str):
             name = f"{name}/{model}"
             candidate = self._view.table.candidates.get(name)
         if candidate is None:
-            if name in self._view.retired:
+            if isinstance(name, str) and name in self._view.retired:
                 self._engine.metrics.dropped("deregistered", 1)
                 return
             if self._records(name):
@@ -434,6 +442,8 @@ class Router:
         assert candidate is not None  # _records raises UnknownProvider
         generation = candidate.health.generation
         permit = self._engine.permits.reported(name, generation)
+        if permit is None and self._keeps_bad and candidate.health.circuit_state is HALF_OPEN:
+            generation = 0  # it was called although it should not be: that moves no circuit
         outcome = Outcome.SUCCESS if success else Outcome.FAILURE
         token = "" if permit is None else permit.token
         why = check_reason(reason) if reason and not success else ""
@@ -518,7 +528,7 @@ class Router:
     def _records(self, name: str) -> list[str]:
         """The names of a provider's records: its own, or one for each model. Raises UnknownProvider."""
         candidates = self._view.table.candidates
-        found = [name] if name in candidates else [r for r, c in candidates.items() if c.provider.name == name]
+        found = [record for record, c in candidates.items() if record == name or c.provider.name == name]
         if found:
             return found
         known = ", ".join(sorted(dict.fromkeys(c.provider.name for c in candidates.values()))) or "none"

@@ -21,7 +21,7 @@ LEAST_RAMP = 0.1
 
 def is_routable(health: ProviderHealth, now_ms: float) -> bool:
     """May calls go there without a permit? As in the original: a closed circuit, and available; and not cooling."""
-    return health.circuit_state is CircuitState.CLOSED and health.available and health.cooldown_until_ms <= now_ms
+    return health.circuit_state is CircuitState.CLOSED and health.available and not health.cooling_for_ms(now_ms)
 
 
 def is_half_open(health: ProviderHealth) -> bool:
@@ -48,11 +48,13 @@ class RoutingTable:
     """What `select_provider` reads: replaced as a whole, never changed.
 
     candidates  by the name of their record
+    models      those that each record is for
     serving     the names of the records for each model, in the order of registration
     picks       by model, where no provider is on trial: then a choice is no more than this
     """
 
     candidates: Mapping[str, Candidate]
+    models: Mapping[str, tuple[str, ...]]
     serving: Mapping[str, tuple[str, ...]]
     selectors: Mapping[str, Selector]
     picks: Mapping[str, Pick]
@@ -67,7 +69,7 @@ class RoutingTable:
             return self.selectors.get(ANY_MODEL)
 
 
-EMPTY = RoutingTable({}, {}, {}, {})
+EMPTY = RoutingTable({}, {}, {}, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class Tables:
             for model in serving if ANY_MODEL in part.models else part.models:
                 serving[model].append(name)
         names = {model: tuple(found) for model, found in serving.items()}
-        return self._with_selectors(RoutingTable(candidates, names, {}, {}), names)
+        models = {name: tuple(part.models) for name, part in parts.items()}
+        return self._with_selectors(RoutingTable(candidates, models, names, {}, {}), names)
 
     def updated(self, table: RoutingTable, records: Iterable[ProviderHealth]) -> RoutingTable:
         """The table with newer records: only the selectors of the models they serve are made again."""
@@ -109,7 +112,7 @@ class Tables:
             old = candidates.get(health.name)
             if old is not None:
                 candidates[health.name] = Candidate(old.provider, health, old.in_flight)
-                touched.update(old.provider.models)
+                touched.update(table.models[health.name])
         if not touched:
             return table
         models = table.serving if ANY_MODEL in touched else touched
@@ -133,7 +136,7 @@ class Tables:
     def _pool(self, candidates: Sequence[Candidate]) -> "Pool":
         now = self.now_ms()
         routable = [c for c in candidates if is_routable(c.health, now)]
-        on_trial = tuple(c for c in candidates if is_half_open(c.health) and c.health.cooldown_until_ms <= now)
+        on_trial = tuple(c for c in candidates if is_half_open(c.health) and not c.health.cooling_for_ms(now))
         return Pool(tuple(candidates), (*routable, *self._kept(candidates, bool(routable), now)), on_trial)
 
     def _kept(self, candidates: Sequence[Candidate], any_routable: bool, now: float) -> list[Candidate]:
@@ -172,12 +175,13 @@ class Pool:
 
 def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, float]:
     """Orders providers that should not be called: those whose probe fails last, then the cooling ones."""
-    cooling = health.cooldown_until_ms > now_ms
-    return health.unavailable_reason == "probe", cooling, health.failure_rate, health.due_in_ms(now_ms)
+    cooling = health.cooling_for_ms(now_ms)
+    return health.unavailable_reason == "probe", cooling > 0, health.failure_rate, health.due_in_ms(now_ms)
 
 
 def _is_new(health: ProviderHealth, now_ms: float) -> bool:
-    return health.last_state_change_ms > 0 and now_ms - health.last_state_change_ms < health.config.slow_start * 1000
+    closed_at = health.last_state_change_ms if health.circuit_state is CircuitState.CLOSED else 0
+    return closed_at > 0 and 0 <= now_ms - closed_at < health.config.slow_start * 1000
 
 
 def _eased_in(pick: Pick, others: Pick, new: set[str], now_ms: Callable[[], float]) -> Pick:

@@ -9,12 +9,12 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from redis_router.checks import check_number, check_reason
-from redis_router.errors import InvalidArgument
+from redis_router.errors import InvalidArgument, RouterError
 from redis_router.model import Outcome
 
 log = logging.getLogger("redis_router")
@@ -62,12 +62,15 @@ def classify(said: object) -> Verdict:
     success       a response below 400
     """
     error = said if isinstance(said, BaseException) else None
+    if error is not None and (not isinstance(error, Exception) or isinstance(error, RouterError)):
+        return IGNORED  # a cancellation, or our own word
     status = _status(said)
     if status is not None and (status >= 400 or error is None):
         return _by_status(status, said)
     if error is None:
         return SUCCESS
-    if not isinstance(error, Exception) or "CancelledError" in _names(error):
+    assert isinstance(error, Exception)
+    if "CancelledError" in _names(error):  # of concurrent.futures
         return IGNORED
     for word in _body_words(error):
         if word in _IN_BODY:
@@ -110,10 +113,17 @@ class Judge:
                 verdict = classify(said)
             elif isinstance(verdict, Outcome):
                 verdict = Verdict(verdict)
-            return self.bounded(verdict)
+            return self._made_usable(verdict)
         except Exception:
             log.exception("the classifier failed on %s: taken for a failure", type(said).__name__)
             return Verdict(Outcome.FAILURE, "error")
+
+    def _made_usable(self, verdict: Verdict) -> Verdict:
+        """A classifier's verdict counts, also where its words do not fit."""
+        outcome, reason, cooldown = verdict
+        if cooldown is not None:
+            cooldown = None if math.isnan(cooldown) else min(max(cooldown, 0.0), self._most)
+        return self.bounded(Verdict(outcome, re.sub(r"[^A-Za-z0-9_.-]", "_", reason)[:40], cooldown))
 
     def bounded(self, verdict: Verdict) -> Verdict:
         """With a reason and a cooldown that can be used. Raises InvalidArgument where they cannot."""
@@ -146,8 +156,11 @@ def _status(said: object) -> int | None:
 def _headers(said: object) -> dict[str, str]:
     for holder in (_attribute(said, "response"), said):
         headers = _attribute(holder, "headers")
-        if isinstance(headers, Mapping) or hasattr(headers, "items"):
-            return {str(name).lower(): str(value) for name, value in headers.items()}
+        try:
+            if headers is not None:
+                return {str(name).lower(): str(value) for name, value in headers.items()}
+        except Exception:  # no headers as anybody knows them
+            continue
     return {}
 
 
@@ -171,7 +184,7 @@ def _is_own_deadline(error: Exception) -> bool:
     trace, module = error.__traceback__, ""
     while trace is not None:
         module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
-    return type(error) is TimeoutError and module.partition(".")[0] in ("asyncio", "anyio")
+    return type(error) is TimeoutError and error.errno is None and module.partition(".")[0] in ("asyncio", "anyio")
 
 
 # When to come back
@@ -211,7 +224,7 @@ def _float(text: str | None) -> float | None:
 
 def _http_date(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        return _as_utc(parsedate_to_datetime(text)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -221,13 +234,18 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
 
 
 def _duration(text: str, now: float) -> float | None:
-    """Seconds: 20, 20ms, 6m0s, a moment as seconds since the epoch, or 2026-11-23T18:00:00Z."""
+    """Seconds: 20, 20ms, 6m0s, a moment as seconds or ms since the epoch, or 2026-11-23T18:00:00Z."""
     text = text.strip()
     if (number := _float(text)) is not None:
+        number = number / 1000 if number > 1e11 else number
         return number - now if number > 1e9 else number
     if _PART.sub("", text) == "" and text:
-        return sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text))
+        return _float(str(sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text))))
     try:
-        return datetime.fromisoformat(text).timestamp() - now
-    except ValueError:
+        return _as_utc(datetime.fromisoformat(text)).timestamp() - now
+    except (ValueError, OverflowError):
         return None
+
+
+def _as_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -21,6 +21,8 @@ log = logging.getLogger("redis_router")
 
 SETTLE_INTERVAL = 0.05
 """Seconds between tables that differ in averages alone."""
+NEWS_MS = 1000
+"""A cooldown that ends so much later, or earlier, is in the table at once."""
 SETTLE_SHARE = 0.05
 """And at most this share of the time goes into making them: large tables are made less often."""
 
@@ -104,12 +106,12 @@ class View:
         records = {name: known.get(name) or self.new_record(name) for name in self.providers}
         if self._local is not None:
             self._local.records = dict(records)
-        self._unsettled = {}
-        self.table = self._tables.build(list(self.providers.values()), records, self.table)
         self.on_trial = {name: health for name, health in records.items() if is_half_open(health)}
         self.open = {name for name, health in records.items() if health.circuit_state is OPEN}
         self._cooling = {}
         self._note_states(records.values())
+        self.table = self._tables.build(list(self.providers.values()), records, self.table)
+        self._unsettled = {}
         self._bell.ring()
 
     # Records
@@ -161,23 +163,24 @@ class View:
         """Seconds until `settle` has something to do; None where nothing changed and nobody is cooling."""
         waits = [max(0.0, self._settle_at - time.monotonic())] if self._unsettled else []
         now = self._tables.now_ms() if self._cooling else 0.0
-        waits += [max(0.0, health.cooldown_until_ms - now) / 1000 for health in self._cooling.values()]
+        waits += [health.cooling_for_ms(now) / 1000 for health in list(self._cooling.values())]
         return min(waits, default=None)
 
     def _cooled(self) -> dict[str, ProviderHealth]:
         """Those that may be called again since their rate limit is over."""
         now = self._tables.now_ms() if self._cooling else 0.0
-        return {name: health for name, health in self._cooling.items() if health.cooldown_until_ms <= now}
+        return {name: health for name, health in self._cooling.items() if not health.cooling_for_ms(now)}
 
     def _settle(self) -> None:
         if not self._unsettled:
             return
         began = time.monotonic()
-        records, self._unsettled = list(self._unsettled.values()), {}
+        records = list(self._unsettled.values())
+        self._note_states(records)  # before the table: what it leaves out for its cooldown is looked at again
         self.table = self._tables.updated(self.table, records)
+        self._unsettled = {}
         took = time.monotonic() - began
         self._settle_at = began + max(SETTLE_INTERVAL, took / SETTLE_SHARE)
-        self._note_states(records)
 
     def _note_states(self, records: Iterable[ProviderHealth]) -> None:
         # the engine's thread reads these without the lock: what stays in them is in them at every moment
@@ -187,7 +190,7 @@ class View:
                 self.on_trial[health.name] = health
             else:
                 self.on_trial.pop(health.name, None)
-            if health.cooldown_until_ms > now:
+            if health.cooling_for_ms(now):
                 self._cooling[health.name] = health
             else:
                 self._cooling.pop(health.name, None)
@@ -232,6 +235,7 @@ class View:
             self._settle()
             records = {name: candidate.health for name, candidate in self.table.candidates.items()}
             self._local = LocalBreaker(records, now_ms)
+            self._own.forget_all()  # it goes on from there, and begins anew with the fleet's word
 
     def decide(self, results: Iterable[Result]) -> None:
         """What this replica's own breaker makes of these results and of the time.
@@ -263,6 +267,6 @@ def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
         and old.available is new.available
         and old.unavailable_reason == new.unavailable_reason
         and old.weight == new.weight
-        and old.cooldown_until_ms == new.cooldown_until_ms
+        and abs(old.cooldown_until_ms - new.cooldown_until_ms) < NEWS_MS  # of many calls each says a few ms more
         and old.config == new.config
     )

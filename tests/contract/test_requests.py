@@ -1,9 +1,11 @@
 """What becomes of a request: verdicts, attempts, waiting, and circuits for each model, on every backend."""
 
 import asyncio
+import copy
+import pickle
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -341,6 +343,8 @@ class TestAttempts:
             {"deadline": -1.0},
             {"fallbacks": ["claude"]},
             {"fallbacks": {"gpt-4o": "claude"}},
+            {"fallbacks": {"gpt-4o": [None]}},
+            {"fallbacks": {"gpt-4o": None}},
             {"wait": "yes"},
         ],
     )
@@ -348,6 +352,75 @@ class TestAttempts:
         """Before the first attempt."""
         with pytest.raises(InvalidArgument):
             fleet()[0].attempts("gpt-4o", **options)
+
+    def test_after_the_deadline_no_prepared_attempt_begins_either(self, fleet):
+        """The gateway took its time between two attempts."""
+        replica, _ = fleet()
+        began = []
+
+        def loop():
+            for attempt in replica.attempts("gpt-4o", deadline=0.1):
+                with attempt:
+                    began.append(attempt)
+                    raise OSError("down")
+                time.sleep(0.15)
+
+        with pytest.raises(OSError, match="down"):
+            loop()
+        assert len(began) == 1
+
+    def test_an_error_that_is_raised_again_and_again_keeps_its_notes_short(self, fleet):
+        """A cached exception, or a mock's."""
+        replica, _ = fleet()
+        error = OSError("down")
+        for _ in range(5):
+            with pytest.raises(OSError, match="down"):
+                ask(replica.attempts("gpt-4o"), error)
+        assert len(error.__notes__) == 2
+
+    def test_an_error_that_cannot_be_shown_is_passed_on(self, fleet):
+        """Its name will do."""
+
+        class Shy(Exception):
+            def __str__(self):
+                raise RuntimeError("no")
+
+        with pytest.raises(Shy):
+            ask(fleet()[0].attempts("gpt-4o"), Shy())
+
+    def test_a_strategy_that_fails_later_hides_no_error(self, fleet, caplog):
+        """The provider's error is passed on; what the strategy raised is in the log."""
+
+        class Once:
+            def prepare(self, model, candidates):
+                return (lambda: candidates[0]) if len(candidates) > 1 else (lambda: candidates[7])
+
+        with pytest.raises(OSError, match="down"):
+            ask(fleet(strategy=Once())[0].attempts("gpt-4o"), OSError("down"))
+        assert "IndexError" in caplog.text
+
+    def test_a_trial_call_that_is_begun_too_late_is_none(self, fleet, checker):
+        """The loop was left, its permit given back; the call moves the averages only."""
+        replica, _ = fleet(circuit=replace(QUICK, half_open_success_threshold=1))
+        only(replica, "openai")
+        fail(replica, "openai")
+        worker = checker()
+        eventually(lambda: "openai" in worker.run_once().half_opened)
+        until(replica, "openai", "half_open")
+        kept = []
+
+        def take():
+            try:
+                for attempt in replica.attempts("gpt-4o"):
+                    kept.append(attempt)
+                    return True
+            except NoProviderAvailable:
+                return False
+
+        eventually(take)
+        with kept[0] as attempt:
+            assert (attempt.permit, attempt.generation) == (None, 0)
+        assert health(replica, "openai").circuit_state == "half_open"
 
     def test_a_keyboard_interrupt_is_never_held_back(self, fleet):
         """Whatever the code said before."""
@@ -472,6 +545,37 @@ class TestWaiting:
         limited = Status(429, retry_after="0.2")
         assert len(ask(replica.attempts("claude-sonnet", wait=True, deadline=20.0), limited, None)) == 2
 
+    @pytest.mark.parametrize("said", ["0", "-5", "Mon, 01 Jan 2001 00:00:00 GMT"])
+    def test_a_limit_that_is_over_already_is_not_hammered(self, fleet, said):
+        """Whatever it says, the provider is asked again after a pause; and not for ever."""
+        replica, _ = fleet()
+        tried = []
+        with pytest.raises(Status):
+            ask(replica.attempts("claude-sonnet", wait=True, deadline=1.5), Status(429, retry_after=said), tried=tried)
+        assert len(tried) == 2
+
+    def test_closing_the_router_ends_it(self, fleet):
+        """Nobody will come back here."""
+        replica, other = fleet()
+        self.out(replica, other)
+        timer = threading.Timer(0.2, replica.close)
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(NoProviderAvailable):
+            next(iter(replica.attempts("gpt-4o", wait=True, deadline=60.0)))
+        timer.join()
+        assert time.monotonic() - began < 30
+
+    def test_a_plain_loop_under_asyncio_does_not_wait_by_default(self, fleet):
+        """Where the router says wait, and the loop cannot: the provider's own error is what counts."""
+        replica, _ = fleet(when_all_open="wait")
+
+        async def request():
+            ask(replica.attempts("claude-sonnet"), OSError("down"))
+
+        with pytest.raises(OSError, match="down"):
+            asyncio.run(request())
+
     def test_a_plain_loop_does_not_block_asyncio(self, fleet):
         """It is refused, with the remedy."""
         replica, other = fleet()
@@ -530,6 +634,10 @@ class TestWhenAllAreOpen:
         assert health(replica, "openai").consecutive_successes == 0
         for attempt in held:
             attempt.discard()
+        for _ in range(5):  # by hand, it is no trial either
+            assert replica.select_provider("gpt-4o") is OPENAI
+            replica.record_result("openai", success=True, latency_ms=1.0)
+        assert health(replica, "openai").circuit_state == "half_open"
 
     def test_only_so_many_are_left_out(self, fleet):
         """Here: of two, one at most. The shared record is as open as before."""
@@ -578,6 +686,36 @@ class TestReporters:
         assert poisoned._engine.mirror.records["openai"].generation == 1
         fail(poisoned, "openai")
         until(poisoned, "openai", "open")  # once more, from the beginning
+
+    def test_what_redis_missed_is_forgotten(self, fleet):
+        """Away from Redis the replica decides for itself; back, it begins with the fleet's word."""
+        poisoned, _ = fleet(circuit=replace(self.CONFIG, open_timeout=30.0))
+        fail(poisoned, "openai")
+        until(poisoned, "openai", "open")
+        view = poisoned._engine.view
+        view.go_alone(poisoned._engine.now_ms)
+        assert poisoned.get_circuit_state("openai") == "open"
+        view.rejoin(poisoned._engine.mirror.records)
+        assert poisoned.get_circuit_state("openai") == "closed"
+
+    def test_the_fleets_trial_takes_the_fleets_permits(self, fleet, checker):
+        """A replica whose own view was open, too, counts against the limit, and its success is a verdict."""
+        first, second = fleet(circuit=replace(self.CONFIG, half_open_max_probes=1))
+        for replica in (first, second):
+            replica.update_health("azure", available=False)
+        fail(first, "openai")
+        fail(second, "openai")
+        worker = checker()
+        eventually(lambda: "openai" in worker.run_once().half_opened)
+
+        def trial(replica):
+            try:
+                return replica.attempt("gpt-4o")
+            except NoProviderAvailable:
+                return None
+
+        eventually(lambda: any(trial(replica) for replica in (first, second)), "a permit for one of them")
+        assert not any(trial(replica) for replica in (first, second)), "and none for the other"
 
     def test_two_open_it_for_all(self, fleet):
         """And the fleet's word replaces the replica's own."""
@@ -641,6 +779,33 @@ class TestCircuitPerModel:
             pair[0].get_circuit_state("openai")
         with pytest.raises(UnknownProvider):
             pair[0].record_result("openai", model="gpt-9", success=True, latency_ms=1.0)
+
+    def test_registered_again_its_old_parts_are_gone(self, pair):
+        """For fewer models, or as one: whoever was registered last serves."""
+        first, _ = pair
+        first.register_provider(Provider("openai", models=("gpt-4o",), circuit_per_model=True, client="newer"))
+        assert first.get_health_status().keys() == {"openai/gpt-4o"}
+        with pytest.raises(NoProviderAvailable):
+            first.select_provider("gpt-4o-mini")
+        first.register_provider(Provider("openai", models=("gpt-4o",), client="newest"))
+        assert first.get_health_status().keys() == {"openai"}
+        assert first.select_provider("gpt-4o").client == "newest"
+
+    def test_a_part_that_was_taken_out_is_no_reason_to_miss_news(self, pair):
+        """The other part's circuit opens all the same."""
+        first, _ = pair
+        first.deregister_provider("openai/gpt-4o-mini")
+        for _ in range(3):
+            first.record_result("openai", model="gpt-4o", success=False, latency_ms=1.0)
+        assert first.flush()
+        assert first.get_circuit_state("openai") == "open"
+
+    def test_it_travels(self):
+        """Copied, pickled, turned into a dict: parts and whole."""
+        part = self.BOTH.parts()[0]
+        assert asdict(self.BOTH)["name"] == "openai"
+        assert pickle.loads(pickle.dumps(part)).whole == self.BOTH
+        assert copy.copy(self.BOTH).whole == self.BOTH
 
     @pytest.mark.parametrize("models", [("*",), ("a model",), ("x" * 64,)])
     def test_models_that_make_no_record_are_refused(self, models):

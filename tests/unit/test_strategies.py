@@ -131,7 +131,7 @@ def test_the_unmeasured_begin_at_their_peers_mean():
 
 def test_the_idle_come_nearer_to_their_peers():
     """Half of the way in ten seconds without a result; the busy ones keep what was measured."""
-    found = candidates(a={"last_check_ms": 60_000}, b={"last_check_ms": 60_000}, idle={"last_check_ms": 50_000})
+    found = candidates(a={"last_result_ms": 60_000}, b={"last_result_ms": 60_000}, idle={"last_result_ms": 50_000})
     assert balanced([100.0, 200.0, 900.0], found) == [100.0, 200.0, 525.0]
     assert balanced([0.0, 0.0, 900.0], found)[2] == 900.0  # no peer to come nearer to
 

@@ -120,8 +120,8 @@ def test_who_cools_is_not_called_until_it_is_over():
     clock = Clock(1_000)
     tables = Tables(resolve("round_robin"), clock)
     records = {
-        "a": record("a", cooldown_until_ms=5_000),
-        "b": record("b", CircuitState.HALF_OPEN, available=False, cooldown_until_ms=5_000),
+        "a": record("a", cooldown_until_ms=5_000, cooldown_ms=9_000),
+        "b": record("b", CircuitState.HALF_OPEN, available=False, cooldown_until_ms=5_000, cooldown_ms=9_000),
     }
     before = tables.build([A, B], records)
     assert before.find("m").pick is None
@@ -180,7 +180,7 @@ def test_the_least_bad_stays_where_all_are_out():
     better = record("b", CircuitState.OPEN, failure_rate=0.4, generation=3, **OUT)
     probe = record("any", available=False, unavailable_reason="probe")
     drained = record("b", available=False, unavailable_reason="operator")
-    cooling = record("b", cooldown_until_ms=9_000)
+    cooling = record("b", cooldown_until_ms=9_000, cooldown_ms=9_000)
     assert kept(tables, bad, better, probe) == {"b": 0}
     assert kept(tables, bad, drained, probe) == {"a": 0}
     assert kept(tables, bad, cooling, probe) == {"a": 0}
@@ -206,6 +206,14 @@ def test_calls_in_flight_outlive_the_table():
     updated = TABLES.updated(before, [record("a", latency_ms=5.0)])
     rebuilt = TABLES.build([A, B, ANY], {}, updated)
     assert rebuilt.candidates["a"].in_flight is before.candidates["a"].in_flight
+
+
+def test_news_of_a_part_touch_its_model_alone():
+    """The other part was taken out here: it is no reason to miss the news."""
+    both = Provider("p", ("m", "n"), circuit_per_model=True)
+    table = TABLES.build(both.parts()[:1], {})
+    after = TABLES.updated(table, [record("p/m", CircuitState.OPEN), record("p/n", CircuitState.OPEN)])
+    assert after.find("m").pick is None
 
 
 def test_a_circuit_for_each_model():

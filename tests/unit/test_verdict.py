@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
-from redis_router import InvalidArgument, Outcome, Verdict, classify
+from redis_router import InvalidArgument, NoProviderAvailable, Outcome, RouterError, Verdict, classify
 from redis_router.verdict import Judge, retry_after
 
 NOW = 1_795_000_000.0
@@ -160,6 +161,9 @@ def http_date(seconds):
         ),
         ({"x-ratelimit-reset": str(int(NOW) + 50)}, 50),
         ({"x-ratelimit-reset": "12"}, 12),
+        ({"x-ratelimit-reset": str(int(NOW * 1000) + 9_000)}, 9),
+        ({"x-ratelimit-reset": "9" * 400 + "s"}, None),
+        ({"retry-after": http_date(30).replace("GMT", "-0000")}, 30),
         ({"anthropic-ratelimit-tokens-reset": datetime.fromtimestamp(NOW + 15, UTC).isoformat()}, 15),
         ({"anthropic-ratelimit-tokens-reset": datetime.fromtimestamp(NOW + 15, UTC).isoformat()[:19] + "Z"}, 15),
         ({"x-ratelimit-reset-tokens": "whenever"}, None),
@@ -185,12 +189,40 @@ def test_a_judge_keeps_its_bounds():
     assert [judge(each).cooldown for each in limited] == [5.0, 300.0, 0.0]
 
 
-@pytest.mark.parametrize("said", ["no verdict", Verdict("sideways"), Verdict(Outcome.FAILURE, "two words"), 7])
+@pytest.mark.parametrize("said", ["no verdict", Verdict("sideways"), Verdict(Outcome.FAILURE, None), 7])
 def test_a_classifier_that_talks_nonsense_counts_as_a_failure(said, caplog):
     """The call's own error is what matters, so it is logged and not raised."""
     judge = Judge(lambda error: said, 5.0, 300.0)
     assert judge(ValueError()) == Verdict(Outcome.FAILURE, "error")
     assert "classifier failed on ValueError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "made"),
+    [
+        (Verdict(Outcome.IGNORED, "bad request!"), Verdict(Outcome.IGNORED, "bad_request_")),
+        (Verdict(Outcome.FAILURE, "x" * 99), Verdict(Outcome.FAILURE, "x" * 40)),
+        (Verdict(Outcome.RATE_LIMITED, cooldown=-0.1), Verdict(Outcome.RATE_LIMITED, cooldown=0.0)),
+        (Verdict(Outcome.RATE_LIMITED, cooldown=float("inf")), Verdict(Outcome.RATE_LIMITED, cooldown=300.0)),
+        (Verdict(Outcome.RATE_LIMITED, cooldown=float("nan")), Verdict(Outcome.RATE_LIMITED, cooldown=5.0)),
+        (Outcome.SUCCESS, Verdict(Outcome.SUCCESS)),
+    ],
+)
+def test_a_classifiers_outcome_counts_whatever_its_words(said, made):
+    """A reason that does not fit must not turn a bad request into an outage."""
+    assert Judge(lambda error: said, 5.0, 300.0)(ValueError()) == made
+
+
+def test_what_we_raise_is_no_failure():
+    """A router that is asked inside an attempt has no provider for another model."""
+    assert classify(NoProviderAvailable("m", {})) == classify(RouterError()) == Verdict(Outcome.IGNORED)
+    assert classify(SystemExit(429)) == Verdict(Outcome.IGNORED)
+
+
+def test_a_mock_is_understood():
+    """Users test their gateways with them."""
+    assert classify(Mock(status_code=429)).outcome is Outcome.RATE_LIMITED
+    assert classify(Mock(spec=["status_code"], status_code=200)).outcome is Outcome.SUCCESS
 
 
 @pytest.mark.parametrize("options", [("word", 5.0, 300.0), (None, -1.0, 300.0), (None, 5.0, float("inf"))])
