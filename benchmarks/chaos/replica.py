@@ -25,8 +25,8 @@ MUTATIONS = {
     "sequence": ("record", "if did then return reply('replayed', did, record, applied) end", ""),
     "generation": (
         "record",
-        "if generation ~= record.generation or record.circuit_state == 'open' then return end",
-        "if record.circuit_state == 'open' then return end",
+        "if generation ~= record.generation or state == 'open' then return end",
+        "if state == 'open' then return end",
     ),
     "limit": ("claim", "if known or free > 0 then", "if known or record.circuit_state == 'half_open' then"),
 }
