@@ -43,12 +43,19 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
         health.circuit_state.value,
         _ago(snapshot.now_ms, health.last_state_change_ms),
         "-" if health.circuit_state == "closed" else health.open_reason,
-        "yes" if health.available else f"no ({health.unavailable_reason})",
+        _available(health, snapshot.now_ms),
         f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
         f"{health.failure_rate:.1%}",
         f"{health.weight:g}",
         ", ".join(snapshot.specs[health.name].models),
     )
+
+
+def _available(health: ProviderHealth, now_ms: int) -> str:
+    if not health.available:
+        return f"no ({health.unavailable_reason})"
+    cooling = health.cooling_for_ms(now_ms)
+    return f"no (rate limited, {cooling / 1000:.0f} s)" if cooling else "yes"
 
 
 def _leader(leader: Leader | None, now_ms: int) -> str:

@@ -15,6 +15,8 @@ from redis_router.strategies import Pick, RoundRobin, Strategy
 
 log = logging.getLogger("redis_router")
 
+RAMP_STEPS = 40
+"""In slow start a provider's share grows in so many steps: a table is made for each."""
 LEAST_RAMP = 0.1
 """Of its share of the calls, what a provider gets at once when its circuit closes: Envoy's min_weight_percent."""
 
@@ -155,13 +157,13 @@ class Tables:
         return [Candidate(c.provider, replace(c.health, generation=0), c.in_flight) for c in bad]
 
     def _pick(self, model: str, pool: "Pool") -> Pick:
-        """The strategy's pick, eased in for providers whose circuit closed a moment ago."""
+        """The strategy's pick, eased in for providers whose circuit closed a moment ago: the newest sets the pace."""
         pick, now = prepare(self.strategy, model, pool.routable), self.now_ms()
-        new = {c.health.name for c in pool.routable if _is_new(c.health, now)}
-        rest = [c for c in pool.routable if c.health.name not in new]
-        if not new or not rest:
+        shares = [_share(c.health, now) for c in pool.routable]
+        rest = [c for c, share in zip(pool.routable, shares, strict=True) if share == 1.0]
+        if not rest or len(rest) == len(shares):
             return pick
-        return _eased_in(pick, prepare(self.strategy, model, rest), new, self.now_ms)
+        return _eased_in(min(shares), pick, prepare(self.strategy, model, rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,27 +181,27 @@ def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, 
     return health.unavailable_reason == "probe", cooling > 0, health.failure_rate, health.due_in_ms(now_ms)
 
 
-def _is_new(health: ProviderHealth, now_ms: float) -> bool:
+def _share(health: ProviderHealth, now_ms: float) -> float:
+    """Slow start, Envoy's ramp with aggression 1: max(0.1, time since the circuit closed / slow_start), at most 1."""
     closed_at = health.last_state_change_ms if health.circuit_state is CircuitState.CLOSED else 0
-    return closed_at > 0 and 0 <= now_ms - closed_at < health.config.slow_start * 1000
+    passed, window = now_ms - closed_at, health.config.slow_start * 1000
+    return max(LEAST_RAMP, passed / window) if closed_at > 0 and 0 <= passed < window else 1.0
 
 
-def _eased_in(pick: Pick, others: Pick, new: set[str], now_ms: Callable[[], float]) -> Pick:
-    """Slow start: where the strategy chose a provider that is new, that holds for a growing part of the calls.
-
-    Envoy's ramp with aggression 1: max(0.1, time since the circuit closed / slow_start).
-    """
+def _eased_in(share: float, pick: Pick, others: Pick) -> Pick:
+    """So much of the calls as the strategy has it; of the rest none goes to the new ones."""
     draw = random.random
+    return lambda: pick() if draw() < share else others()
 
-    def eased() -> Candidate:
-        candidate = pick()
-        if candidate.health.name not in new:
-            return candidate
-        health = candidate.health
-        share = (now_ms() - health.last_state_change_ms) / (health.config.slow_start * 1000)
-        return candidate if draw() < max(LEAST_RAMP, share) else others()
 
-    return eased
+def changes_in_ms(health: ProviderHealth, now_ms: float) -> float | None:
+    """Milliseconds until time alone changes what a table makes of this record; None for never.
+
+    The end of a rate limit, or a step of slow start.
+    """
+    if cooling := health.cooling_for_ms(now_ms):
+        return cooling
+    return health.config.slow_start * 1000 / RAMP_STEPS if _share(health, now_ms) < 1 else None
 
 
 def prepare(strategy: Strategy, model: str, candidates: Sequence[Candidate]) -> Pick:

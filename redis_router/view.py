@@ -15,7 +15,7 @@ from redis_router.circuit import OPEN, reason_of
 from redis_router.local import LocalBreaker, OwnView, is_local
 from redis_router.metrics import Metrics
 from redis_router.model import CircuitConfig, Provider, ProviderHealth, Result, Transition
-from redis_router.table import EMPTY, Tables, is_half_open
+from redis_router.table import EMPTY, Tables, changes_in_ms, is_half_open
 
 log = logging.getLogger("redis_router")
 
@@ -58,7 +58,7 @@ class View:
         self._bell = bell
         self._local: LocalBreaker | None = None
         self._own = OwnView(tables.now_ms)
-        self._cooling: dict[str, ProviderHealth] = {}
+        self._by_time: dict[str, tuple[float, ProviderHealth]] = {}  # what time alone will change, and when, in ms
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
         self._unsaid: deque[Transition] = deque()
@@ -108,7 +108,7 @@ class View:
             self._local.records = dict(records)
         self.on_trial = {name: health for name, health in records.items() if is_half_open(health)}
         self.open = {name for name, health in records.items() if health.circuit_state is OPEN}
-        self._cooling = {}
+        self._by_time = {}
         self._note_states(records.values())
         self.table = self._tables.build(list(self.providers.values()), records, self.table)
         self._unsettled = {}
@@ -139,8 +139,8 @@ class View:
             for change in changes:  # when the table shows them, and in their order
                 self._announce(*change)
             self._bell.ring()
-            if self.on_trial or self._cooling:
-                self._wake()  # to claim permits, or to look up when it is over
+            if self.on_trial or self._by_time:
+                self._wake()  # to claim permits, or to look up in time
         elif time.monotonic() >= self._settle_at:
             self._settle()
         elif was_settled:
@@ -149,34 +149,34 @@ class View:
     def settle(self, *, now: bool = False) -> None:
         """Make the table of what changed if it is time for that, or `now`; and show it in the metrics."""
         with self._lock:
-            cooled = self._cooled()
-            self._unsettled = cooled | self._unsettled
-            if now or cooled or time.monotonic() >= self._settle_at:
+            due = self._due()
+            self._unsettled = due | self._unsettled
+            if now or due or time.monotonic() >= self._settle_at:
                 self._settle()
-            if cooled:
+            if due:
                 self._bell.ring()
             if self._unshown:
                 self._metrics.health(self._unshown.values())
                 self._unshown = {}
 
     def unsettled_for(self) -> float | None:
-        """Seconds until `settle` has something to do; None where nothing changed and nobody is cooling."""
+        """Seconds until `settle` has something to do; None where nothing changed, and time will change nothing."""
         waits = [max(0.0, self._settle_at - time.monotonic())] if self._unsettled else []
-        now = self._tables.now_ms() if self._cooling else 0.0
-        waits += [health.cooling_for_ms(now) / 1000 for health in list(self._cooling.values())]
+        now = self._tables.now_ms() if self._by_time else 0.0
+        waits += [max(0.0, at - now) / 1000 for at, _ in list(self._by_time.values())]
         return min(waits, default=None)
 
-    def _cooled(self) -> dict[str, ProviderHealth]:
-        """Those that may be called again since their rate limit is over."""
-        now = self._tables.now_ms() if self._cooling else 0.0
-        return {name: health for name, health in self._cooling.items() if not health.cooling_for_ms(now)}
+    def _due(self) -> dict[str, ProviderHealth]:
+        """Those whose rate limit is over, or whose share grows."""
+        now = self._tables.now_ms() if self._by_time else 0.0
+        return {name: health for name, (at, health) in self._by_time.items() if at <= now}
 
     def _settle(self) -> None:
         if not self._unsettled:
             return
         began = time.monotonic()
         records = list(self._unsettled.values())
-        self._note_states(records)  # before the table: what it leaves out for its cooldown is looked at again
+        self._note_states(records)  # before the table: what it leaves out for a time is looked at again
         self.table = self._tables.updated(self.table, records)
         self._unsettled = {}
         took = time.monotonic() - began
@@ -190,10 +190,11 @@ class View:
                 self.on_trial[health.name] = health
             else:
                 self.on_trial.pop(health.name, None)
-            if health.cooling_for_ms(now):
-                self._cooling[health.name] = health
+            wait = changes_in_ms(health, now)
+            if wait is not None:
+                self._by_time[health.name] = now + wait, health
             else:
-                self._cooling.pop(health.name, None)
+                self._by_time.pop(health.name, None)
             if health.circuit_state is OPEN:
                 self.open.add(health.name)
             else:

@@ -15,7 +15,7 @@ from redis_router.local import OwnView, is_local
 from redis_router.model import Candidate, Result
 from redis_router.store import Batch, Reply, Store
 from redis_router.strategies import Strategy, best_first, resolve
-from redis_router.table import EMPTY, RoutingTable, Tables, pick_from
+from redis_router.table import EMPTY, RoutingTable, Tables, changes_in_ms, pick_from
 
 MODEL = "m"
 EPOCH_MS = 1_700_000_000_000
@@ -229,9 +229,9 @@ class Ours:
         replica.fleet[health.name] = health
         shown = replica.own.shown(health)
         replica.table = replica.tables.updated(replica.table, [shown])
-        cooling = (health.cooldown_until_ms - self._now_ms()) / 1000
-        if cooling > 0:
-            self._world.after(cooling + 0.001, partial(self._show, replica, health))
+        wait = changes_in_ms(health, self._now_ms())
+        if wait is not None:
+            self._world.after(wait / 1000 + 0.001, partial(self._show, replica, health))
         if health.circuit_state is CircuitState.HALF_OPEN:
             if known is None or known.generation != health.generation:
                 self._world.after(ROUND_TRIP, partial(self._claim, replica, health.name))

@@ -2,7 +2,7 @@
 
 from redis_router import CircuitConfig, CircuitState, Provider, ProviderHealth
 from redis_router.strategies import resolve
-from redis_router.table import Tables
+from redis_router.table import Tables, changes_in_ms
 
 A, B, ANY = Provider("a", ("m", "n")), Provider("b", ("m",)), Provider("any", ("*",))
 TABLES = Tables(resolve("round_robin"), now_ms=lambda: 1_000.0)
@@ -138,11 +138,14 @@ def test_slow_start_grows_a_providers_share():
     tables = Tables(resolve("round_robin"), clock)
     config = CircuitConfig(slow_start=10.0)
     back = record("a", config=config, last_state_change_ms=100_000, generation=4)
-    pick = tables.build([A, B], {"a": back}).find("m").pick
+    table = tables.build([A, B], {"a": back})
 
     def share():
+        pick = tables.updated(table, [back]).find("m").pick
         return sum(pick().provider.name == "a" for _ in range(4_000)) / 2_000
 
+    assert changes_in_ms(back, 100_000.0) == 250.0
+    assert changes_in_ms(back, 110_000.0) is None
     for now, expected in ((100_000, 0.1), (105_000, 0.5), (110_000, 1.0), (500_000, 1.0)):
         clock.now = now
         assert abs(share() - expected) < 6 * (expected * (1 - expected) / 2_000) ** 0.5 + 1e-9
