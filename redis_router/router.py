@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any, Self
 from weakref import WeakSet
@@ -25,10 +24,10 @@ from redis_router.checks import (
     check_seconds,
     check_weight,
 )
-from redis_router.circuit import HALF_OPEN, OPEN
+from redis_router.circuit import HALF_OPEN
 from redis_router.connect import connect
 from redis_router.engine import Engine
-from redis_router.errors import InvalidArgument, NoProviderAvailable, RedisRefused, RouterError, UnknownProvider
+from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.herald import TransitionListener
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.model import (
@@ -42,6 +41,7 @@ from redis_router.model import (
     Result,
 )
 from redis_router.names import process_name
+from redis_router.refusal import nobody, unknown_model
 from redis_router.store import Store
 from redis_router.strategies import Strategy, best_first, resolve
 from redis_router.verdict import Classifier, Judge
@@ -376,43 +376,11 @@ class Router:
                 rest = [c for c in selector.routable if c.health.name not in tried]
                 if rest:
                     return tables.pick_from(self._spare, selector.model, rest), None
-        raise self._nobody(model, selector, tried)
-
-    def _nobody(
-        self, model: str, selector: tables.Selector | None, tried: frozenset[str] = frozenset()
-    ) -> NoProviderAvailable:
         if selector is None:
-            known = ", ".join(m.id for m in self.registered_models()[:10]) or "no provider is registered"
-            unknown = dict.fromkeys(self._view.table.candidates, "model unknown: it does not serve it")
-            return NoProviderAvailable(model, unknown, hint=f"no provider serves it; registered: {known}")
-        now = self._engine.now_ms()
-        reasons: dict[str, str] = {}
-        waits: list[float] = []
+            raise unknown_model(model, self._view.table)
         for candidate in selector.candidates:
-            health, name = candidate.health, candidate.health.name
-            self._engine.want(name)
-            cooling = health.cooling_for_ms(now) / 1000
-            wait = None
-            if name in tried:
-                reasons[name] = "tried already"
-            elif health.unavailable_reason == "operator":
-                reasons[name] = "drained: taken out of service by an operator"
-            elif health.circuit_state is OPEN:
-                wait = max(cooling, health.due_in_ms(now) / 1000, 0.0)
-                failure = f"; last failure: {health.last_failure}" if health.last_failure else ""
-                reasons[name] = f"circuit open until {_moment(now, wait)} ({health.open_reason}{failure})"
-            elif cooling:
-                wait = cooling
-                reasons[name] = f"cooling until {_moment(now, wait)} (rate limited)"
-            elif health.circuit_state is HALF_OPEN:
-                reasons[name] = "circuit half-open, its trial calls are taken"
-            elif not health.available:
-                reasons[name] = f"unavailable ({health.unavailable_reason})"
-            else:
-                reasons[name] = "back in service a moment ago"
-            if wait is not None:
-                waits.append(wait)
-        return NoProviderAvailable(model, reasons, min(waits, default=None))
+            self._engine.want(candidate.health.name)
+        raise nobody(model, selector, self._engine.now_ms(), tried)
 
     # Results
 
@@ -533,8 +501,3 @@ class Router:
             return found
         known = ", ".join(sorted(dict.fromkeys(c.provider.name for c in candidates.values()))) or "none"
         raise UnknownProvider(f"unknown provider {name!r}: registered are {known}")
-
-
-def _moment(now_ms: float, wait: float) -> str:
-    """A time of day, and in how many seconds."""
-    return f"{datetime.fromtimestamp(now_ms / 1000 + wait, UTC):%H:%M:%SZ}, in {wait:.1f} s"
