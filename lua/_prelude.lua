@@ -12,6 +12,7 @@ local FAILURE_PENALTY_MS = 5000 -- what a failure counts for in balancing, as li
 local PEAK_TAU_MS = 10000 -- how fast a peak is forgotten: Finagle's decay
 local REOPENINGS = 30 -- so many times at most the open timeout is multiplied
 local WEEK_MS = 604800000
+local LOCAL_GENERATIONS = 2 ^ 50 -- those that a replica made by itself, as in local.py
 
 -- What is off, or says nothing, while it has this value: then it is neither written nor pushed, nor in a reply.
 local QUIET = {
@@ -21,14 +22,18 @@ local QUIET = {
   open_timeout_multiplier = 0, open_timeout_max_ms = 0, open_timeout_jitter = 0, min_reporters = 0, slow_start_ms = 0,
 }
 local OR_QUIET = { __index = QUIET }
-local WORDS = {
-  circuit_state = true, open_reason = true, last_failure = true, unavailable_reason = true, window_calls = true,
-  window_failures = true, window_slow = true,
+-- All other fields: a word, or a number.
+local ALWAYS_KNOWN, W, N = 23, 'word', 'number'
+local ALWAYS = {
+  circuit_state = W, open_reason = W, last_failure = W, available = N, unavailable_reason = W, latency_ms = N,
+  peak_latency_ms = N, failure_rate = N, weight = N, consecutive_failures = N, consecutive_successes = N, generation = N,
+  last_state_change_ms = N, last_check_ms = N, last_result_ms = N, failure_rate_threshold = N,
+  consecutive_failure_limit = N, half_open_success_threshold = N, half_open_max_probes = N, open_timeout_ms = N,
+  leader_epoch = N, last_push_ms = N, version = N,
 }
 
--- All other fields, with the values of a new record, in reading order: what is going on, the thresholds in force,
--- bookkeeping. A function, as few calls need it.
-local ALWAYS = 23
+-- Their values in a new record, in reading order: what is going on, the thresholds in force, bookkeeping. A function, as
+-- few calls need it.
 local function fields_of_a_new_record()
   return {
     'circuit_state', 'closed', 'open_reason', '', 'last_failure', '', 'available', '1', 'unavailable_reason', '',
@@ -58,12 +63,9 @@ local function text(value)
 end
 
 local function parse(field, value)
-  local parsed = not WORDS[field] and tonumber(value) or value
-  if parsed ~= value or WORDS[field] then return parsed end
-  for _, known in ipairs(fields_of_a_new_record()) do
-    if field == known or QUIET[field] then error(field .. ' is no number: ' .. value, 0) end
-  end
-  return value -- a note that a hand left there
+  local kind = ALWAYS[field] or type(QUIET[field])
+  if kind == 'number' then return tonumber(value) or error(field .. ' is no number: ' .. value, 0) end
+  return value -- a word, or a note that a hand left there
 end
 
 -- A record, given field, value, ... as they stand in Redis. `stored` are these, changed in place when they are written;
@@ -74,9 +76,9 @@ local function record_of(stored)
     local field = stored[i]
     local value = parse(field, stored[i + 1])
     record[field], loaded[i] = value, value
-    if QUIET[field] == nil then always = always + 1 end
+    if ALWAYS[field] then always = always + 1 end
   end
-  if always < ALWAYS then -- of an older version, or a hand took them away: written with the next change
+  if always < ALWAYS_KNOWN then -- of an older version, or a hand took them away: written with the next change
     local new = fields_of_a_new_record()
     for i = 1, #new, 2 do
       if record[new[i]] == nil then
@@ -119,7 +121,7 @@ local function save(key, record, now_us)
     local value = record[field]
     if field == 'version' then
       version = i
-    elseif value ~= loaded[i] and (WORDS[field] or type(value) == 'number') then -- not what only bears its name
+    elseif value ~= loaded[i] and (ALWAYS[field] or QUIET[field] ~= nil) then -- not what only bears such a name
       stored[i + 1] = text(value)
       changed[#changed + 1], changed[#changed + 2] = field, stored[i + 1]
     end
@@ -290,6 +292,8 @@ local function fold(record, success, latency_ms, generation, why, now)
   record.last_check_ms = now
   -- A late result, or one in open, moves the averages, never the circuit.
   local state = record.circuit_state
+  -- a trial of a replica whose own view is open: no verdict, and still its word
+  if generation >= LOCAL_GENERATIONS then record.complains = not success end
   if generation ~= record.generation or state == 'open' then return end
   local slow = is_slow(record, latency_ms)
   record.complains = not success or slow
@@ -319,7 +323,7 @@ end
 -- Does a provider want no calls now? No longer than it said, also where Redis's clock was set back.
 local function is_cooling(record, now)
   local left = record.cooldown_until_ms - now
-  return left > 0 and left <= record.cooldown_ms
+  return left > 0 and left <= record.cooldown_ms + 1000 -- another node's clock may be behind a little
 end
 
 -- A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds.

@@ -23,7 +23,8 @@ if record then
     or (record.generation == copy.generation and (pristine or record.version < copy.version))
   if ARGV[4] ~= 'restored' or not older then return reply('joined', '', record) end
 end
-if record then -- what stands there counts as written: all that differs is put right
+if not record then redis.call('DEL', KEYS[1]) -- remnants without a state
+else -- what stands there counts as written: all that differs is put right
   copy.stored, copy.loaded, copy.version = record.stored, record.loaded, math.max(copy.version, record.version)
 end
 commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], copy, now, now_us,

@@ -119,7 +119,7 @@ class Attempts:
                 if turn is None:
                     return
                 yield turn
-                self._over = self._over or not turn.was_used
+                self._check_use(turn)
         finally:
             self._leave(turn)
 
@@ -133,9 +133,16 @@ class Attempts:
                 if turn is None:
                     return
                 yield turn
-                self._over = self._over or not turn.was_used
+                self._check_use(turn)
         finally:
             self._leave(turn)
+
+    def _check_use(self, turn: Turn) -> None:
+        """A turn that was passed over ends the request; an error in hand is not lost."""
+        if not turn.was_used:
+            self._over = True
+            if self._held_back is not None:
+                raise self._held_back
 
     def _leave(self, turn: Turn | None) -> None:
         """The loop was left: what was chosen and not begun is given back."""
@@ -156,6 +163,10 @@ class Attempts:
                 return self._choose_next()
             except NoProviderAvailable as none:
                 self._missing = none
+            except Exception:
+                if self._held_back is None:
+                    raise
+                log.exception("no other provider is tried for model %r", self._models[0])
             if self._may_wait():
                 return None
         self._over = True
@@ -196,7 +207,8 @@ class Attempts:
             now + max(verdict.cooldown or 0.0, LEAST_PAUSE) if once_more else math.inf
         )
         self._missing = None
-        if self._left > 0 and not self.is_over and not isinstance(error, StopIteration | StopAsyncIteration):
+        goes_on = self._left > 0 and not self._over and not self.is_over  # over: the loop was left already
+        if goes_on and not isinstance(error, StopIteration | StopAsyncIteration):
             try:
                 self._next = self._choose_next()  # now, so that the error in hand is passed on where there is none
             except NoProviderAvailable as none:

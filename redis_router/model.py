@@ -19,6 +19,8 @@ from redis_router.checks import (
 )
 from redis_router.errors import InvalidArgument
 
+CLOCK_SKEW_MS = 1000
+"""An estimate of Redis's clock may be wrong by so much."""
 ANY_MODEL = "*"
 """In `Provider.models`: this provider serves every model."""
 
@@ -344,9 +346,12 @@ class ProviderHealth:
         return lasts - abs(now_ms - self.last_state_change_ms)
 
     def cooling_for_ms(self, now_ms: float) -> float:
-        """Milliseconds for which it wants no calls yet; no more than it said, where Redis's clock was set back."""
+        """Milliseconds for which it wants no calls yet; 0 where Redis's clock was set back.
+
+        A replica's estimate of that clock may be behind a little.
+        """
         left = self.cooldown_until_ms - now_ms
-        return left if 0 < left <= self.cooldown_ms else 0.0
+        return left if 0 < left <= self.cooldown_ms + CLOCK_SKEW_MS else 0.0
 
     def is_due(self, now_ms: float) -> bool:
         """May an open circuit become half-open?"""

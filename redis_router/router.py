@@ -239,11 +239,11 @@ class Router:
                     f" {known.whole.name!r}: give one of them another name"
                 )
         parts = {part.name: part for part in provider.parts()}
-        for name, known in list(self._view.providers.items()):
-            if known.whole.name == provider.name and name not in parts:
-                self._engine.remove(name)  # registered again, for other models
+        old = [n for n, known in self._view.providers.items() if known.whole.name == provider.name and n not in parts]
         for part in parts.values():
             self._engine.add(part, self._circuit)
+        for name in old:  # registered again, for other models; after the new ones, so that none is without a provider
+            self._engine.remove(name)
 
     def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
         """Stop routing to a provider here; `everywhere` deletes its shared record too, and every replica drops it.
@@ -402,12 +402,13 @@ class Router:
             name = f"{name}/{model}"
             candidate = self._view.table.candidates.get(name)
         if candidate is None:
+            if any(c.provider.name == name for c in self._view.table.candidates.values()):
+                raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
             if isinstance(name, str) and name in self._view.retired:
                 self._engine.metrics.dropped("deregistered", 1)
                 return
-            if self._records(name):
-                raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
-        assert candidate is not None  # _records raises UnknownProvider
+            self._records(name)  # raises UnknownProvider
+            return
         generation = candidate.health.generation
         permit = self._engine.permits.reported(name, generation)
         if permit is None and self._keeps_bad and candidate.health.circuit_state is HALF_OPEN:

@@ -19,7 +19,8 @@ class Strategy(Protocol):
 
     `prepare` is called whenever one of them changed, with at least one candidate, in the order of registration; it
     returns the function that `select_provider` then calls for each request. That function runs on the request path
-    and from several threads: it should only look up what `prepare` computed.
+    and from several threads: it should only look up what `prepare` computed. It is also called with a part of
+    them, for a request's further tries and in slow start: it should keep nothing that the next call must agree with.
     """
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick: ...

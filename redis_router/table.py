@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis_router.errors import InvalidArgument
-from redis_router.model import ANY_MODEL, Candidate, CircuitState, Provider, ProviderHealth
+from redis_router.model import ANY_MODEL, CLOCK_SKEW_MS, Candidate, CircuitState, Provider, ProviderHealth
 from redis_router.strategies import Pick, RoundRobin, Strategy
 
 log = logging.getLogger("redis_router")
@@ -158,12 +158,13 @@ class Tables:
 
     def _pick(self, model: str, pool: "Pool") -> Pick:
         """The strategy's pick, eased in for providers whose circuit closed a moment ago: the newest sets the pace."""
-        pick, now = prepare(self.strategy, model, pool.routable), self.now_ms()
+        now = self.now_ms()
         shares = [_share(c.health, now) for c in pool.routable]
         rest = [c for c, share in zip(pool.routable, shares, strict=True) if share == 1.0]
         if not rest or len(rest) == len(shares):
-            return pick
-        return _eased_in(min(shares), pick, prepare(self.strategy, model, rest))
+            return prepare(self.strategy, model, pool.routable)
+        others = prepare(self.strategy, model, rest)
+        return _eased_in(min(shares), prepare(self.strategy, model, pool.routable), others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +186,18 @@ def _share(health: ProviderHealth, now_ms: float) -> float:
     """Slow start, Envoy's ramp with aggression 1: max(0.1, time since the circuit closed / slow_start), at most 1."""
     closed_at = health.last_state_change_ms if health.circuit_state is CircuitState.CLOSED else 0
     passed, window = now_ms - closed_at, health.config.slow_start * 1000
-    return max(LEAST_RAMP, passed / window) if closed_at > 0 and 0 <= passed < window else 1.0
+    return max(LEAST_RAMP, passed / window) if closed_at > 0 and -CLOCK_SKEW_MS < passed < window else 1.0
 
 
 def _eased_in(share: float, pick: Pick, others: Pick) -> Pick:
     """So much of the calls as the strategy has it; of the rest none goes to the new ones."""
     draw = random.random
     return lambda: pick() if draw() < share else others()
+
+
+def depends_on_time(health: ProviderHealth) -> bool:
+    """Does what a table makes of this record depend on the moment?"""
+    return health.cooldown_until_ms > 0 or health.config.slow_start > 0
 
 
 def changes_in_ms(health: ProviderHealth, now_ms: float) -> float | None:

@@ -14,8 +14,8 @@ from redis_router.bell import Bell
 from redis_router.circuit import OPEN, reason_of
 from redis_router.local import LocalBreaker, OwnView, is_local
 from redis_router.metrics import Metrics
-from redis_router.model import CircuitConfig, Provider, ProviderHealth, Result, Transition
-from redis_router.table import EMPTY, Tables, changes_in_ms, is_half_open
+from redis_router.model import CLOCK_SKEW_MS, CircuitConfig, Provider, ProviderHealth, Result, Transition
+from redis_router.table import EMPTY, Tables, changes_in_ms, depends_on_time, is_half_open
 
 log = logging.getLogger("redis_router")
 
@@ -58,6 +58,7 @@ class View:
         self._bell = bell
         self._local: LocalBreaker | None = None
         self._own = OwnView(tables.now_ms)
+        self._clock_offset = 0.0  # Redis's clock, from this process's monotonic one, in ms
         self._by_time: dict[str, tuple[float, ProviderHealth]] = {}  # what time alone will change, and when, in ms
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
@@ -151,7 +152,7 @@ class View:
         with self._lock:
             due = self._due()
             self._unsettled = due | self._unsettled
-            if now or due or time.monotonic() >= self._settle_at:
+            if now or time.monotonic() >= self._settle_at:
                 self._settle()
             if due:
                 self._bell.ring()
@@ -161,14 +162,17 @@ class View:
 
     def unsettled_for(self) -> float | None:
         """Seconds until `settle` has something to do; None where nothing changed, and time will change nothing."""
-        waits = [max(0.0, self._settle_at - time.monotonic())] if self._unsettled else []
         now = self._tables.now_ms() if self._by_time else 0.0
-        waits += [max(0.0, at - now) / 1000 for at, _ in list(self._by_time.values())]
-        return min(waits, default=None)
+        waits = [0.0] if self._unsettled else [(at - now) / 1000 for at, _ in list(self._by_time.values())]
+        return max(0.0, self._settle_at - time.monotonic(), min(waits)) if waits else None
 
     def _due(self) -> dict[str, ProviderHealth]:
-        """Those whose rate limit is over, or whose share grows."""
-        now = self._tables.now_ms() if self._by_time else 0.0
+        """Those whose rate limit is over, or whose share grows; all that go by it, where the clock was set."""
+        now = self._tables.now_ms()
+        offset = now - time.monotonic() * 1000
+        if abs(offset - self._clock_offset) > CLOCK_SKEW_MS / 2:  # or is known for the first time
+            self._clock_offset = offset
+            return {n: c.health for n, c in self.table.candidates.items() if depends_on_time(c.health)}
         return {name: health for name, (at, health) in self._by_time.items() if at <= now}
 
     def _settle(self) -> None:

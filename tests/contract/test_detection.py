@@ -225,6 +225,13 @@ class TestReporters:
         assert first.says(False).health.circuit_state is CircuitState.HALF_OPEN
         assert second.at(10).says(True, True, True).health.circuit_state is CircuitState.CLOSED
 
+    def test_a_trial_of_its_own_renews_its_word(self, told):
+        """A replica whose own view is open says so with each trial, though it moves no circuit of the fleet's."""
+        first, second = told(self.CONFIG, "gw1"), told(self.CONFIG, "gw2")
+        first.says(False, False, False)
+        first.at(50).send(result("openai", False, generation=(1 << 50) + 2))
+        assert second.at(100).says(False).health.circuit_state is CircuitState.OPEN
+
     def test_deregistering_forgets_them(self, backend, told):
         """No key is left behind."""
         first = told(self.CONFIG)
@@ -335,6 +342,17 @@ class TestTamperedRecords:
         health = fleet.says(False).health
         assert (health.circuit_state, health.open_reason) == (CircuitState.OPEN, "consecutive_failures")
         assert replace(mirrored, version=0) == replace(health, version=0)
+
+    @pytest.mark.parametrize("lost", ["last_result_ms", "peak_latency_ms", "version", "last_failure"])
+    def test_a_field_that_is_missing_is_put_back(self, backend, told, lost):
+        """Of an older version, or taken away; whatever notes stand beside it."""
+        fleet = told(CircuitConfig())
+        key = fleet.store.keys.health("openai")
+        backend.client().hset(key, mapping={"note": "x", "more": "1"})
+        backend.client().hdel(key, lost)
+        fleet.store.update("openai", {"weight": "2"})
+        assert fleet.says(True).health.weight == 2
+        assert backend.client().hexists(key, lost)
 
     def test_what_a_hand_adds_disturbs_nothing(self, backend, told):
         """A note, or a field with a name that the scripts use themselves."""

@@ -369,6 +369,31 @@ class TestAttempts:
             loop()
         assert len(began) == 1
 
+    def test_a_loop_that_was_left_holds_no_error_back(self, fleet):
+        """Entered after it, an attempt is one by itself: its error is passed on, and nobody else is chosen."""
+        replica, _ = fleet()
+        attempts = replica.attempts("gpt-4o")
+        left = []
+        for attempt in attempts:
+            left.append(attempt)
+            break
+        with pytest.raises(OSError, match="mine"), left[0]:
+            raise OSError("mine")
+        assert attempts._next is None
+
+    def test_an_attempt_that_is_passed_over_loses_no_error(self, fleet):
+        """The first one failed, the second was not begun."""
+        replica, _ = fleet()
+
+        def loop():
+            for number, attempt in enumerate(replica.attempts("gpt-4o")):
+                if number == 0:
+                    with attempt:
+                        raise OSError("down")
+
+        with pytest.raises(OSError, match="down"):
+            loop()
+
     def test_an_error_that_is_raised_again_and_again_keeps_its_notes_short(self, fleet):
         """A cached exception, or a mock's."""
         replica, _ = fleet()

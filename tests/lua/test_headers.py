@@ -41,7 +41,9 @@ def test_both_sides_know_the_same_fields():
     listed = re.search(r"local function fields_of_a_new_record\(\)\s+return \{(.*?)\}", text, re.DOTALL)[1]
     words = re.findall(r"'([^']*)'", listed)
     always = dict(zip(words[::2], words[1::2], strict=True))
-    assert len(always) == int(re.search(r"local ALWAYS = (\d+)", text)[1])
+    kinds = dict(re.findall(r"(\w+) = ([WN]),", re.search(r"local ALWAYS = \{(.*?)\}", text, re.DOTALL)[1]))
+    assert kinds.keys() == always.keys()
+    assert len(always) == int(re.search(r"local ALWAYS_KNOWN, W, N = (\d+)", text)[1])
     ours = ProviderHealth("p").to_fields()
     assert always.keys() | quiet.keys() == ours.keys() | {"last_push_ms"}
     for field, value in {**always, **{name: said.strip("'") for name, said in quiet.items()}}.items():

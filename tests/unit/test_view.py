@@ -13,7 +13,7 @@ from redis_router.metrics import Metrics
 from redis_router.model import Result
 from redis_router.strategies import resolve
 from redis_router.table import Tables
-from redis_router.view import View
+from redis_router.view import SETTLE_INTERVAL, View
 from tests.support import metric
 
 OPEN = {"circuit_state": CircuitState.OPEN, "available": False, "unavailable_reason": "circuit"}
@@ -73,7 +73,7 @@ def test_averages_wait_and_travel_together(view, woken, monkeypatch):
 
 def test_tables_of_averages_take_a_bounded_share_of_the_time(view, monkeypatch):
     """The longer one takes, the later the next."""
-    clock = iter([0.0, 100.0])
+    clock = iter([0.0, 0.0, 100.0])  # one look at what is due, then before and after
     monkeypatch.setattr(views.time, "monotonic", lambda: next(clock))
     view._unsettled = {"a": ProviderHealth("a", version=3)}
     view.settle(now=True)
@@ -154,3 +154,48 @@ def test_a_log_handler_may_take_its_time_and_call_the_router(view):
         logger.removeHandler(handler)
     assert seen
     assert not any(seen)
+
+
+def test_what_time_alone_changes_is_in_the_table_in_time(registry):
+    """The end of a rate limit, and each step of slow start; then there is nothing left to look at."""
+    now = [100_000.0]
+    bell = Bell()
+    view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, bell)
+    for name in ("a", "b"):
+        view.add(Provider(name, ("m",)), CircuitConfig())
+    view.take(ProviderHealth("a", latency_ms=1.0, cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
+    view.take(ProviderHealth("b", latency_ms=9.0, version=1), first=True)
+    view.settle(now=True)
+    assert choices(view) == {"b"}
+    assert 2.9 < view.unsettled_for() <= 3.0
+    now[0] = 103_000.0
+    with bell.in_thread() as wait:
+        assert view.unsettled_for() <= SETTLE_INTERVAL
+        view.settle(now=True)
+        wait(5.0)  # rung already
+    assert choices(view) == {"a"}
+    assert view.unsettled_for() is None
+    config = CircuitConfig(slow_start=8.0)
+    view.take(
+        ProviderHealth("a", latency_ms=1.0, generation=3, last_state_change_ms=103_000, config=config), first=True
+    )
+    assert view.unsettled_for() == pytest.approx(0.2)
+    now[0] = 111_000.0
+    view.settle(now=True)
+    assert view.unsettled_for() is None
+    assert choices(view) == {"a"}
+
+
+@pytest.mark.parametrize("behind", [-500, -5, 5, 500])
+def test_a_cooldown_counts_though_the_clock_is_not_known_exactly(registry, behind):
+    """An estimate that is behind sees more time left than there can be; it is no clock that was set back."""
+    now = [100_000.0 - behind]
+    view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, Bell())
+    for name in ("a", "b"):
+        view.add(Provider(name, ("m",)), CircuitConfig())
+    view.take(ProviderHealth("a", cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
+    view.settle(now=True)
+    assert choices(view) == {"b"}
+    now[0] = 10_000.0  # and this one was
+    view.settle(now=True)
+    assert choices(view) == {"a", "b"}
