@@ -184,9 +184,11 @@ def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, 
 
 def _share(health: ProviderHealth, now_ms: float) -> float:
     """Slow start, Envoy's ramp with aggression 1: max(0.1, time since the circuit closed / slow_start), at most 1."""
-    closed_at = health.last_state_change_ms if health.circuit_state is CircuitState.CLOSED else 0
-    passed, window = now_ms - closed_at, health.config.slow_start * 1000
-    return max(LEAST_RAMP, passed / window) if closed_at > 0 and -CLOCK_SKEW_MS < passed < window else 1.0
+    window, closed_at = health.config.slow_start * 1000, health.last_state_change_ms
+    if window == 0 or closed_at == 0 or health.circuit_state is not CircuitState.CLOSED:
+        return 1.0
+    passed = now_ms - closed_at  # below 0 where our estimate of Redis's clock is behind
+    return max(LEAST_RAMP, passed / window) if -CLOCK_SKEW_MS < passed < window else 1.0
 
 
 def _eased_in(share: float, pick: Pick, others: Pick) -> Pick:

@@ -1,5 +1,7 @@
 """Who serves which model, in which state, and that strangers' model names leave no trace."""
 
+import pytest
+
 from redis_router import CircuitConfig, CircuitState, Provider, ProviderHealth
 from redis_router.strategies import resolve
 from redis_router.table import Tables, changes_in_ms
@@ -149,6 +151,18 @@ def test_slow_start_grows_a_providers_share():
     for now, expected in ((100_000, 0.1), (105_000, 0.5), (110_000, 1.0), (500_000, 1.0)):
         clock.now = now
         assert abs(share() - expected) < 6 * (expected * (1 - expected) / 2_000) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("behind", [-500, -1, 0, 1, 500])
+@pytest.mark.parametrize("slow_start", [0.0, 10.0])
+def test_slow_start_bears_a_clock_that_is_off(behind, slow_start):
+    """A circuit that closed in what is the future here: its ramp begins; without a ramp it is nothing special."""
+    tables = Tables(resolve("round_robin"), lambda: 100_000.0 - behind)
+    back = record("a", config=CircuitConfig(slow_start=slow_start), last_state_change_ms=100_000, generation=4)
+    pick = tables.build([A, B], {"a": back}).find("m").pick
+    times = sum(pick().provider.name == "a" for _ in range(400))
+    assert (times < 100) if slow_start else (times == 200)
+    assert changes_in_ms(back, 100_000.0 - behind) == (250.0 if slow_start else None)
 
 
 def test_slow_start_leaves_nobody_out():
