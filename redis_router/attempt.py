@@ -1,26 +1,31 @@
 """One call to one provider: timed, judged, and recorded."""
 
+import math
 from dataclasses import replace
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import TracebackType
-from typing import Literal, Self
+from typing import Generic, Literal, Self
 
 from redis_router.checks import check_latency
 from redis_router.engine import Engine
 from redis_router.errors import RouterError
-from redis_router.model import Candidate, Outcome, Provider, Result
+from redis_router.local import fleet_generation
+from redis_router.model import Candidate, ClientT, Outcome, Provider, Result
 from redis_router.permits import Permit
-from redis_router.verdict import SUCCESS, Verdict
+from redis_router.verdict import SUCCESS, Verdict, Waited
 
 _tuple = tuple.__new__  # a named tuple's own constructor costs twice as much
 
 
-class Attempt:
+class Attempt(Generic[ClientT]):
     """One call to one provider: timed, and recorded with the generation in which it began and the permit it holds.
 
     A normal end of the `with` block is a success; what an exception means is up to `classify`. Where the code knows
     better it says so: `fail`, `rate_limited`, `ignore`, `succeed`, or `judge` with a response. The last word counts.
     Good for one call: entering it again raises RouterError.
+
+    Make the clients without retries of their own (openai, anthropic: `max_retries=0`): an SDK that waits and tries
+    again by itself keeps the request from the next provider, and hides the failures from the circuit.
     """
 
     __slots__ = ("_candidate", "_engine", "_first_token", "_latency_ms", "_permit", "_started", "_verdict", "model")
@@ -37,7 +42,7 @@ class Attempt:
         """What to ask this provider for: the model asked for, or a fallback."""
 
     @property
-    def provider(self) -> Provider:
+    def provider(self) -> Provider[ClientT]:
         """Where to send this call."""
         return self._candidate.provider.whole
 
@@ -49,7 +54,21 @@ class Attempt:
     @property
     def generation(self) -> int:
         """The circuit's generation in which this call was chosen."""
-        return self._candidate.health.generation if self._permit is None else self._permit.generation
+        of = self._candidate.health if self._permit is None else self._permit
+        return fleet_generation(of.generation)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds left for this call, above 0, for the client's own time-out; None where nothing bounds it.
+
+        One of `Router.attempts` has a share of the deadline: see there.
+        """
+        return None
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline of `Router.attempts`, at least 0; None where there is none."""
+        return None
 
     def discard(self) -> None:
         """Give the permit back, where the call never began."""
@@ -59,9 +78,9 @@ class Attempt:
 
     def _without_permit(self) -> None:
         """Where it is entered all the same, it moves the averages and no circuit: generation 0 is never today's."""
-        provider, health, in_flight = self._candidate.provider, self._candidate.health, self._candidate.in_flight
+        old = self._candidate
         self._permit = None
-        self._candidate = Candidate(provider, replace(health, generation=0), in_flight)
+        self._candidate = Candidate(old.provider, replace(old.health, generation=0), old.here)
 
     @property
     def was_used(self) -> bool:
@@ -93,9 +112,10 @@ class Attempt:
         return self._verdict
 
     def first_token(self) -> None:
-        """The answer begins: the averages take the time until now, so that a long answer is not a slow provider.
+        """The answer begins, and is passed on: from here on no other provider continues it.
 
-        The whole duration still goes into the metrics. Only the first call counts.
+        What fails afterwards is counted, and raised by the `with` block. The averages take the time until now, so that
+        a long answer is not a slow provider; the whole duration goes into the metrics. Only the first call counts.
         """
         if self._first_token is None:
             self._first_token = perf_counter()
@@ -110,35 +130,42 @@ class Attempt:
                 self._without_permit()
             else:
                 self._permit.until = None  # renewed for as long as the call runs
-        self._candidate.in_flight.append(None)
+        self._candidate.here.in_flight.append(None)
         self._started = perf_counter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False] | bool:
-        duration_ms = (perf_counter() - self._started) * 1000
-        self._candidate.in_flight.pop()
+        duration = perf_counter() - self._started
+        self._candidate.here.in_flight.pop()
         verdict = self._verdict
         if verdict is None:
-            verdict = SUCCESS if error is None else self._judged(error)
-        self._record(verdict, duration_ms)
+            verdict = SUCCESS if error is None else self._engine.judge(error, self._waited(duration))
+        self._record(verdict, duration * 1000)
         return self._goes_on(verdict, error)
 
-    def _judged(self, error: BaseException) -> Verdict:
-        return self._engine.judge(error)
+    def _waited(self, duration: float) -> Waited:
+        return Waited(duration, self._share(), self._candidate.health.latency_ms / 1000)
+
+    def _share(self) -> float:
+        """Seconds that this call had, before its first token; infinite where nobody gave it a share."""
+        return math.inf
 
     def _record(self, verdict: Verdict, duration_ms: float) -> None:
-        engine, health, permit, token = self._engine, self._candidate.health, self._permit, ""
+        engine, candidate, permit, token = self._engine, self._candidate, self._permit, ""
         outcome, reason, cooldown = verdict
-        generation, latency_ms = health.generation, duration_ms
+        generation, latency_ms = candidate.health.generation, duration_ms
         if permit is not None:
             generation, token = permit.generation, engine.permits.done(permit).token
         if self._first_token is not None:
             latency_ms = (self._first_token - self._started) * 1000
         if self._latency_ms is not None:
             latency_ms = self._latency_ms
-        result = (health.name, outcome, latency_ms, generation, token, reason, duration_ms, (cooldown or 0.0) * 1000)
+        if cooldown is not None:
+            candidate.here.limited_until = max(candidate.here.limited_until, monotonic() + cooldown)
+        name, cooldown_ms = candidate.health.name, (cooldown or 0.0) * 1000
+        result = (name, outcome, latency_ms, generation, token, reason, duration_ms, cooldown_ms)
         engine.courier.put(_tuple(Result, result))
 
     def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:

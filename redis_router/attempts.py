@@ -7,20 +7,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Generic, Self
 
 from redis_router.attempt import Attempt
+from redis_router.choose import Choice, Chooser
+from redis_router.deadline import Deadline
 from redis_router.engine import Engine
 from redis_router.errors import NoProviderAvailable, RouterError
-from redis_router.model import Candidate, Outcome
-from redis_router.permits import Permit
-from redis_router.verdict import IGNORED, Verdict
+from redis_router.model import ClientT, Outcome
+from redis_router.verdict import TOO_IMPATIENT, Verdict
 
 log = logging.getLogger("redis_router")
-
-Choice = tuple[Candidate, Permit | None]
-Choose = Callable[[str, frozenset[str]], Choice]
-"""A provider for this model, none of these records; raises NoProviderAvailable."""
 
 MAX_WAIT = 60.0
 """Seconds that a request waits for a provider where it has no deadline."""
@@ -28,85 +26,100 @@ LEAST_PAUSE = 1.0
 """Seconds until a provider is asked again that is rate limited, whatever it said."""
 LOOK_UP = 1.0
 """Seconds after which a request that waits looks up, also where nobody rang."""
+LEAST_TIMEOUT = 0.001
+"""Some clients refuse a time-out of 0."""
 _MOST_CHARS = 300
 _OURS = "redis_router:"
 
 
-class Turn(Attempt):
-    """One of the attempts of a request. `remaining` is for the client's own time-out."""
+class Turn(Attempt[ClientT]):
+    """One of the attempts of a request: it has a share of the deadline, and its failure may lead to another one."""
 
-    __slots__ = ("_attempts",)
+    __slots__ = ("_attempts", "_began", "_granted")
 
-    def __init__(self, engine: Engine, choice: Choice, model: str, attempts: "Attempts") -> None:
+    def __init__(self, engine: Engine, choice: Choice, model: str, attempts: "Attempts[ClientT]") -> None:
         super().__init__(engine, *choice, model)
         self._attempts = attempts
+        self._began = math.inf
+        self._granted = math.inf
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._began, self._granted = time.monotonic(), self._attempts.granted(self)
+        return self
+
+    @property
+    def timeout(self) -> float | None:
+        if not self.was_used:
+            left = self._attempts.granted(self)
+        elif self.has_begun_to_answer:
+            left = self._attempts.deadline.left_after_first_token(self._began)
+        else:
+            left = self._began + self._granted - time.monotonic()
+        return None if left == math.inf else max(LEAST_TIMEOUT, left)
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until the deadline of `attempts`, at least 0; None where it has none."""
-        return self._attempts.remaining
+        left = self._attempts.deadline.left
+        return None if left == math.inf else left
 
     @property
     def record(self) -> str:
         """The name of the record that this call counts for."""
         return self._candidate.health.name
 
-    def _judged(self, error: BaseException) -> Verdict:
-        verdict = super()._judged(error)
-        if verdict.reason == "timeout" and self._attempts.is_over:
-            return IGNORED  # the caller's own deadline, passed to the client
-        return verdict
+    @property
+    def has_begun_to_answer(self) -> bool:
+        """Was the first token passed on?"""
+        return self._first_token is not None
+
+    @property
+    def used_its_share(self) -> bool:
+        """Did it use up the time that it was given until the first token?"""
+        return self._waited(time.monotonic() - self._began).used_its_share
+
+    def _share(self) -> float:
+        return math.inf if self.has_begun_to_answer else self._granted
 
     def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:
         return self._attempts._ended(self, verdict, error)
 
 
-class Attempts:
-    """Iterate once, and enter each attempt's `with` block. See `Router.attempts`.
-
-    `choose` finds a provider for a model; `records` names those that serve one.
-    """
+class Attempts(Generic[ClientT]):
+    """Iterate once, and enter each attempt's `with` block. See `Router.attempts`."""
 
     def __init__(
         self,
         engine: Engine,
-        choose: Choose,
-        records: Callable[[str], Sequence[str]],
+        chooser: Chooser,
         models: Sequence[str],
         *,
         max_attempts: int | None,
-        deadline: float | None,
+        deadline: Deadline,
         wait: bool,
         must_wait: bool,
     ) -> None:
         self._engine = engine
-        self._choose = choose
-        self._records = records
+        self._chooser = chooser
         self._models = models
+        self.deadline = deadline
         self._left = math.inf if max_attempts is None else max_attempts
-        now = time.monotonic()
-        self._until = None if deadline is None else now + deadline
-        self._wait_until = now + (MAX_WAIT if deadline is None else deadline) if wait else 0.0
+        self._wait_until = min(deadline.until, time.monotonic() + MAX_WAIT) if wait else 0.0
         self._must_wait = must_wait
         self._tried: dict[tuple[str, str], float] = {}  # (model, record) -> when it may be tried again
         self._past: list[str] = []
-        self._next: Turn | None = None
+        self._next: Turn[ClientT] | None = None
         self._missing: NoProviderAvailable | None = None  # why there was nobody, when last looked
         self._held_back: BaseException | None = None  # while another provider is waited for
         self._over = False
 
     @property
-    def remaining(self) -> float | None:
-        """Seconds until the deadline, at least 0; None where there is none."""
-        return None if self._until is None else max(0.0, self._until - time.monotonic())
-
-    @property
     def is_over(self) -> bool:
         """Did the deadline pass?"""
-        return self.remaining == 0.0
+        return self.deadline.left == 0.0
 
-    def __iter__(self) -> Iterator[Turn]:
-        turn: Turn | None = None
+    def __iter__(self) -> Iterator[Attempt[ClientT]]:
+        turn: Turn[ClientT] | None = None
         if self._wait_until and _in_event_loop():
             if self._must_wait:
                 raise RouterError("this would block the event loop while it waits: write `async for`")
@@ -123,8 +136,8 @@ class Attempts:
         finally:
             self._leave(turn)
 
-    async def __aiter__(self) -> AsyncIterator[Turn]:
-        turn: Turn | None = None
+    async def __aiter__(self) -> AsyncIterator[Attempt[ClientT]]:
+        turn: Turn[ClientT] | None = None
         try:
             while not self._over:
                 turn = self._look()
@@ -137,23 +150,38 @@ class Attempts:
         finally:
             self._leave(turn)
 
-    def _check_use(self, turn: Turn) -> None:
+    def _check_use(self, turn: Turn[ClientT]) -> None:
         """A turn that was passed over ends the request; an error in hand is not lost."""
         if not turn.was_used:
             self._over = True
             if self._held_back is not None:
                 raise self._held_back
 
-    def _leave(self, turn: Turn | None) -> None:
+    def _leave(self, turn: Turn[ClientT] | None) -> None:
         """The loop was left: what was chosen and not begun is given back."""
         self._over = True
         for chosen in (turn, self._next):
             if chosen is not None:
                 chosen.discard()
 
+    def granted(self, turn: Turn[ClientT]) -> float:
+        """Seconds that this attempt may take until its first token, where it begins now."""
+        deadline = self.deadline
+        return deadline.granted(another_may_follow=deadline.shares and self._another_may_follow(turn))
+
+    def _another_may_follow(self, turn: Turn[ClientT]) -> bool:
+        if self._left <= 1:
+            return False
+        now = time.monotonic()
+        tried = [(turn.model, turn.record), *(pair for pair, again_at in self._tried.items() if again_at > now)]
+        return any(
+            self._chooser.is_callable(model, {record for tried_for, record in tried if tried_for == model})
+            for model in self._models
+        )
+
     # Choosing
 
-    def _look(self) -> Turn | None:
+    def _look(self) -> Turn[ClientT] | None:
         """The next attempt; None to wait for it. Raises what the caller shall see where there is none to come."""
         if not (self._past and self.is_over):
             if self._next is not None:
@@ -177,7 +205,7 @@ class Attempts:
             return None  # the code said `fail`, without an exception: it knows
         raise self._missing
 
-    def _choose_next(self) -> Turn:
+    def _choose_next(self) -> Turn[ClientT]:
         now = time.monotonic()
         tried = [pair for pair, again_at in self._tried.items() if again_at > now]
         everywhere = frozenset(record for _, record in tried)
@@ -186,15 +214,14 @@ class Attempts:
             here = frozenset(record for tried_for, record in tried if tried_for == model)
             for without in dict.fromkeys((everywhere, here)):  # for a fallback model, first those not tried at all
                 try:
-                    return Turn(self._engine, self._choose(model, without), model, self)
+                    return Turn(self._engine, self._chooser.choose(model, without), model, self)
                 except NoProviderAvailable as none:
                     missing.append(none)
         raise NoProviderAvailable.merged(missing)
 
-    def _ended(self, turn: Turn, verdict: Verdict, error: BaseException | None) -> bool:
+    def _ended(self, turn: Turn[ClientT], verdict: Verdict, error: BaseException | None) -> bool:
         """An attempt's block ended; True where its error is not passed on, as another attempt follows."""
-        limited = verdict.outcome is Outcome.RATE_LIMITED
-        if not (limited or verdict.outcome is Outcome.FAILURE) or not isinstance(error, Exception | None):
+        if not _may_go_on(turn, verdict) or not isinstance(error, Exception | None):
             self._over = True
             self._explain(error, self._past)
             return False
@@ -202,7 +229,7 @@ class Attempts:
         self._past.append(f"{turn.record} ({turn.model}): {said if error is None else _text(error)}")
         self._left -= 1
         now = time.monotonic()
-        once_more = limited and now < self._wait_until
+        once_more = verdict.outcome is Outcome.RATE_LIMITED and now < self._wait_until
         self._tried[turn.model, turn.record] = (
             now + max(verdict.cooldown or 0.0, LEAST_PAUSE) if once_more else math.inf
         )
@@ -217,10 +244,16 @@ class Attempts:
                 log.exception("no other provider is tried for model %r", turn.model)  # a strategy of the user's own
             if self._next is not None or (self._missing is not None and self._may_wait()):
                 self._held_back = error
+                self._tell_failover(turn, said)
                 return True
         self._over = True
         self._explain(error, self._past[:-1])
         return False
+
+    def _tell_failover(self, turn: Turn[ClientT], said: str) -> None:
+        after = f"{self._next.record} is next" if self._next is not None else "waiting for a provider"
+        text = "attempt %d for model %r failed at %s (%s): %s"
+        self._engine.failovers.say(turn.record, text, len(self._past), self._models[0][:100], turn.record, said, after)
 
     def _explain(self, error: BaseException | None, earlier: Sequence[str]) -> None:
         """Attach to the error what went before it, and why nothing follows."""
@@ -244,7 +277,7 @@ class Attempts:
             and any(
                 self._tried.get((model, record), now) < math.inf
                 for model in self._models
-                for record in self._records(model)
+                for record in self._chooser.serving(model)
             )
         )
 
@@ -253,17 +286,25 @@ class Attempts:
         moments = [self._wait_until, now + LOOK_UP, *(at for at in self._tried.values() if at > now)]
         return max(0.001, min(moments) - now)
 
-    def _wait_in_thread(self) -> Turn | None:
+    def _wait_in_thread(self) -> Turn[ClientT] | None:
         with self._engine.bell.in_thread() as wait:
             while (turn := self._look()) is None and not self._over:
                 wait(self._pause())
             return turn
 
-    async def _wait_in_loop(self) -> Turn | None:
+    async def _wait_in_loop(self) -> Turn[ClientT] | None:
         with self._engine.bell.in_loop() as wait:
             while (turn := self._look()) is None and not self._over:
                 await wait(self._pause())
             return turn
+
+
+def _may_go_on(turn: Turn[ClientT], verdict: Verdict) -> bool:
+    """May another provider be asked after this? Never once the answer began: two answers would be glued together."""
+    if turn.has_begun_to_answer:
+        return False
+    failed = verdict.outcome in (Outcome.FAILURE, Outcome.RATE_LIMITED)
+    return failed or (verdict == TOO_IMPATIENT and turn.used_its_share)
 
 
 def _text(error: BaseException) -> str:

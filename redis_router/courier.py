@@ -68,7 +68,7 @@ class Courier:
         metrics: Metrics,
         limit: int,
         ttl: float,
-        on_applied: Callable[[Reply], None],
+        on_applied: Callable[[Reply, Sequence[Result]], None],
         on_missing: Callable[[str], None],
     ) -> None:
         self._store = store
@@ -305,7 +305,7 @@ class Courier:
         expired = len(parcel.results) - reply.applied
         self._drop("refused" if parcel.refused else "expired", parcel.results[:expired])
         self._metrics.results(provider, parcel.results[expired:])
-        self._on_applied(reply)
+        self._on_applied(reply, parcel.results)
 
     def _abandon_buffer(self) -> int:
         left: list[Result] = []

@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Collection, Sequence
 
 from redis_router.bell import Bell
 from redis_router.circuit import OPEN
@@ -19,11 +20,12 @@ from redis_router.herald import Herald, TransitionListener
 from redis_router.link import COMMANDS, PUSH, Link
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
-from redis_router.model import Candidate, CircuitConfig, Provider, ProviderHealth
+from redis_router.model import Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Result
 from redis_router.permits import Permit, Permits
 from redis_router.registrar import Registrar
+from redis_router.seldom import Seldom
 from redis_router.store import Event, Reply, Store
-from redis_router.strategies import Strategy
+from redis_router.strategies import Strategy, looking
 from redis_router.table import Selector, Tables
 from redis_router.verdict import Judge
 from redis_router.view import View
@@ -65,9 +67,10 @@ class Engine:
         self._herald = Herald(on_transition)
         self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
         self.judge = judge
+        self.failovers = Seldom(log)
         self.bell = Bell()
-        tables = Tables(strategy, self.now_ms, least_bad, max_ejection_percent)
-        self.view = View(tables, metrics, self._herald.tell, self._view_changed, self.bell)
+        tables = Tables(looking(strategy, self.now_ms), self.now_ms, least_bad, max_ejection_percent)
+        self.view = View(tables, metrics, self._herald.tell, self._view_changed, self.bell, store.writer)
         self.link = Link(where(store.client), metrics, self.courier.urge)
         self.mirror = Mirror(store, self.link, self, self.view.providers.keys, metrics.saw_epoch, refresh_interval)
         refused = self.courier.say_refused
@@ -82,7 +85,7 @@ class Engine:
 
     # The request path
 
-    def trial(self, selector: Selector, tried: frozenset[str]) -> tuple[Candidate, Permit] | None:
+    def trial(self, selector: Selector, tried: Collection[str]) -> tuple[Candidate, Permit] | None:
         """Spend a permit for a half-open provider of this model; where none is in hand, one is claimed later."""
         for candidate in selector.on_trial:
             name = candidate.health.name
@@ -191,8 +194,8 @@ class Engine:
         if threading.current_thread() is not self._thread:  # which looks anyway before it sleeps
             self.courier.urge()
 
-    def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
-        self.view.take(new, first=old is None)
+    def changed(self, old: ProviderHealth | None, new: ProviderHealth, by: str) -> None:
+        self.view.take(new, first=old is None, by=by)
 
     def lost(self, name: str) -> None:
         self._registrar.restore(name)
@@ -277,9 +280,15 @@ class Engine:
 
     # What a cycle meets
 
-    def _applied(self, reply: Reply) -> None:
-        if reply.health is not None:
-            self.mirror.apply(reply.health)
+    def _applied(self, reply: Reply, results: Sequence[Result]) -> None:
+        if reply.health is None:
+            return
+        self.mirror.apply(reply.health, self.store.writer)
+        candidate = self.view.table.candidates.get(reply.health.name)
+        if candidate is None or not candidate.here.limited_until or self.view.alone:
+            return
+        if any(result.outcome is Outcome.RATE_LIMITED for result in results):
+            candidate.here.limited_until = 0.0  # from here on the record says it
 
     def _missing(self, name: str) -> None:
         if name not in self.view.providers:

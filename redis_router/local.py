@@ -30,6 +30,16 @@ def is_local(of: HasGeneration) -> bool:
     return of.generation >= GENERATIONS
 
 
+def fleet_generation(generation: int) -> int:
+    """As it would be counted without an outage: what people are shown."""
+    return generation % GENERATIONS
+
+
+def as_the_fleet_counts(health: ProviderHealth) -> ProviderHealth:
+    """The record with such a generation."""
+    return replace(health, generation=fleet_generation(health.generation)) if is_local(health) else health
+
+
 Change = tuple[ProviderHealth, ProviderHealth]
 """A record before and after."""
 

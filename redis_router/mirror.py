@@ -36,8 +36,8 @@ CONFIRM_SECONDS = 1.0
 class Listener(Protocol):
     """Who owns a mirror. Called on the mirror's thread, or on that of whoever applied a record."""
 
-    def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
-        """A newer record is in the mirror."""
+    def changed(self, old: ProviderHealth | None, new: ProviderHealth, by: str) -> None:
+        """A newer record is in the mirror; `by` is the process that caused it, '' where that is unknown."""
 
     def lost(self, name: str) -> None:
         """Redis has no record of this provider any more, or an older one, and nobody deregistered it."""
@@ -104,8 +104,11 @@ class Mirror:
 
     # The copy
 
-    def apply(self, health: ProviderHealth) -> None:
-        """Take a record in, unless a newer one is here already or the provider is of no interest any more."""
+    def apply(self, health: ProviderHealth, by: str = "") -> None:
+        """Take a record in, unless a newer one is here already or the provider is of no interest any more.
+
+        `by` is the process that caused it, '' where that is unknown.
+        """
         with self.lock:
             names, old = self._names(), self.records.get(health.name)
             if names is not None and health.name not in names:
@@ -116,7 +119,7 @@ class Mirror:
             if old is not None and not health.is_newer_than(old):
                 return
             self.records[health.name] = health
-            self._listener.changed(old, health)  # under the lock: the owner sees changes in their order
+            self._listener.changed(old, health, by)  # under the lock: the owner sees changes in their order
 
     def forget(self, name: str) -> None:
         """Drop the copy of a provider that is not of interest any more."""
@@ -253,5 +256,5 @@ class Mirror:
         if event.kind == "deregistered" or unknown:
             self._stale = True  # rr:providers says whether that still holds, and has the spec
         elif event.health is not None:
-            self.apply(event.health)
+            self.apply(event.health, event.by)
         self._listener.heard(event)

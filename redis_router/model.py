@@ -1,10 +1,11 @@
 """The values that everything else passes around: frozen, validated on construction, free of I/O."""
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self
 
 from redis_router.checks import (
     check_count,
@@ -18,6 +19,15 @@ from redis_router.checks import (
     check_weight,
 )
 from redis_router.errors import InvalidArgument
+
+if TYPE_CHECKING:  # a default for a type variable: typing has it from Python 3.13 on
+    from typing_extensions import TypeVar
+
+    ClientT = TypeVar("ClientT", default=Any)
+else:
+    from typing import TypeVar
+
+    ClientT = TypeVar("ClientT")
 
 CLOCK_SKEW_MS = 1000
 """An estimate of Redis's clock may be wrong by so much."""
@@ -71,17 +81,18 @@ class Result(NamedTuple):
 
 def is_request(result: Result) -> bool:
     """Or merely a permit that is handed back unused?"""
-    return result.outcome is not Outcome.IGNORED or result.latency_ms > 0
+    return result.outcome is not Outcome.IGNORED or result.latency_ms > 0 or not result.permit
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(Generic[ClientT]):
     """One place to send requests to.
 
     name    the key of its shared record: the same string in every replica
     models  the models it serves; "*" serves any
     weight  its share under `weighted`, relative to the others; above 0
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
+            (make SDK clients without retries of their own: openai and anthropic with `max_retries=0`)
     probe   what a worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections;
             shared by the fleet: None leaves what another replica gave, "none" takes it away
     circuit_per_model  a circuit, and a record `name/model`, for each model, where they fail apart from each other
@@ -90,10 +101,10 @@ class Provider:
     name: str
     models: Collection[str]
     weight: float = 1.0
-    client: Any = field(default=None, compare=False, repr=False)
+    client: ClientT = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
     probe: str | None = None
     circuit_per_model: bool = False
-    _whole: "Provider | None" = field(default=None, init=False, compare=False, repr=False)
+    _whole: "Provider[ClientT] | None" = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_name("provider name", self.name)
@@ -112,19 +123,19 @@ class Provider:
             for model in self.models:
                 check_part(self.name, model)
 
-    def parts(self) -> tuple["Provider", ...]:
+    def parts(self) -> tuple["Provider[ClientT]", ...]:
         """What has a record of its own: this provider, or one part for each model, named `name/model`."""
         if not self.circuit_per_model:
             return (self,)
         return tuple(self._part(model) for model in self.models)
 
-    def _part(self, model: str) -> "Provider":
+    def _part(self, model: str) -> "Provider[ClientT]":
         part = replace(self, name=f"{self.name}/{model}", models=(model,), circuit_per_model=False)
         object.__setattr__(part, "_whole", self)
         return part
 
     @property
-    def whole(self) -> "Provider":
+    def whole(self) -> "Provider[ClientT]":
         """The provider as the gateway registered it, where this is its part for one model; else itself."""
         return self._whole or self
 
@@ -419,13 +430,17 @@ _FIELDS = tuple(f.name for f in fields(ProviderHealth))[1:]
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of a circuit's state, announced exactly once over the fleet."""
+    """One change of a circuit's state, announced exactly once over the fleet.
+
+    alone  decided by this replica for itself: while Redis is away, or where fewer than `min_reporters` complain
+    """
 
     provider: str
     from_state: CircuitState
     to_state: CircuitState
     reason: str
     generation: int
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,13 +462,42 @@ class Leader:
     remaining_ms: int
 
 
+@dataclass(slots=True)
+class Here:
+    """What this replica alone knows of a provider: the same object in every table.
+
+    in_flight      one entry for each attempt of this replica that is under way: a list, as appending is atomic
+    limited_until  a rate limit that this replica was told of and the fleet's record may not show yet: monotonic
+                   seconds, 0 for none
+    looked_at_ms   when a call was sent here only to see how it is, on Redis's clock
+    """
+
+    in_flight: list[None] = field(default_factory=list)
+    limited_until: float = 0.0
+    looked_at_ms: float = 0.0
+
+    @property
+    def limited_for(self) -> float:
+        """Seconds for which it wants no calls, as this replica knows itself; 0 for none."""
+        return max(0.0, self.limited_until - time.monotonic()) if self.limited_until else 0.0
+
+    def may_look(self, now_ms: float, every_ms: float) -> bool:
+        """May a call be sent here only to see how it is? Once in `every_ms`, and not where one is under way."""
+        if self.in_flight or abs(now_ms - self.looked_at_ms) < every_ms:
+            return False
+        self.looked_at_ms = now_ms
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a strategy chooses between: a provider together with its health as this replica knows it.
-
-    in_flight  one entry for each attempt of this replica that is under way: a list, as appending is atomic
-    """
+    """What a strategy chooses between: a provider together with its health as this replica knows it."""
 
     provider: Provider
     health: ProviderHealth
-    in_flight: list[None] = field(default_factory=list, compare=False, repr=False)
+    here: Here = field(default_factory=Here, compare=False, repr=False)
+
+    @property
+    def in_flight(self) -> list[None]:
+        """One entry for each attempt of this replica that is under way."""
+        return self.here.in_flight

@@ -1,9 +1,10 @@
 """Why nobody may be called for a model, in the words of NoProviderAvailable."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from redis_router.errors import NoProviderAvailable
-from redis_router.model import CircuitState, ProviderHealth
+from redis_router.model import Candidate, CircuitState
 from redis_router.table import RoutingTable, Selector
 
 
@@ -14,22 +15,30 @@ def unknown_model(model: str, table: RoutingTable) -> NoProviderAvailable:
     return NoProviderAvailable(model, reasons, hint=f"no provider serves it; registered: {known}")
 
 
-def nobody(model: str, selector: Selector, now_ms: float, tried: frozenset[str]) -> NoProviderAvailable:
+def nobody(
+    model: str, selector: Selector, now_ms: float, tried: Collection[str], excluded: Collection[str]
+) -> NoProviderAvailable:
     """A reason for each provider that serves it, and when the first may be back; `now_ms` is on Redis's clock."""
     reasons: dict[str, str] = {}
     waits: list[float] = []
     for candidate in selector.candidates:
-        name = candidate.health.name
-        reason, wait = ("tried already", None) if name in tried else _why_not(candidate.health, now_ms)
+        name, wait = candidate.health.name, None
+        if name in excluded:
+            reason = "excluded by the caller"
+        elif name in tried:
+            reason = "tried already"
+        else:
+            reason, wait = _why_not(candidate, now_ms)
         reasons[name] = reason
         if wait is not None:
             waits.append(wait)
     return NoProviderAvailable(model, reasons, min(waits, default=None))
 
 
-def _why_not(health: ProviderHealth, now_ms: float) -> tuple[str, float | None]:
+def _why_not(candidate: Candidate, now_ms: float) -> tuple[str, float | None]:
     """And in how many seconds it may be back, None where that is unknown."""
-    cooling = health.cooling_for_ms(now_ms) / 1000
+    health = candidate.health
+    cooling = max(health.cooling_for_ms(now_ms) / 1000, candidate.here.limited_for)
     if health.unavailable_reason == "operator":
         return "drained: taken out of service by an operator", None
     if health.circuit_state is CircuitState.OPEN:

@@ -6,34 +6,37 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, Self
+from typing import Any, Generic, Self
 from weakref import WeakSet
 
 from redis_router import table as tables
 from redis_router.attempt import Attempt
-from redis_router.attempts import Attempts, Choice
+from redis_router.attempts import Attempts
 from redis_router.checks import (
     check_count,
     check_flag,
     check_latency,
     check_name,
     check_number,
-    check_reason,
     check_seconds,
     check_weight,
 )
+from redis_router.choose import Chooser, is_limited
 from redis_router.circuit import HALF_OPEN
 from redis_router.connect import connect
+from redis_router.deadline import Deadline
 from redis_router.engine import Engine
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.herald import TransitionListener
+from redis_router.local import as_the_fleet_counts
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.model import (
     ANY_MODEL,
     CircuitConfig,
     CircuitState,
+    ClientT,
     Outcome,
     Provider,
     ProviderHealth,
@@ -41,7 +44,6 @@ from redis_router.model import (
     Result,
 )
 from redis_router.names import process_name
-from redis_router.refusal import nobody, unknown_model
 from redis_router.store import Store
 from redis_router.strategies import Strategy, best_first, resolve
 from redis_router.verdict import Classifier, Judge
@@ -51,7 +53,7 @@ log = logging.getLogger("redis_router")
 
 WHEN_ALL_OPEN = ("raise", "least_bad", "wait")
 
-_routers: "WeakSet[Router]" = WeakSet()
+_routers: "WeakSet[Router[Any]]" = WeakSet()
 
 
 @cache
@@ -67,7 +69,7 @@ def _follow_forks() -> None:
     os.register_at_fork(after_in_child=after_in_child)
 
 
-class Router:
+class Router(Generic[ClientT]):
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
     redis          a URL (see `connect.connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
@@ -129,7 +131,8 @@ class Router:
             raise InvalidArgument(f"unknown when_all_open {when_all_open!r}: choose {', '.join(WHEN_ALL_OPEN)}")
         self._waits = when_all_open == "wait"
         self._keeps_bad = when_all_open == "least_bad" or max_ejection_percent != 100
-        self._spare = best_first(strategy)
+        self._further = best_first(strategy)
+        self._least_bad = when_all_open == "least_bad"
         self._new_engine = partial(
             Engine,
             strategy=resolve(strategy),
@@ -144,10 +147,14 @@ class Router:
             least_bad=when_all_open == "least_bad",
             max_ejection_percent=check_number("max_ejection_percent", max_ejection_percent, most=100.0),
         )
-        self._engine = self._new_engine(self._store(), Metrics.of(registry))
-        self._view = self._engine.view
+        self._use(self._new_engine(self._store(), Metrics.of(registry)))
         _follow_forks()
         _routers.add(self)
+
+    def _use(self, engine: Engine) -> None:
+        self._engine = engine
+        self._view = engine.view
+        self._chooser = Chooser(engine, self._further, least_bad=self._least_bad)
 
     def _store(self) -> Store:
         return Store(self._client, self.namespace, self.replica, self._push_ms)
@@ -160,8 +167,7 @@ class Router:
         if self._owns_client:
             self._client = connect(self._target)
         self.replica = self._named or process_name()
-        self._engine = self._new_engine(self._store(), parent.metrics)
-        self._view = self._engine.view
+        self._use(self._new_engine(self._store(), parent.metrics))
         self._engine.take_over(parent)
 
     # Life
@@ -223,7 +229,7 @@ class Router:
 
     # Providers
 
-    def register_provider(self, provider: Provider) -> None:
+    def register_provider(self, provider: Provider[ClientT]) -> None:
         """Route to this provider from now on. Its shared record is joined as it stands, never reset.
 
         After `start()` the record is joined in the background within milliseconds; `flush()` waits for it.
@@ -238,6 +244,14 @@ class Router:
                     f"provider {provider.name!r} would share the record {part.name!r} with provider"
                     f" {known.whole.name!r}: give one of them another name"
                 )
+        retries = getattr(provider.client, "max_retries", 0)
+        if isinstance(retries, int) and retries > 0:
+            log.warning(
+                "the client of provider %s tries again %d times by itself: make it with max_retries=0, or a request"
+                " reaches the next provider late, and the circuit hears of failures late",
+                provider.name,
+                retries,
+            )
         parts = {part.name: part for part in provider.parts()}
         old = [n for n, known in self._view.providers.items() if known.whole.name == provider.name and n not in parts]
         for part in parts.values():
@@ -269,7 +283,7 @@ class Router:
 
     # Routing
 
-    def select_provider(self, model: str) -> Provider:
+    def select_provider(self, model: str) -> Provider[ClientT]:
         """The provider to send the next request for this model to, by the router's strategy. In memory, O(1).
 
         Report the call with `record_result`; `attempt` does both and recognises late results.
@@ -280,13 +294,15 @@ class Router:
         except TypeError:  # not hashable: no name
             pick = None
         if pick is not None:
-            return pick().provider
-        candidate, permit = self._choose(model)
+            candidate = pick()
+            if not candidate.here.limited_until:
+                return candidate.provider
+        candidate, permit = self._chooser.choose(model)
         if permit is not None:
             self._engine.permits.await_report(permit)
         return candidate.provider
 
-    def get_fallback_providers(self, model: str, primary: str | None = None) -> list[Provider]:
+    def get_fallback_providers(self, model: str, primary: str | None = None) -> list[Provider[ClientT]]:
         """The other providers that may serve this model now, best first by the strategy; [] where there are none.
 
         Half-open providers are left out: they take only calls that hold a permit.
@@ -294,20 +310,32 @@ class Router:
         selector = self._view.table.find(model)
         if selector is None:
             return []
-        rest = [c for c in selector.routable if c.provider.name != primary and c.health.circuit_state is not HALF_OPEN]
+        rest = [
+            c
+            for c in selector.routable
+            if c.provider.name != primary and c.health.circuit_state is not HALF_OPEN and not is_limited(c)
+        ]
         found = []
         while rest:
-            best = tables.pick_from(self._spare, selector.model, rest)
+            best = tables.pick_from(self._further, selector.model, rest)
             rest.remove(best)
             found.append(best.provider)
         return found
 
-    def attempt(self, model: str) -> Attempt:
-        """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`. Raises NoProviderAvailable."""
-        pick = self._view.table.picks.get(model) if type(model) is str else None
+    def attempt(self, model: str, *, exclude: Collection[str] = ()) -> Attempt[ClientT]:
+        """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`.
+
+        `exclude` names providers that are not to be asked, for loops of one's own. Raises NoProviderAvailable.
+        """
+        pick = self._view.table.picks.get(model) if type(model) is str and not exclude else None
         if pick is not None:
-            return Attempt(self._engine, pick(), None, model)
-        return Attempt(self._engine, *self._choose(model), model)
+            candidate = pick()
+            if not candidate.here.limited_until:
+                return Attempt(self._engine, candidate, None, model)
+        if isinstance(exclude, str) or not isinstance(exclude, Collection):
+            raise InvalidArgument(f"exclude is {exclude!r}: give a list of provider names, such as ['openai']")
+        without = self._chooser.records_of(model, exclude)
+        return Attempt(self._engine, *self._chooser.choose(model, excluded=without), model)
 
     def attempts(
         self,
@@ -315,31 +343,46 @@ class Router:
         *,
         max_attempts: int | None = None,
         deadline: float | None = None,
+        attempt_timeout: float | None = None,
+        first_token_timeout: float | None = None,
         fallbacks: Mapping[str, Sequence[str]] | None = None,
         wait: bool | None = None,
-    ) -> Attempts:
+    ) -> Attempts[ClientT]:
         """Attempts with one provider after the other, each tried once, until one succeeds.
 
             for attempt in router.attempts("gpt-4o", deadline=20.0, fallbacks={"gpt-4o": ["claude-sonnet"]}):
                 with attempt:
-                    answer = call(attempt.provider, attempt.model, timeout=attempt.remaining)
+                    answer = call(attempt.provider, attempt.model, timeout=attempt.timeout)
 
         An exception inside `with` that counts as a failure or a rate limit is held back while another provider is
         left: best first by the strategy, then those of the fallback models. The last one is passed on, with what came
-        before it as notes. What says nothing about the provider (a bad request, a cancellation) is passed on at once.
+        before it as notes. What says nothing about the provider (a bad request, a cancellation) is passed on at once,
+        and so is everything after `attempt.first_token()`: an answer that has begun is not continued by somebody else.
 
         max_attempts  calls at most; None for as many as there are providers
-        deadline      seconds from now: after it no attempt begins. `attempt.remaining` is for the client's time-out
+        deadline      seconds from now for the whole request: after it no attempt begins
+        attempt_timeout      seconds for each call as a whole; None for a share of the deadline: half of what is left
+                             while another provider may follow, all of it for the last one
+        first_token_timeout  seconds for each call until `attempt.first_token()`, for streams; then in place of a share
         fallbacks     model -> models to ask for instead, in this order
         wait          where nobody may be called, wait for the first to come back, until the deadline or for a minute;
                       in asyncio write `async for`. None for what `when_all_open` says
+
+        `attempt.timeout` says how many seconds are left for a call by all of these: give it to the client, or to
+        `asyncio.timeout` inside the block. A call that used them up and did not answer is a failure of the provider,
+        and the next one is tried while there is time. One that was given less than its share is ignored.
 
         Raises InvalidArgument at once, NoProviderAvailable when there is no first attempt.
         """
         if max_attempts is not None:
             check_count("max_attempts", max_attempts)
-        if deadline is not None:
-            check_seconds("deadline", deadline)
+        for what, seconds in (
+            ("deadline", deadline),
+            ("attempt_timeout", attempt_timeout),
+            ("first_token_timeout", first_token_timeout),
+        ):
+            if seconds is not None:
+                check_seconds(what, seconds)
         if wait is not None:
             check_flag("wait", wait)
         if fallbacks is not None and not isinstance(fallbacks, Mapping):
@@ -347,56 +390,46 @@ class Router:
         others = (fallbacks or {}).get(model, ())
         if not isinstance(others, list | tuple) or not all(isinstance(other, str) for other in others):
             raise InvalidArgument(f"fallbacks for {model!r} is {others!r}: give a list of models")
-        models = tuple(dict.fromkeys((model, *others)))
         return Attempts(
             self._engine,
-            self._choose,
-            self._serving,
-            models,
+            self._chooser,
+            tuple(dict.fromkeys((model, *others))),
             max_attempts=max_attempts,
-            deadline=deadline,
+            deadline=Deadline(deadline, attempt_timeout, first_token_timeout),
             wait=self._waits if wait is None else wait,
             must_wait=wait is True,
         )
 
-    def _serving(self, model: str) -> list[str]:
-        selector = self._view.table.find(model)
-        return [c.health.name for c in selector.candidates] if selector is not None else []
-
-    def _choose(self, model: str, tried: frozenset[str] = frozenset()) -> Choice:
-        selector = self._view.table.find(model)
-        if selector is not None:
-            if selector.on_trial:
-                trial = self._engine.trial(selector, tried)
-                if trial is not None:
-                    return trial
-            if selector.pick is not None:
-                if not tried:
-                    return selector.pick(), None
-                rest = [c for c in selector.routable if c.health.name not in tried]
-                if rest:
-                    return tables.pick_from(self._spare, selector.model, rest), None
-        if selector is None:
-            raise unknown_model(model, self._view.table)
-        for candidate in selector.candidates:
-            self._engine.want(candidate.health.name)
-        raise nobody(model, selector, self._engine.now_ms(), tried)
-
     # Results
 
     def record_result(
-        self, name: str, *, success: bool, latency_ms: float, model: str | None = None, reason: str = ""
+        self,
+        name: str,
+        *,
+        success: bool | None = None,
+        latency_ms: float | None = None,
+        model: str | None = None,
+        reason: str = "",
+        outcome: Outcome | str | None = None,
+        cooldown: float | None = None,
     ) -> None:
-        """Report how a call to this provider went: its latency in ms, 0 where it was not measured.
+        """Report how a call to this provider went.
 
-        `model` is needed for a provider with `circuit_per_model`; `reason` says in one word why a call failed.
+        success     did it go well? Or say `outcome`: "success", "failure", "rate_limited" or "ignored"
+        latency_ms  how long it took, in ms; 0 where that was not measured. Not needed for a rate limit or to ignore
+        model       for a provider with `circuit_per_model`
+        reason      in one word, why a call failed
+        cooldown    of a rate limit: seconds for which the provider wants no calls; None for `rate_limit_cooldown`
 
         The result counts for the circuit's generation of this moment, and in half-open for the longest trial call that
         `select_provider` handed out; `attempt` remembers when the call began and whether it was one.
         Raises InvalidArgument and UnknownProvider, nothing else.
         """
-        check_flag("success", success)
-        latency_ms = check_latency(latency_ms)
+        said = self._engine.judge.said(success, outcome, reason, cooldown)
+        if latency_ms is not None:
+            latency_ms = check_latency(latency_ms)
+        elif said.outcome in (Outcome.SUCCESS, Outcome.FAILURE):
+            raise InvalidArgument("latency_ms is missing: give what the call took, in ms, or 0 for not measured")
         candidate = self._view.table.candidates.get(name) if isinstance(name, str) else None
         if candidate is None and model is not None and isinstance(name, str):
             name = f"{name}/{model}"
@@ -413,10 +446,12 @@ class Router:
         permit = self._engine.permits.reported(name, generation)
         if permit is None and self._keeps_bad and candidate.health.circuit_state is HALF_OPEN:
             generation = 0  # it was called although it should not be: that moves no circuit
-        outcome = Outcome.SUCCESS if success else Outcome.FAILURE
-        token = "" if permit is None else permit.token
-        why = check_reason(reason) if reason and not success else ""
-        self._engine.courier.put(Result(name, outcome, latency_ms, generation, token, why))
+        token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
+        if hold:
+            candidate.here.limited_until = max(candidate.here.limited_until, time.monotonic() + hold)
+        self._engine.courier.put(
+            Result(name, said.outcome, latency_ms or 0.0, generation, token, said.reason, cooldown_ms=hold * 1000)
+        )
 
     # Health and settings
 
@@ -425,7 +460,8 @@ class Router:
 
         By the record's name: a provider with `circuit_per_model` has one for each model, `name/model`.
         """
-        return {name: candidate.health for name, candidate in self._view.table.candidates.items()}
+        found = {name: candidate.health for name, candidate in self._view.table.candidates.items()}
+        return {name: as_the_fleet_counts(health) for name, health in found.items()}
 
     def get_circuit_state(self, name: str, model: str | None = None) -> CircuitState:
         """The circuit of one provider as this replica knows it; of its model, with `circuit_per_model`.
@@ -478,7 +514,7 @@ class Router:
             raise RedisRefused(
                 f"provider {name!r} has no record in Redis yet: call start(), or flush() after register_provider()"
             )
-        self._engine.mirror.apply(reply.health)
+        self._engine.mirror.apply(reply.health, self.replica)
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
         """Run the worker inside this replica, in the same election as every other; once is enough."""

@@ -58,7 +58,7 @@ class Latency:
     would win every request, with a high one it would never be measured.
 
     With a `tolerance` of 0.2 all within 20 % of the lowest are equals. Then a provider without a sample begins at its
-    peers' mean, and one that is idle comes nearer to it, so that it is measured again.
+    peers' mean.
     """
 
     def __init__(self, tolerance: float = 0.0) -> None:
@@ -66,31 +66,48 @@ class Latency:
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
         if self._tolerance:
-            averages = balanced([c.health.latency_ms for c in candidates], candidates)
+            averages = or_mean([c.health.latency_ms for c in candidates])
             most = min(averages) * (1 + self._tolerance)
             return at_random([c for c, average in zip(candidates, averages, strict=True) if average <= most])
         best = min((c.health.latency_ms for c in candidates if c.health.latency_ms > 0), default=0.0)
         return at_random([c for c in candidates if c.health.latency_ms in (0.0, best)])
 
 
-class PowerOfTwoChoices:
-    """Of two at random, the one with the lower load: peak latency · (calls in flight + 1) / weight.
+FAILURE_COSTS_MS = 5000.0
+"""What a failure is worth in latency: linkerd's penalty."""
+EQUALS = 1.25
+"""Averages within so many times the lowest count as equal: those of two equal providers differ by so much."""
+STEEPNESS = 3
+LEAST_SHARE = 0.005
+"""Of the best one's share: what a healthy provider gets at least, however slow it was."""
 
-    The peak latency is the fleet's, where a failure counts as a slow call; the calls in flight are this replica's own,
-    counted between the beginning and the end of an attempt's `with` block. As in Finagle and tower.
+
+class PowerOfTwoChoices:
+    """Of two drawn at random by their shares, the one with fewer calls in flight here.
+
+    A share is weight · min(1, 1.25 · lowest figure / figure)³, where the figure is the average latency + 5 s · failure
+    rate. So those within a quarter of the best are equals, one that is three times as slow is drawn for one call in
+    fifteen, and nobody less than for one in two hundred. Calls in flight are this replica's own, counted between the
+    beginning and the end of an attempt's `with` block.
     """
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
         if len(candidates) == 1:
             return at_random(candidates)
-        rows = _costs(candidates)
-        size, others, draw = len(rows), len(rows) - 1, random.random
+        costs = _costs(candidates)
+        lowest = min(costs) * EQUALS
+        shares = [
+            c.health.weight * max(LEAST_SHARE, min(1.0, lowest / cost) ** STEEPNESS)
+            for c, cost in zip(candidates, costs, strict=True)
+        ]
+        rows = [(c, c.here.in_flight, c.health.weight) for c in candidates]
+        bounds = list(accumulate(shares))
+        total, last, draw = bounds[-1], len(bounds) - 1, random.random
 
         def pick() -> Candidate:
-            first, second = int(draw() * size), int(draw() * others)
-            one, calls, cost = rows[first]
-            other, other_calls, other_cost = rows[second if second < first else second + 1]
-            return one if cost * (len(calls) + 1) <= other_cost * (len(other_calls) + 1) else other
+            one, calls, weight = rows[bisect(bounds, draw() * total, 0, last)]
+            other, other_calls, other_weight = rows[bisect(bounds, draw() * total, 0, last)]
+            return one if len(calls) * other_weight <= len(other_calls) * weight else other
 
         return pick
 
@@ -99,40 +116,26 @@ class LeastLoad:
     """The lowest load of all, as p2c has it: for the second try of a request, when the first choice failed."""
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
-        rows = _costs(candidates)
-        return lambda: min(rows, key=lambda row: row[2] * (len(row[1]) + 1))[0]
+        costs = _costs(candidates)
+        lowest = min(costs) * EQUALS
+        rows = [
+            (max(cost, lowest) / c.health.weight, c.here.in_flight, c)
+            for c, cost in zip(candidates, costs, strict=True)
+        ]
+        return lambda: min(random.sample(rows, len(rows)), key=lambda row: row[0] * (len(row[1]) + 1))[2]
 
 
-def _costs(candidates: Sequence[Candidate]) -> list[tuple[Candidate, list[None], float]]:
-    """Each with its calls in flight, and its peak latency by weight."""
-    peaks = balanced([c.health.peak_latency_ms or c.health.latency_ms for c in candidates], candidates)
-    return [(c, c.in_flight, peak / c.health.weight) for c, peak in zip(candidates, peaks, strict=True)]
+def _costs(candidates: Sequence[Candidate]) -> list[float]:
+    """Each one's average latency in ms, with what its failures cost."""
+    averages = or_mean([c.health.latency_ms for c in candidates])
+    return [average + FAILURE_COSTS_MS * c.health.failure_rate for average, c in zip(averages, candidates, strict=True)]
 
 
-IDLE_TAU_MS = 10_000.0
-"""How fast the figure of a provider that gets no calls comes nearer to its peers'."""
-
-
-def balanced(latencies: Sequence[float], candidates: Sequence[Candidate]) -> list[float]:
-    """Latencies fit for comparison: the peers' mean for what was not measured, and nearer to it for what is idle.
-
-    A provider is idle since its last result, counted from the latest of its peers'. All 1 where none was measured.
-    """
+def or_mean(latencies: Sequence[float]) -> list[float]:
+    """For what was not measured its peers' mean; all 1 where none was."""
     measured = [latency for latency in latencies if latency > 0]
-    if not measured:
-        return [1.0] * len(latencies)
-    total, latest = sum(measured), max(c.health.last_result_ms for c in candidates)
-    found = []
-    for latency, candidate in zip(latencies, candidates, strict=True):
-        if latency <= 0:
-            found.append(total / len(measured))
-        elif len(measured) == 1:
-            found.append(latency)
-        else:
-            mean = (total - latency) / (len(measured) - 1)
-            kept = IDLE_TAU_MS / (IDLE_TAU_MS + latest - candidate.health.last_result_ms)
-            found.append(mean + (latency - mean) * kept)
-    return found
+    mean = sum(measured) / len(measured) if measured else 1.0
+    return [latency if latency > 0 else mean for latency in latencies]
 
 
 class RoundRobin:
@@ -196,6 +199,45 @@ class Availability:
         return at_random([c for c in candidates if c.health.failure_rate == best])
 
 
+IDLE_MS = 5000.0
+"""A provider that nobody in the fleet called for so long is looked at."""
+CALLS_BETWEEN_LOOKS = 5
+"""At most one call in so many is such a look, so that few calls are not all spent on it."""
+
+
+class Looking:
+    """A strategy by what was measured, which looks now and then at a provider that it would never choose.
+
+    Without a call nothing new is measured: one slow call, or one failure, would keep a provider out for ever.
+    """
+
+    def __init__(self, strategy: Strategy, now_ms: Callable[[], float]) -> None:
+        self._strategy = strategy
+        self._now_ms = now_ms
+        self._calls: dict[str, Iterator[int]] = {}
+
+    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        """The strategy's pick; where somebody is idle, with looks at them, the longest idle first."""
+        pick, now = self._strategy.prepare(model, candidates), self._now_ms()
+        long_ago = [c for c in candidates if not abs(now - c.health.last_result_ms) < IDLE_MS]
+        if not long_ago or len(candidates) == 1:
+            return pick
+        idle = sorted(long_ago, key=lambda c: c.health.last_result_ms, reverse=True)
+        call = self._calls.setdefault(model, count(random.randrange(CALLS_BETWEEN_LOOKS))).__next__
+
+        def looking() -> Candidate:
+            if idle and call() % CALLS_BETWEEN_LOOKS == 0:
+                try:
+                    candidate = idle.pop()  # atomic: one caller gets it
+                except IndexError:
+                    return pick()
+                if candidate.here.may_look(self._now_ms(), IDLE_MS):
+                    return candidate
+            return pick()
+
+        return looking
+
+
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "latency": Latency,
     "round_robin": RoundRobin,
@@ -210,6 +252,12 @@ def best_first(strategy: str | Strategy) -> Strategy:
     """What orders a request's further tries: an instance of its own, so that they use up no turns of the first ones."""
     found = resolve(strategy)
     return LeastLoad() if isinstance(found, PowerOfTwoChoices) else found
+
+
+def looking(strategy: Strategy, now_ms: Callable[[], float]) -> Strategy:
+    """The strategy, so that it starves nobody; those that go by turns or weights starve nobody anyway."""
+    measures = isinstance(strategy, Latency | Availability | PowerOfTwoChoices)
+    return Looking(strategy, now_ms) if measures else strategy
 
 
 def resolve(strategy: str | Strategy) -> Strategy:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis_router.errors import InvalidArgument
-from redis_router.model import ANY_MODEL, CLOCK_SKEW_MS, Candidate, CircuitState, Provider, ProviderHealth
+from redis_router.model import ANY_MODEL, CLOCK_SKEW_MS, Candidate, CircuitState, Here, Provider, ProviderHealth
 from redis_router.strategies import Pick, RoundRobin, Strategy
 
 log = logging.getLogger("redis_router")
@@ -96,8 +96,8 @@ class Tables:
         candidates = {}
         for name, part in parts.items():
             health = records.get(name) or ProviderHealth(name, weight=part.weight)
-            in_flight = old.candidates[name].in_flight if name in old.candidates else []
-            candidates[name] = Candidate(part.whole, health, in_flight)
+            here = old.candidates[name].here if name in old.candidates else Here()
+            candidates[name] = Candidate(part.whole, health, here)
         serving: dict[str, list[str]] = {model: [] for part in parts.values() for model in part.models}
         for name, part in parts.items():
             for model in serving if ANY_MODEL in part.models else part.models:
@@ -113,7 +113,7 @@ class Tables:
         for health in records:
             old = candidates.get(health.name)
             if old is not None:
-                candidates[health.name] = Candidate(old.provider, health, old.in_flight)
+                candidates[health.name] = Candidate(old.provider, health, old.here)
                 touched.update(table.models[health.name])
         if not touched:
             return table
@@ -154,7 +154,7 @@ class Tables:
         if number <= 0 and self.least_bad and not any_routable:
             ejected, number = in_service, 1
         bad = sorted(ejected, key=lambda c: _badness(c.health, now))[: max(0, number)]
-        return [Candidate(c.provider, replace(c.health, generation=0), c.in_flight) for c in bad]
+        return [Candidate(c.provider, replace(c.health, generation=0), c.here) for c in bad]
 
     def _pick(self, model: str, pool: "Pool") -> Pick:
         """The strategy's pick, eased in for providers whose circuit closed a moment ago: the newest sets the pace."""

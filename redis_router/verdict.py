@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-from redis_router.checks import check_number, check_reason
+from redis_router.checks import check_flag, check_number, check_reason
 from redis_router.errors import InvalidArgument, RouterError
 from redis_router.model import Outcome
 
@@ -35,6 +35,30 @@ class Verdict(NamedTuple):
 
 
 SUCCESS, IGNORED = Verdict(Outcome.SUCCESS), Verdict(Outcome.IGNORED)
+TIMED_OUT, TOO_IMPATIENT = Verdict(Outcome.FAILURE, "timeout"), Verdict(Outcome.IGNORED, "timeout")
+NEARLY = 0.9
+"""A time-out counts as used up from this part of it on: timers fire early, and other calls took as long."""
+
+
+class Waited(NamedTuple):
+    """How long a call was waited for, in seconds.
+
+    share  of the request's deadline that it had; infinite where nobody gave it one
+    usual  what this provider's calls take on average; 0 where that is unknown
+    """
+
+    seconds: float
+    share: float = math.inf
+    usual: float = 0.0
+
+    @property
+    def used_its_share(self) -> bool:
+        return self.seconds >= NEARLY * self.share
+
+    @property
+    def is_usually_enough(self) -> bool:
+        return self.seconds >= NEARLY * self.usual
+
 
 Classifier = Callable[[object], "Verdict | Outcome | None"]
 """Given an exception or a response; None where `classify` may decide."""
@@ -60,6 +84,8 @@ def classify(said: object) -> Verdict:
     rate_limited  429, with what its headers say of when to come back
     ignored       other 4xx; cancellation; the caller's own deadline (`asyncio.timeout`, `asyncio.wait_for`)
     success       a response below 400
+
+    An attempt knows how long the call was waited for, too, and may say otherwise of a time-out: see `Judge`.
     """
     error = said if isinstance(said, BaseException) else None
     if error is not None and (not isinstance(error, Exception) or isinstance(error, RouterError)):
@@ -76,7 +102,7 @@ def classify(said: object) -> Verdict:
         if word in _IN_BODY:
             return _IN_BODY[word]
     if isinstance(error, TimeoutError) or _is_named(error, "Timeout"):
-        return IGNORED if _is_own_deadline(error) else Verdict(Outcome.FAILURE, "timeout")
+        return IGNORED if is_own_deadline(error) else TIMED_OUT
     connection = isinstance(error, OSError) or _is_named(error, "Connect", "Network", "Protocol", "Disconnect")
     return Verdict(Outcome.FAILURE, "connection" if connection else "error")
 
@@ -96,6 +122,10 @@ def _by_status(status: int, said: object) -> Verdict:
 class Judge:
     """Applies the user's classifier, or ours, and the bounds on cooldowns; never raises.
 
+    Where ours decides, a time-out is the provider's failure if the call had the time that its calls take on average,
+    and was ended by the client or had its share of the request's deadline. Else it says nothing about the provider:
+    the caller was too impatient.
+
     `cooldown` is in seconds, for a rate limit that does not say how long; `most` is the longest that is believed.
     """
 
@@ -106,17 +136,39 @@ class Judge:
         self._cooldown = check_number("rate_limit_cooldown", cooldown, most=MAX_COOLDOWN)
         self._most = check_number("rate_limit_cooldown_max", most, most=MAX_COOLDOWN)
 
-    def __call__(self, said: object) -> Verdict:
+    def __call__(self, said: object, waited: Waited | None = None) -> Verdict:
         try:
             verdict = self._classifier(said) if self._classifier is not None else None
             if verdict is None:
                 verdict = classify(said)
+                if waited is not None and (verdict == TIMED_OUT or is_own_deadline(said)):
+                    fair = verdict == TIMED_OUT or waited.used_its_share
+                    verdict = TIMED_OUT if fair and waited.is_usually_enough else TOO_IMPATIENT
             elif isinstance(verdict, Outcome):
                 verdict = Verdict(verdict)
             return self._made_usable(verdict)
         except Exception:
             log.exception("the classifier failed on %s: taken for a failure", type(said).__name__)
             return Verdict(Outcome.FAILURE, "error")
+
+    def said(self, success: object, outcome: object, reason: object, cooldown: float | None) -> Verdict:
+        """What was reported by hand. Raises InvalidArgument where it does not fit together."""
+        if success is True and outcome is None and cooldown is None:
+            return SUCCESS
+        if (success is None) == (outcome is None):
+            raise InvalidArgument(
+                f"success is {success!r} and outcome is {outcome!r}: give one of them, and not the other"
+            )
+        if success is not None:
+            outcome = Outcome.SUCCESS if check_flag("success", success) else Outcome.FAILURE
+        try:
+            found = Outcome(outcome)  # type: ignore[arg-type]
+        except ValueError:
+            raise InvalidArgument(f"unknown outcome {outcome!r}: choose {', '.join(Outcome)}") from None
+        if cooldown is not None and found is not Outcome.RATE_LIMITED:
+            raise InvalidArgument(f"cooldown is {cooldown!r} for a {found}: it goes with outcome='rate_limited'")
+        why = check_reason(reason) if found is Outcome.FAILURE else ""
+        return self.bounded(Verdict(found, why, cooldown))
 
     def _made_usable(self, verdict: Verdict) -> Verdict:
         """A classifier's verdict counts, also where its words do not fit."""
@@ -179,12 +231,14 @@ def _body_words(error: Exception) -> list[str]:
     return [word for word in (*said, _attribute(error, "code"), _attribute(error, "type")) if isinstance(word, str)]
 
 
-def _is_own_deadline(error: Exception) -> bool:
+def is_own_deadline(error: object) -> bool:
     """Was it raised by the caller's `asyncio.timeout` or `wait_for`, and not by a client's time-out?"""
+    if type(error) is not TimeoutError or error.errno is not None:
+        return False
     trace, module = error.__traceback__, ""
     while trace is not None:
         module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
-    return type(error) is TimeoutError and error.errno is None and module.partition(".")[0] in ("asyncio", "anyio")
+    return module.partition(".")[0] in ("asyncio", "anyio")
 
 
 # When to come back

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from redis_router.bell import Bell
 from redis_router.circuit import OPEN, reason_of
-from redis_router.local import LocalBreaker, OwnView, is_local
+from redis_router.local import LocalBreaker, OwnView, fleet_generation, is_local
 from redis_router.metrics import Metrics
 from redis_router.model import CLOCK_SKEW_MS, CircuitConfig, Provider, ProviderHealth, Result, Transition
 from redis_router.table import EMPTY, Tables, changes_in_ms, depends_on_time, is_half_open
@@ -41,7 +41,9 @@ class View:
         tell: Callable[[Transition], None],
         wake: Callable[[], None],
         bell: Bell,
+        replica: str,
     ) -> None:
+        self._replica = replica
         self.table = EMPTY
         self.providers: dict[str, Provider] = {}
         self.configs: dict[str, CircuitConfig] = {}
@@ -62,7 +64,7 @@ class View:
         self._by_time: dict[str, tuple[float, ProviderHealth]] = {}  # what time alone will change, and when, in ms
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
-        self._unsaid: deque[Transition] = deque()
+        self._unsaid: deque[tuple[int, str]] = deque()  # log lines and their levels
         self._settle_at = 0.0
 
     # Providers
@@ -117,14 +119,17 @@ class View:
 
     # Records
 
-    def take(self, health: ProviderHealth, *, first: bool) -> None:
-        """The fleet's newer record of a provider; what is read for the first time is no change."""
+    def take(self, health: ProviderHealth, *, first: bool, by: str = "") -> None:
+        """The fleet's newer record of a provider; what is read for the first time is no change.
+
+        `by` is the process that caused it, '' where that is unknown.
+        """
         with self._lock:
             if self._local is None:  # else its word counts again when we are back as a whole
-                self._show([self._own.shown(health)], told=not first)
+                self._show([self._own.shown(health)], told=not first, by=by)
         self._say()
 
-    def _show(self, records: Iterable[ProviderHealth], *, told: bool = True) -> None:
+    def _show(self, records: Iterable[ProviderHealth], *, told: bool = True, by: str = "") -> None:
         moved, was_settled, changes = False, not self._unsettled, []
         for new in records:
             candidate = self.table.candidates.get(new.name)
@@ -135,10 +140,12 @@ class View:
             moved = moved or not _routes_alike(old, new)
             if told and old.circuit_state is not new.circuit_state:
                 changes.append((old, new))
+            if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
+                self._note_cooldown(new, by)
         if moved:
             self._settle()
             for change in changes:  # when the table shows them, and in their order
-                self._announce(*change)
+                self._announce(*change, by)
             self._bell.ring()
             if self.on_trial or self._by_time:
                 self._wake()  # to claim permits, or to look up in time
@@ -205,22 +212,43 @@ class View:
                 self.open.discard(health.name)
             self._unshown[health.name] = health
 
-    def _announce(self, old: ProviderHealth, new: ProviderHealth) -> None:
-        change = Transition(new.name, old.circuit_state, new.circuit_state, reason_of(new), new.generation)
-        self._unsaid.append(change)
-        if self._local is not None or is_local(new):
+    def _announce(self, old: ProviderHealth, new: ProviderHealth, by: str) -> None:
+        here_alone = self._local is not None or is_local(new)
+        change = Transition(
+            new.name, old.circuit_state, new.circuit_state, reason_of(new), fleet_generation(new.generation), here_alone
+        )
+        if here_alone:
             self._metrics.local_transition(change)
         self._tell(change)
+        text = f"{change.provider} is {change.to_state} ({change.reason}), was {change.from_state}"
+        self._unsaid.append((self._level(new, by, logging.WARNING), f"{text}; {self._seen_by(new, by)}"))
+
+    def _note_cooldown(self, health: ProviderHealth, by: str) -> None:
+        seconds = health.cooling_for_ms(self._tables.now_ms()) / 1000
+        if seconds > 0:
+            text = f"{health.name} is rate limited: no calls for {seconds:.1f} s; {self._seen_by(health, by)}"
+            self._unsaid.append((self._level(health, by, logging.INFO), text))
+
+    def _level(self, health: ProviderHealth, by: str, level: int) -> int:
+        """Who caused it says it aloud; who merely heard of it, one step lower."""
+        caused_here = self._local is not None or is_local(health) or by == self._replica
+        return level if caused_here else level - 10
+
+    def _seen_by(self, health: ProviderHealth, by: str) -> str:
+        if self._local is not None:
+            return f"decided by {self._replica} alone, while Redis is away"
+        if is_local(health):
+            return f"for {self._replica} alone, as fewer than min_reporters={health.config.min_reporters} complain"
+        return f"seen by {by}" if by else "read from Redis"
 
     def _say(self) -> None:
         """Log what was announced. Without the lock: a log handler may take its time, and call the router."""
         while self._unsaid:
             try:
-                change = self._unsaid.popleft()
+                level, text = self._unsaid.popleft()
             except IndexError:  # another thread said it
                 return
-            level = logging.WARNING if change.to_state is OPEN else logging.INFO
-            log.log(level, "%s is %s (%s), was %s", change.provider, change.to_state, change.reason, change.from_state)
+            log.log(level, "%s", text)
 
     # Without Redis
 

@@ -183,7 +183,7 @@ class HealthChecker:
 
     # What the mirror tells
 
-    def changed(self, old: ProviderHealth | None, new: ProviderHealth) -> None:
+    def changed(self, old: ProviderHealth | None, new: ProviderHealth, by: str) -> None:
         self._metrics.health([new])
         if old is None or old.circuit_state is not new.circuit_state:
             self._wake.set()

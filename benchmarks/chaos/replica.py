@@ -118,6 +118,7 @@ class Gateway:
             provider=change.provider,
             after=change.to_state,
             generation=change.generation,
+            alone=change.alone,
         )
 
     def serve(self, number: int) -> None:

@@ -6,7 +6,6 @@ from statistics import median
 from typing import Any
 
 from benchmarks.chaos import truth
-from redis_router.local import GENERATIONS
 
 Line = dict[str, Any]
 
@@ -114,6 +113,8 @@ def _unexplained(lines: list[Line], streams: list[tuple[str, list[Line]]]) -> li
     """A half-open circuit opens after a failed trial call of its generation, and closes after enough that went well."""
     went: dict[tuple[str, int, bool], int] = defaultdict(int)
     for line in _of(lines, "tried"):
+        if "|" in line["permit"]:
+            continue  # a trial of a replica alone: its generations are not the fleet's
         went[line["provider"], line["generation"], line["ok"]] += 1
     restored = {p for p, stream in streams if any(e["event"] == "restored" for e in stream)}
     found = []
@@ -182,8 +183,8 @@ def figures(lines: list[Line]) -> list[tuple[str, str]]:
         for reason in ("buffer_full", "expired", "refused"):
             dropped[reason] += line["counts"].get(reason, 0.0)
     selects = [line["selects"] for line in reports]
-    saw = [line for line in _of(lines, "saw") if line["generation"] < GENERATIONS]
-    alone = [line for line in _of(lines, "saw") if line["generation"] >= GENERATIONS]
+    saw = [line for line in _of(lines, "saw") if not line["alone"]]
+    alone = [line for line in _of(lines, "saw") if line["alone"]]
     noticed, rejoined = _outages(lines, faults)
     return [
         ("faults injected", f"{len(faults)}: " + ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))),

@@ -14,7 +14,7 @@ from redis_router.connect import connect
 from redis_router.local import OwnView, is_local
 from redis_router.model import Candidate, Result
 from redis_router.store import Batch, Reply, Store
-from redis_router.strategies import Strategy, best_first, resolve
+from redis_router.strategies import Strategy, best_first, looking, resolve
 from redis_router.table import EMPTY, RoutingTable, Tables, changes_in_ms, pick_from
 
 MODEL = "m"
@@ -139,7 +139,7 @@ class Ours:
         records = self._worker.snapshot().records
         self._replicas = []
         for number in range(self._run.replicas):
-            tables = Tables(self._strategy(), self._now_ms)
+            tables = Tables(looking(self._strategy(), self._now_ms), self._now_ms)
             spare = best_first(self._strategy())
             replica = Replica(number, self._store(f"gw{number}"), tables, OwnView(self._now_ms), spare)
             parts = [Registered(name, (MODEL,)) for name in self._run.providers]
@@ -173,12 +173,12 @@ class Ours:
         return self._begin(replica, candidate, candidate.health.generation, "")
 
     def _begin(self, replica: Replica, candidate: Candidate, generation: int, token: str) -> tuple[str, Any]:
-        candidate.in_flight.append(None)
+        candidate.here.in_flight.append(None)
         return candidate.provider.name, (replica, candidate, generation, token)
 
     def done(self, number: int, ticket: Any, answer: Answer, seconds: float) -> None:
         replica, candidate, generation, token = ticket
-        candidate.in_flight.pop()
+        candidate.here.in_flight.pop()
         name, outcome = candidate.health.name, outcome_of(answer)
         cooldown_ms = (answer.retry_after or 5.0) * 1000
         result = Result(name, outcome, seconds * 1000, generation, token, cooldown_ms=cooldown_ms)

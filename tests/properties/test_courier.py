@@ -54,7 +54,9 @@ def _play(steps, line, clock):
     store = line(fakeredis.FakeRedis(server=fakeredis.FakeServer()), "rr", "gw", now_ms=1)
     store.register(Provider("p", ("m",)), CircuitConfig())
     applied = []
-    carrier = Courier(store, Metrics(registry), 10_000, 5.0, applied.append, lambda name: None)
+    carrier = Courier(
+        store, Metrics(registry), 10_000, 5.0, lambda reply, results: applied.append(reply), lambda name: None
+    )
     recorded = 0
     for step, value in [*steps, ("carry", 0), ("carry", 0)]:
         if step == "put":
@@ -131,7 +133,7 @@ def slow_lane(limit=10_000):
     for name in ("p", "q"):
         store.register(Provider(name, ("m",)), CircuitConfig())
     registry = CollectorRegistry()
-    return Courier(store, Metrics(registry), limit, 5.0, lambda reply: None, print), store, registry
+    return Courier(store, Metrics(registry), limit, 5.0, lambda reply, results: None, print), store, registry
 
 
 def applied(store):

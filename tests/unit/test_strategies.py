@@ -1,11 +1,15 @@
 """Each strategy's choice, and that it does not depend on how often the table changed."""
 
+import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
-from redis_router import Candidate, InvalidArgument, Provider, ProviderHealth
-from redis_router.strategies import STRATEGIES, Latency, balanced, best_first, resolve, smooth
+from redis_router import Candidate, InvalidArgument, Outcome, Provider, ProviderHealth, circuit
+from redis_router.model import Result
+from redis_router.strategies import STRATEGIES, Latency, best_first, looking, or_mean, resolve, smooth
+from redis_router.table import EMPTY, Tables
 
 
 def candidates(**fields):
@@ -87,53 +91,133 @@ def in_flight(found, **calls):
     return found
 
 
-def test_p2c_takes_the_lower_load_of_two():
-    """peak · (in flight + 1) / weight: 100 · 3 against 150 · 1, and against 150 · 1 / 0.25."""
-    found = candidates(a={"peak_latency_ms": 100.0}, b={"peak_latency_ms": 150.0})
-    assert picks("p2c", found) == {"a": 600}
-    assert picks("p2c", in_flight(found, a=2)) == {"b": 600}
-    light = candidates(a={"peak_latency_ms": 100.0}, b={"peak_latency_ms": 150.0, "weight": 0.25})
-    assert picks("p2c", in_flight(light, a=2)) == {"a": 600}
+def test_p2c_equals_share():
+    """Averages of equal providers differ by chance: within a quarter of each other they get the same, five sigma."""
+    taken = picks("p2c", candidates(a={"latency_ms": 100.0}, b={"latency_ms": 124.0}), times=4_000)
+    assert abs(taken["a"] - 2_000) < 5 * (4_000 / 4) ** 0.5
+
+
+def test_p2c_follows_the_shares():
+    """Three times as slow: (1.25 / 3)³ = 0.072 of the best one's draws. A tenth of failures costs 500 ms."""
+    for slow in ({"latency_ms": 750.0}, {"latency_ms": 250.0, "failure_rate": 0.1}):
+        taken = picks("p2c", candidates(fast={"latency_ms": 250.0}, slow=slow), times=8_000)
+        expected = 8_000 * 0.0723 / 1.0723
+        assert abs(taken["slow"] - expected) < 5 * expected**0.5
+
+
+def test_p2c_prefers_the_one_with_fewer_calls_in_flight():
+    """Of two that are drawn; by weight. Only who is drawn twice gets one all the same."""
+    found = in_flight(candidates(a={"latency_ms": 100.0}, b={"latency_ms": 100.0}), a=2)
+    taken = picks("p2c", found, times=4_000)
+    assert abs(taken["a"] - 1_000) < 5 * (4_000 * 3 / 16) ** 0.5
+    heavy = in_flight(candidates(a={"weight": 3.0}, b={}), a=2, b=1)  # 2 / 3 against 1
+    taken = picks("p2c", heavy, times=4_000)
+    assert abs(taken["a"] - 4_000 * 15 / 16) < 5 * (4_000 * 15 / 256) ** 0.5
 
 
 def test_p2c_sees_calls_that_begin_later():
     """The pick was prepared before; what is under way is looked up for each choice."""
-    found = candidates(a={"peak_latency_ms": 100.0}, b={"peak_latency_ms": 150.0})
+    found = candidates(a={"latency_ms": 100.0}, b={"latency_ms": 100.0})
     pick = resolve("p2c").prepare("m", found)
     taken = Counter()
-    for _ in range(10):  # none of them ends
+    for _ in range(200):  # none of them ends
         candidate = pick()
         candidate.in_flight.append(None)
         taken[candidate.provider.name] += 1
-    assert taken == {"a": 6, "b": 4}
+    assert abs(taken["a"] - taken["b"]) < 20  # by chance alone it would be up to 70
 
 
-def test_p2c_never_takes_the_worst_of_three():
-    """It is drawn together with a better one each time; the others share its calls."""
-    found = candidates(a={"peak_latency_ms": 10.0}, b={"peak_latency_ms": 20.0}, c={"peak_latency_ms": 90.0})
-    taken = picks("p2c", found, times=3_000)
-    assert set(taken) == {"a", "b"}
-    assert abs(taken["a"] - 2_000) < 6 * (3_000 * 2 / 9) ** 0.5
-
-
-def test_p2c_without_a_peak_goes_by_the_average():
-    """A record of an older version."""
-    found = candidates(a={"latency_ms": 100.0}, b={"latency_ms": 50.0})
-    assert picks("p2c", found) == {"b": 600}
+@pytest.mark.parametrize("size", [2, 3, 12])
+def test_p2c_leaves_a_trickle_to_the_slowest(size):
+    """However slow, one draw in two hundred of the best one's."""
+    found = candidates(slow={"latency_ms": 9e6}, **{f"p{n}": {"latency_ms": 1.0} for n in range(size - 1)})
+    assert picks("p2c", found, times=20_000 * size)["slow"] > 20
 
 
 def test_the_unmeasured_begin_at_their_peers_mean():
     """Neither first nor last."""
-    found = candidates(a={"latency_ms": 100.0}, b={"latency_ms": 300.0}, new={})
-    assert balanced([100.0, 300.0, 0.0], found) == [100.0, 300.0, 200.0]
-    assert balanced([0.0, 0.0, 0.0], found) == [1.0, 1.0, 1.0]
+    assert or_mean([100.0, 300.0, 0.0]) == [100.0, 300.0, 200.0]
+    assert or_mean([0.0, 0.0, 0.0]) == [1.0, 1.0, 1.0]
 
 
-def test_the_idle_come_nearer_to_their_peers():
-    """Half of the way in ten seconds without a result; the busy ones keep what was measured."""
-    found = candidates(a={"last_result_ms": 60_000}, b={"last_result_ms": 60_000}, idle={"last_result_ms": 50_000})
-    assert balanced([100.0, 200.0, 900.0], found) == [100.0, 200.0, 525.0]
-    assert balanced([0.0, 0.0, 900.0], found)[2] == 900.0  # no peer to come nearer to
+class Game:
+    """Calls one after the other to providers whose latency in ms is given; their records are the fleet's arithmetic.
+
+    A new table every half second, as pushes bring it; `replicas` take turns, each with a table of its own.
+    """
+
+    def __init__(self, strategy, latencies, replicas=1, **records):
+        self.now_ms = 1_000_000.0
+        self.latencies = latencies
+        self.records = {name: ProviderHealth(name, **records.get(name, {})) for name in latencies}
+        self.tables = [
+            Tables(looking(resolve(strategy), lambda: self.now_ms), lambda: self.now_ms) for _ in range(replicas)
+        ]
+        self.shown = [EMPTY] * replicas
+        self.built_ms = 0.0
+        self.calls: dict[str, list[float]] = {name: [] for name in latencies}
+
+    def play(self, seconds, per_second):
+        for number in range(int(seconds * per_second)):
+            self.now_ms += 1000 / per_second
+            if self.now_ms - self.built_ms >= 500:
+                self.built_ms = self.now_ms
+                parts = [Provider(name, ("m",)) for name in self.latencies]
+                self.shown = [t.build(parts, self.records, old) for t, old in zip(self.tables, self.shown, strict=True)]
+            health = self.shown[number % len(self.shown)].picks["m"]().health
+            self.calls[health.name].append(self.now_ms / 1000)
+            result = Result(health.name, Outcome.SUCCESS, self.latencies[health.name](), 1)
+            self.records[health.name], _ = circuit.record(self.records[health.name], result, int(self.now_ms))
+
+    def longest_gap(self, name, began):
+        moments = [began, *self.calls[name], self.now_ms / 1000]
+        return max(later - earlier for earlier, later in pairwise(moments))
+
+
+STALE = {
+    "one failure": {"failure_rate": 0.1, "latency_ms": 50.0, "peak_latency_ms": 5000.0},
+    "a slow cold call": {"latency_ms": 4_000.0, "peak_latency_ms": 4_000.0},
+}
+
+
+@pytest.mark.parametrize("stale", STALE)
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("per_second", [1, 30, 1000])
+@pytest.mark.parametrize("others", [1, 3])
+@pytest.mark.parametrize("replicas", [1, 7])
+def test_nobody_is_starved(strategy, stale, per_second, others, replicas):
+    """Well ever after one bad call, it gets calls again within seconds."""
+    random.seed(1)
+    names = ["stale", *"abc"[:others]]
+    records = {name: {"latency_ms": 50.0, "last_result_ms": 1_000_000} for name in names}
+    game = Game(
+        strategy, dict.fromkeys(names, lambda: 50.0), replicas, **{**records, "stale": records["stale"] | STALE[stale]}
+    )
+    game.play(120, per_second)
+    # one call a second, over seven replicas: each of them has one in seven seconds to spend on a look
+    assert game.longest_gap("stale", 1_000.0) < (8.0 if per_second >= 30 else 30.0)
+
+
+@pytest.mark.parametrize("strategy", ["p2c", "latency"])
+@pytest.mark.parametrize("latency", [1.0, 5.0])
+def test_looks_do_not_take_the_calls_over(strategy, latency):
+    """A provider that is truly slow gets few calls: at 50 a second one or two in a hundred."""
+    game = Game(strategy, {"fast": lambda: 1.0, "slow": lambda: 20.0 * latency})
+    game.play(10, 50)
+    before = len(game.calls["slow"])
+    game.play(100, 50)
+    assert 15 <= len(game.calls["slow"]) - before < 100
+
+
+def test_p2c_equals_share_though_their_latencies_vary():
+    """Lognormal, as an LLM's: over a minute each has its part, and in no ten seconds one has nearly all."""
+    draw = random.Random(7)
+    game = Game("p2c", dict.fromkeys("ab", lambda: draw.lognormvariate(0, 0.5) * 800))
+    game.play(120, 20)
+    assert 0.4 < len(game.calls["a"]) / 2_400 < 0.6
+    for second in range(1_000, 1_120, 10):
+        part = sum(second < moment <= second + 10 for moment in game.calls["a"])
+        assert 20 < part < 180
 
 
 def test_latency_with_a_tolerance_spreads():
@@ -175,7 +259,7 @@ def test_weighted_round_robin_keeps_its_turn_over_table_changes():
 
 def test_a_second_try_takes_the_least_loaded_of_all():
     """Two at random would leave the best one out now and then."""
-    found = candidates(a={"peak_latency_ms": 90.0}, b={"peak_latency_ms": 10.0}, c={"peak_latency_ms": 20.0})
+    found = candidates(a={"latency_ms": 90.0}, b={"latency_ms": 10.0}, c={"latency_ms": 20.0})
     again = best_first("p2c")
     assert {again.prepare("m", found)().provider.name for _ in range(50)} == {"b"}
     assert {again.prepare("m", in_flight(found, b=3))().provider.name for _ in range(50)} == {"c"}

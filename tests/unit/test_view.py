@@ -38,7 +38,7 @@ def woken():
 @pytest.fixture
 def view(registry, told, woken):
     """With the providers a and b, settled a moment ago."""
-    made = View(TABLES, Metrics(registry), told.append, lambda: woken.append(1), Bell())
+    made = View(TABLES, Metrics(registry), told.append, lambda: woken.append(1), Bell(), "here")
     for name in ("a", "b"):
         made.add(Provider(name, ("m",)), CircuitConfig())
         made.take(ProviderHealth(name, latency_ms=100.0, version=1), first=True)
@@ -127,7 +127,7 @@ def test_a_forked_child_forgets_what_its_parent_decided_alone(view):
     """It begins with the fleet's records: nobody would tell it that the parent's word does not count."""
     view.go_alone(lambda: 1_000.0)
     view.decide([Result("a", Outcome.FAILURE, 5.0, 1)] * 5)
-    child = View(TABLES, view._metrics, lambda change: None, lambda: None, Bell())
+    child = View(TABLES, view._metrics, lambda change: None, lambda: None, Bell(), "here")
     child.take_over(view, {"a": ProviderHealth("a", version=1), "b": ProviderHealth("b", version=1)})
     assert choices(child) == {"a", "b"}
 
@@ -160,7 +160,7 @@ def test_what_time_alone_changes_is_in_the_table_in_time(registry):
     """The end of a rate limit, and each step of slow start; then there is nothing left to look at."""
     now = [100_000.0]
     bell = Bell()
-    view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, bell)
+    view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, bell, "here")
     for name in ("a", "b"):
         view.add(Provider(name, ("m",)), CircuitConfig())
     view.take(ProviderHealth("a", latency_ms=1.0, cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
@@ -192,7 +192,9 @@ def test_what_time_alone_changes_is_in_the_table_in_time(registry):
 def test_a_cooldown_counts_though_the_clock_is_not_known_exactly(registry, behind):
     """An estimate that is behind sees more time left than there can be; it is no clock that was set back."""
     now = [100_000.0 - behind]
-    view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, Bell())
+    view = View(
+        Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, Bell(), "here"
+    )
     for name in ("a", "b"):
         view.add(Provider(name, ("m",)), CircuitConfig())
     view.take(ProviderHealth("a", cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
