@@ -1,16 +1,19 @@
--- Takes a provider out of the fleet: its record, permits and log are deleted and every replica is told.
+-- Takes a provider out of the fleet: its record and permits are deleted and every replica is told. Its log stays a week.
 --
 -- KEYS[1]   health   the record
 -- KEYS[2]   permits  half-open permits in flight
 -- KEYS[3]   events   the log of transitions
 -- KEYS[4]   reporters  the replicas whose last word was a failure
 -- ARGV[1]   channel  where changes are published
--- ARGV[2]   by       the replica, for the message
+-- ARGV[2]   by       the replica, for the message and the log
 --
 -- Returns {'ok'|'missing', '', '0'}.
 -- Why one script: no replica may see half a provider.
 
 local existed = redis.call('DEL', KEYS[1])
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[2], KEYS[4])
+-- pcall: an operator's word counts, also where the log cannot be written
+redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'deregistered', 'detail', '', 'by', ARGV[2])
+redis.pcall('PEXPIRE', KEYS[3], WEEK_MS)
 redis.call('PUBLISH', ARGV[1], object({ 'event', 'deregistered', 'provider', provider_of(KEYS[1]), 'by', ARGV[2] }))
 return reply(existed == 1 and 'ok' or 'missing', '')

@@ -21,6 +21,7 @@ from redis_router.model import (
     RegisteredModel,
     Transition,
 )
+from redis_router.probe import Probe
 from redis_router.router import Router
 from redis_router.strategies import Latency, Strategy
 from redis_router.verdict import Verdict, classify
@@ -40,6 +41,7 @@ __all__ = [
     "Latency",
     "NoProviderAvailable",
     "Outcome",
+    "Probe",
     "Provider",
     "ProviderHealth",
     "RedisRefused",

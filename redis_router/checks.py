@@ -100,13 +100,11 @@ def check_part(provider: str, model: str) -> str:
     )
 
 
-def check_probe(name: str, url: object) -> str:
-    """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port); or "none".
+def check_probe_url(what: str, url: object) -> str:
+    """A probe target: http://, https:// or tcp:// with a host (and, for tcp, a port).
 
     Without a login: it is stored in Redis in clear, and what fetches it may log it.
     """
-    if url == NO_PROBE:
-        return NO_PROBE
     usable, shown = False, url
     if isinstance(url, str):
         try:
@@ -125,6 +123,5 @@ def check_probe(name: str, url: object) -> str:
     if usable and isinstance(url, str):
         return url
     raise InvalidArgument(
-        f"probe of provider {name!r} is {shown!r}: give http://host/path, https://host/path or tcp://host:port,"
-        " without user and password"
+        f"{what} is {shown!r}: give http://host/path, https://host/path or tcp://host:port, without user and password"
     )

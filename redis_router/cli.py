@@ -3,17 +3,19 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router import status
+from redis_router import purge, status
 from redis_router.checks import check_name
 from redis_router.connect import connect, where
 from redis_router.endpoints import Endpoints
 from redis_router.errors import RedisUnavailable, RouterError
+from redis_router.names import operator_name
 from redis_router.store import Store
 from redis_router.worker import HealthChecker
 
@@ -21,7 +23,10 @@ log = logging.getLogger("redis_router")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command's exit code: 0 as it should be, 1 a demo that went wrong, 2 something to put right first."""
+    """The command's exit code: 0 as it should be, 2 something to put right first.
+
+    1 where a demo went wrong, or a record cannot be read.
+    """
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore"):  # a line for each probe
@@ -59,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--lease", type=float, default=15.0, help="seconds until a dead leader is replaced (default: 15)"
     )
+    worker.add_argument(
+        "--probe-env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an environment variable that the headers of probes may hold as ${NAME}; may be given several times",
+    )
     worker.add_argument("--probe-timeout", type=float, default=5.0, help="seconds for a probe (default: 5)")
     worker.add_argument(
         "--metrics-port", type=int, default=9464, help="port of /metrics, /healthz, /readyz (default: 9464)"
@@ -78,6 +90,14 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--json", action="store_true", help="all fields, as JSON")
     look.set_defaults(run=_status)
 
+    clean = commands.add_parser("purge", parents=[shared], help="list, and remove, what no replica uses any more")
+    clean.add_argument(
+        "--unused-for", type=_duration, default="7d", metavar="TIME", help="such as 12h or 7d (default: 7d)"
+    )
+    clean.add_argument("--all", action="store_true", help="every key of the namespace: to uninstall")
+    clean.add_argument("--yes", action="store_true", help="remove what is listed")
+    clean.set_defaults(run=_purge)
+
     demo = commands.add_parser("demo", help="a whole fleet on an embedded server, for half a minute")
     demo.add_argument("--plain", action="store_true", help="plain lines, as when the output is no terminal")
     demo.set_defaults(run=_demo)
@@ -91,6 +111,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         arguments.interval,
         arguments.lease,
         probe_timeout=arguments.probe_timeout,
+        probe_env=arguments.probe_env,
         worker=arguments.name,
     )
     if arguments.once:
@@ -156,11 +177,39 @@ def _until_signalled() -> threading.Event:
 def _status(arguments: argparse.Namespace) -> int:
     client = connect(arguments.redis)
     try:
-        snapshot = Store(client, check_name("namespace", arguments.namespace), "status").snapshot()
+        snapshot = Store(client, check_name("namespace", arguments.namespace), operator_name()).snapshot()
     except RedisUnavailable as error:
         raise RedisUnavailable(f"{error}; is Redis running at {where(client)}, is --redis right?") from None
     print(status.as_json(snapshot) if arguments.json else status.as_table(snapshot))
+    return 1 if snapshot.unreadable else 0
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    store = Store(connect(arguments.redis), check_name("namespace", arguments.namespace), operator_name())
+    if arguments.all:
+        keys = purge.all_keys(store)
+        _list(keys, arguments.yes)
+        store.delete(keys if arguments.yes else ())
+        return 0
+    found = purge.leftovers(store, arguments.unused_for * 1000)
+    _list([str(leftover) for leftover in found], arguments.yes)
+    for leftover in found if arguments.yes else ():
+        purge.remove(store, leftover)
     return 0
+
+
+def _list(lines: Sequence[str], removes: bool) -> None:
+    print("\n".join(lines) or "nothing to remove")
+    if lines:
+        print(f"removing {len(lines)}" if removes else f"{len(lines)} to remove: once more with --yes")
+
+
+def _duration(text: str) -> float:
+    """Seconds: 90s, 30m, 12h, 7d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: give a number and s, m, h or d, such as 12h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _demo(arguments: argparse.Namespace) -> int:

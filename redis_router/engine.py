@@ -59,6 +59,7 @@ class Engine:
         safety_net_after: float,
         on_transition: TransitionListener | None,
         judge: Judge,
+        circuit_version: int,
         least_bad: bool,
         max_ejection_percent: float,
     ) -> None:
@@ -75,7 +76,9 @@ class Engine:
         self.mirror = Mirror(store, self.link, self, self.view.providers.keys, metrics.saw_epoch, refresh_interval)
         refused = self.courier.say_refused
         self.permits = Permits(store, metrics, self.courier.put, refused, self.bell.ring, permit_ttl)
-        self._registrar = Registrar(store, self.mirror, self.view, self.deregistered, self.courier.say_refused)
+        self._registrar = Registrar(
+            store, self.mirror, self.view, self.deregistered, self.courier.say_refused, circuit_version
+        )
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
         self._last_used: dict[str, float] = {}
@@ -240,6 +243,7 @@ class Engine:
         if self._registrar.busy:  # the courier met providers without a record
             self._registrar.put_right()
             self.courier.carry()
+        self._registrar.say_seen()
         self.permits.tend(self.view.on_trial.copy(), self._in_demand)
         self._safety_net()
         self.link.works(COMMANDS)

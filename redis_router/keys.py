@@ -9,6 +9,7 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:{openai}:seq:<session>:half_open  STRING  the same for its half-open transitions
     rr:{openai}:reporters      ZSET    with min_reporters: sessions whose last word was a failure -> when, ms
     rr:{openai}:events         STREAM  capped log of transitions and operator actions
+    rr:seen                    HASH    name -> when a replica that serves it said so last, ms
     rr:{leader}                HASH    worker, epoch, since_ms, until_ms, session
     rr:events                  PUBSUB  one JSON message per change
 """
@@ -25,6 +26,10 @@ class Keys:
     @property
     def providers(self) -> str:
         return f"{self.namespace}:providers"
+
+    @property
+    def seen(self) -> str:
+        return f"{self.namespace}:seen"
 
     @property
     def leader(self) -> str:

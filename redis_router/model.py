@@ -8,17 +8,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self
 
 from redis_router.checks import (
+    NO_PROBE,
     check_count,
     check_flag,
     check_model,
     check_name,
     check_number,
     check_part,
-    check_probe,
+    check_probe_url,
     check_seconds,
     check_weight,
 )
 from redis_router.errors import InvalidArgument
+from redis_router.probe import Probe
 
 if TYPE_CHECKING:  # a default for a type variable: typing has it from Python 3.13 on
     from typing_extensions import TypeVar
@@ -93,8 +95,9 @@ class Provider(Generic[ClientT]):
     weight  its share under `weighted`, relative to the others; above 0
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
             (make SDK clients without retries of their own: openai and anthropic with `max_retries=0`)
-    probe   what a worker checks: an http(s):// URL that answers below 400, or tcp://host:port that accepts connections;
-            shared by the fleet: None leaves what another replica gave, "none" takes it away
+    probe   what a worker checks: an http(s):// URL that answers below 400, tcp://host:port that accepts connections, or
+            a `Probe` with headers, a method or a status of its own; shared by the fleet: None leaves what another
+            replica gave, "none" takes it away
     circuit_per_model  a circuit, and a record `name/model`, for each model, where they fail apart from each other
     """
 
@@ -102,7 +105,7 @@ class Provider(Generic[ClientT]):
     models: Collection[str]
     weight: float = 1.0
     client: ClientT = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    probe: str | None = None
+    probe: str | Probe | None = None
     circuit_per_model: bool = False
     _whole: "Provider[ClientT] | None" = field(default=None, init=False, compare=False, repr=False)
 
@@ -117,8 +120,8 @@ class Provider(Generic[ClientT]):
         if not self.models:
             raise InvalidArgument(f"provider {self.name!r} serves no model: name at least one, or '*' for every model")
         object.__setattr__(self, "weight", check_weight(self.weight))
-        if self.probe is not None:
-            check_probe(self.name, self.probe)
+        if self.probe not in (None, NO_PROBE) and not isinstance(self.probe, Probe):
+            check_probe_url(f"probe of provider {self.name!r}", self.probe)
         if self.circuit_per_model:
             for model in self.models:
                 check_part(self.name, model)
@@ -220,6 +223,11 @@ class CircuitConfig:
             return self.open_timeout_ms
         return max(round(self.open_timeout_max * 1000), self.open_timeout_ms) if self.open_timeout_max else _WEEK_MS
 
+    def differences(self, other: "CircuitConfig") -> list[str]:
+        """What changes from here to there, field by field: `open_timeout 30 → 10`."""
+        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return [f"{name} {old:g} → {new:g}" for name, old, new in pairs if old != new]
+
     def to_fields(self) -> dict[str, str]:
         """The thresholds as they stand in the Redis hash: durations in ms."""
         fields = {}
@@ -303,6 +311,7 @@ class ProviderHealth:
     available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
     open_reason                     the rule that opened the circuit last; kept after it closes
     last_failure                    why the last failed call failed, one word; '' where nobody said
+    probe_failure                   why the worker's last probe of it failed; '' while it passes, or has none
     cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
     latency_ms                      moving average, ms; 0 until the first sample
     peak_latency_ms                 for balancing: up at once, down by and by; a failure counts as a slow call
@@ -314,6 +323,8 @@ class ProviderHealth:
     generation                      counts transitions; a result from an earlier one never moves the circuit
     last_state_change_ms, last_check_ms, last_result_ms   moments on Redis's clock, ms since the epoch, 0 for never:
                                     a transition; a call's result or a probe's; a call's result
+    circuit_version                 of the settings in force, where a router gave one
+    declined_settings               a fingerprint of those that a replica came with last and were not taken
     version                         orders copies of the record: the higher one is newer
     leader_epoch                    the highest election epoch that wrote here; lower ones are refused
     """
@@ -324,6 +335,7 @@ class ProviderHealth:
     last_failure: str = ""
     available: bool = True
     unavailable_reason: str = ""
+    probe_failure: str = ""
     cooldown_until_ms: int = 0
     cooldown_ms: int = 0
     latency_ms: float = 0.0
@@ -344,6 +356,8 @@ class ProviderHealth:
     last_check_ms: int = 0
     last_result_ms: int = 0
     config: CircuitConfig = field(default_factory=CircuitConfig)
+    circuit_version: int = 0
+    declined_settings: str = ""
     leader_epoch: int = 0
     version: int = 0
 
@@ -400,6 +414,7 @@ class ProviderHealth:
             last_failure=may("last_failure", ""),
             available=values["available"] == "1",
             unavailable_reason=values["unavailable_reason"],
+            probe_failure=may("probe_failure", ""),
             cooldown_until_ms=_whole(may("cooldown_until_ms", "0")),
             cooldown_ms=_whole(may("cooldown_ms", "0")),
             latency_ms=_number(values["latency_ms"]),
@@ -420,6 +435,8 @@ class ProviderHealth:
             last_check_ms=_whole(values["last_check_ms"]),
             last_result_ms=_whole(may("last_result_ms", "0")),
             config=CircuitConfig.from_fields(values),
+            circuit_version=_whole(may("circuit_version", "0")),
+            declined_settings=may("declined_settings", ""),
             leader_epoch=_whole(values["leader_epoch"]),
             version=_whole(values["version"]),
         )

@@ -14,6 +14,8 @@ log = logging.getLogger("redis_router")
 
 REFUSED_SECONDS = 5.0
 """Until a record that Redis refused is tried again."""
+SEEN_SECONDS = 300.0
+"""Between two times that a replica says which providers it serves."""
 
 
 class Registrar:
@@ -29,7 +31,10 @@ class Registrar:
         view: View,
         on_deregistered: Callable[[str], None],
         on_refused: Callable[[str, str], None],
+        circuit_version: int,
     ) -> None:
+        self._circuit_version = circuit_version
+        self._seen_at = -SEEN_SECONDS
         self._store = store
         self._mirror = mirror
         self._view = view
@@ -79,21 +84,39 @@ class Registrar:
                     queue.append(name)
                 queue.popleft()
 
+    def say_seen(self) -> None:
+        """Tell the fleet from time to time which providers are served here. Raises RedisUnavailable."""
+        now, redis_now = time.monotonic(), self._mirror.redis_now_ms()
+        if now - self._seen_at < SEEN_SECONDS or redis_now is None or not self._view.providers:
+            return
+        self._seen_at = now
+        try:
+            self._store.seen(list(self._view.providers), round(redis_now))
+        except RedisRefused as error:
+            log.warning("cannot note which providers are in use, for `redis-router purge`: %s", error)
+
     def _join(self, name: str) -> None:
         provider, config = self._view.providers.get(name), self._view.configs[name]
         if provider is None:
             return
-        health = self._store.register(provider, config).health
+        reply = self._store.register(provider, config, self._circuit_version)
+        health = reply.health
         if health is None:
             return
-        self._mirror.apply(health)
-        if health.config != config or health.weight != provider.weight:
+        self._mirror.apply(health, self._store.writer)
+        self._seen_at = -SEEN_SECONDS
+        if reply.status == "updated":
+            log.warning("provider %s has the settings of circuit_version %d now", name, self._circuit_version)
+        elif reply.status == "declined":
+            differing = health.config.differences(config)
+            if health.weight != provider.weight:
+                differing.append(f"weight {health.weight:g} → {provider.weight:g}")
             log.warning(
-                "provider %s keeps its record's settings (%s, weight %g), not those given here;"
-                " change them with set_circuit_config or update_health(name, weight=...)",
+                "provider %s keeps the settings of its record: %s not taken; Router(circuit_version=%d) makes the"
+                " thresholds given here count, set_circuit_config and update_health(name, weight=...) change them",
                 name,
-                health.config,
-                health.weight,
+                ", ".join(differing),
+                health.circuit_version + 1,
             )
 
     def _restore(self, name: str) -> None:

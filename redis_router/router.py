@@ -51,6 +51,8 @@ from redis_router.worker import HealthChecker
 
 log = logging.getLogger("redis_router")
 
+JOIN_SECONDS = 5.0
+"""For so long an operator's call waits for the record of a provider that was registered a moment ago."""
 WHEN_ALL_OPEN = ("raise", "least_bad", "wait")
 
 _routers: "WeakSet[Router[Any]]" = WeakSet()
@@ -76,7 +78,9 @@ class Router(Generic[ClientT]):
     strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
-    circuit        thresholds for providers that this router registers first; a record that exists keeps its own
+    circuit        thresholds for providers that this router registers first; a record that exists keeps its own,
+    circuit_version  unless this number is higher than that of its settings: raise it with a deploy that changes
+                   thresholds, and they count from then on, once, for the fleet
     replica        this process's name in logs and permits, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
     on_transition  called with each Transition this replica sees, on a background thread
@@ -96,6 +100,7 @@ class Router(Generic[ClientT]):
         strategy: str | Strategy = "p2c",
         namespace: str = "rr",
         circuit: CircuitConfig | None = None,
+        circuit_version: int = 0,
         replica: str | None = None,
         registry: CollectorRegistry | None = None,
         on_transition: TransitionListener | None = None,
@@ -143,6 +148,7 @@ class Router(Generic[ClientT]):
             permit_ttl=check_seconds("permit_ttl", permit_ttl),
             safety_net_after=check_seconds("safety_net_after", safety_net_after),
             on_transition=on_transition,
+            circuit_version=check_count("circuit_version", circuit_version, least=0),
             judge=Judge(classify, rate_limit_cooldown, rate_limit_cooldown_max),
             least_bad=when_all_open == "least_bad",
             max_ejection_percent=check_number("max_ejection_percent", max_ejection_percent, most=100.0),
@@ -262,13 +268,14 @@ class Router(Generic[ClientT]):
     def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
         """Stop routing to a provider here; `everywhere` deletes its shared record too, and every replica drops it.
 
+        Then it need not be registered here, and its log of events stays for a week.
         Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
         """
-        for record in self._records(name):
+        for record in self._records_in_fleet(name) if everywhere else self._records(name):
             if everywhere:
-                self._check_open()
                 self._engine.store.deregister(record)
-            self._engine.remove(record)
+            if record in self._view.providers:
+                self._engine.remove(record)
 
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
@@ -334,7 +341,7 @@ class Router(Generic[ClientT]):
                 return Attempt(self._engine, candidate, None, model)
         if isinstance(exclude, str) or not isinstance(exclude, Collection):
             raise InvalidArgument(f"exclude is {exclude!r}: give a list of provider names, such as ['openai']")
-        without = self._chooser.records_of(model, exclude)
+        without = self._chooser.records_of(model, exclude) if exclude else ()
         return Attempt(self._engine, *self._chooser.choose(model, excluded=without), model)
 
     def attempts(
@@ -477,10 +484,10 @@ class Router(Generic[ClientT]):
         """Take a provider out of service or back in, or change its weight; at once for the whole fleet, in Redis.
 
         `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
-        `available=True` also ends a rate limit's cooldown.
+        `available=True` also ends a rate limit's cooldown. The provider need not be registered here. It waits for
+        Redis, and for the record of a provider that was registered a moment ago.
         Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
         """
-        records = self._records(name)
         fields = {}
         if available is not None:
             fields["available"] = str(int(check_flag("available", available)))
@@ -488,32 +495,38 @@ class Router(Generic[ClientT]):
             fields["weight"] = repr(check_weight(weight))
         if not fields:
             raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
-        for record in records:
+        for record in self._records_in_fleet(name):
             self._update(record, fields)
 
     def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
         """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
 
         Without `provider` it also holds for providers registered later. Before `start()` it sets what records that do
-        not exist yet are made with. Raises as `update_health`.
+        not exist yet are made with. One that is named need not be registered here. Waits and raises as `update_health`.
         """
         if not isinstance(config, CircuitConfig):
             raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
-        records = list(self._view.providers) if provider is None else self._records(provider)
+        in_redis = self._engine.running or self._engine.closed
         if provider is None:
             self._circuit = config
+            records = list(self._view.providers)
+        elif in_redis or not self._known_here(provider):
+            records, in_redis = self._records_in_fleet(provider), True
+        else:
+            records = self._records(provider)
         for record in records:
-            self._view.configs[record] = config
-            if self._engine.running or self._engine.closed:
+            if record in self._view.providers:
+                self._view.configs[record] = config
+            if in_redis:
                 self._update(record, config.to_fields())
 
     def _update(self, name: str, fields: dict[str, str]) -> None:
         self._check_open()
         reply = self._engine.store.update(name, fields)
+        if reply.health is None and self._engine.running and self._engine.flush(JOIN_SECONDS):
+            reply = self._engine.store.update(name, fields)  # it was registered a moment ago, and is joined now
         if reply.health is None:
-            raise RedisRefused(
-                f"provider {name!r} has no record in Redis yet: call start(), or flush() after register_provider()"
-            )
+            raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
         self._engine.mirror.apply(reply.health, self.replica)
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
@@ -530,11 +543,26 @@ class Router(Generic[ClientT]):
             self._checker.stop(timeout)
             self._checker = None
 
+    def _known_here(self, name: str) -> list[str]:
+        candidates = self._view.table.candidates if isinstance(name, str) else {}
+        return [record for record, c in candidates.items() if name in (record, c.provider.name)]
+
     def _records(self, name: str) -> list[str]:
         """The names of a provider's records: its own, or one for each model. Raises UnknownProvider."""
-        candidates = self._view.table.candidates
-        found = [record for record, c in candidates.items() if record == name or c.provider.name == name]
+        found = self._known_here(name)
         if found:
             return found
-        known = ", ".join(sorted(dict.fromkeys(c.provider.name for c in candidates.values()))) or "none"
-        raise UnknownProvider(f"unknown provider {name!r}: registered are {known}")
+        known = sorted({c.provider.name for c in self._view.table.candidates.values()})
+        raise UnknownProvider(f"unknown provider {name!r}: registered are {', '.join(known) or 'none'}")
+
+    def _records_in_fleet(self, name: str) -> list[str]:
+        """The same, also of a provider, or of its models, that only others serve. Raises as `update_health`."""
+        self._check_open()
+        fleet = {record: spec.provider for record, spec in self._engine.store.specs().items() if not spec.deregistered}
+        found = [*self._known_here(name), *(record for record, whole in fleet.items() if name in (record, whole))]
+        if found:
+            return list(dict.fromkeys(found))
+        known = sorted({*fleet.values(), *(c.provider.name for c in self._view.table.candidates.values())})
+        raise UnknownProvider(
+            f"unknown provider {name!r}: registered, here or in the fleet, are {', '.join(known) or 'none'}"
+        )

@@ -8,7 +8,20 @@ from typing import Any
 from redis_router.model import Leader, ProviderHealth
 from redis_router.store import Snapshot
 
-_HEAD = ("PROVIDER", "CIRCUIT", "SINCE", "REASON", "AVAILABLE", "LATENCY", "FAILURE RATE", "WEIGHT", "MODELS")
+_HEAD = (
+    "PROVIDER",
+    "CIRCUIT",
+    "SINCE",
+    "REASON",
+    "NEXT TRY",
+    "AVAILABLE",
+    "PROBE",
+    "LAST FAILURE",
+    "LATENCY",
+    "FAILURES",
+    "WEIGHT",
+    "MODELS",
+)
 
 
 def as_json(snapshot: Snapshot) -> str:
@@ -16,13 +29,15 @@ def as_json(snapshot: Snapshot) -> str:
     providers = {name: _record(snapshot, health) for name, health in sorted(snapshot.records.items())}
     leads = snapshot.leader is not None and snapshot.leader.remaining_ms > 0
     leader = asdict(snapshot.leader) if snapshot.leader is not None and leads else None
-    return json.dumps({"now_ms": snapshot.now_ms, "leader": leader, "providers": providers}, indent=2)
+    unreadable = {name: str(error) for name, error in sorted(snapshot.unreadable.items())}
+    found = {"now_ms": snapshot.now_ms, "leader": leader, "providers": providers, "unreadable": unreadable}
+    return json.dumps(found, indent=2)
 
 
 def as_table(snapshot: Snapshot) -> str:
     """A line per provider, fit for a terminal."""
     lines = [_leader(snapshot.leader, snapshot.now_ms), ""]
-    if not snapshot.records:
+    if not snapshot.records and not snapshot.unreadable:
         return "\n".join(
             [*lines, "no provider is registered: check --namespace, or start a gateway that registers one"]
         )
@@ -34,7 +49,9 @@ def as_table(snapshot: Snapshot) -> str:
 
 def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
     spec = snapshot.specs[health.name]
-    return {**asdict(health), "models": list(spec.models), "probe": spec.probe}
+    next_try_ms = max(0, round(health.due_in_ms(snapshot.now_ms))) if health.circuit_state == "open" else None
+    probe = None if spec.probe is None else spec.probe.to_json()
+    return {**asdict(health), "models": list(spec.models), "probe": probe, "next_try_in_ms": next_try_ms}
 
 
 def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
@@ -43,7 +60,10 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
         health.circuit_state.value,
         _ago(snapshot.now_ms, health.last_state_change_ms),
         "-" if health.circuit_state == "closed" else health.open_reason,
+        _next_try(health, snapshot.now_ms),
         _available(health, snapshot.now_ms),
+        _probe(snapshot, health),
+        health.last_failure or "-",
         f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
         f"{health.failure_rate:.1%}",
         f"{health.weight:g}",
@@ -56,6 +76,24 @@ def _available(health: ProviderHealth, now_ms: int) -> str:
         return f"no ({health.unavailable_reason})"
     cooling = health.cooling_for_ms(now_ms)
     return f"no (rate limited, {cooling / 1000:.0f} s)" if cooling else "yes"
+
+
+def _next_try(health: ProviderHealth, now_ms: int) -> str:
+    """When an open circuit lets trial calls through."""
+    if health.circuit_state == "half_open":
+        return "now"
+    if health.circuit_state == "closed":
+        return "-"
+    wait = health.due_in_ms(now_ms) / 1000
+    if health.probe_failure and wait <= 0:
+        return "after the probe"
+    return f"in {wait:.0f} s" if wait > 0 else "due"
+
+
+def _probe(snapshot: Snapshot, health: ProviderHealth) -> str:
+    if snapshot.specs[health.name].probe is None:
+        return "-"
+    return f"fails: {health.probe_failure}" if health.probe_failure else "passes"
 
 
 def _leader(leader: Leader | None, now_ms: int) -> str:

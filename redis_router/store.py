@@ -3,6 +3,7 @@
 With `connect.py` the only module that knows redis-py. Every method raises RedisUnavailable or RedisRefused.
 """
 
+import hashlib
 import json
 import random
 import secrets
@@ -28,6 +29,7 @@ from redis_router.model import (
     Result,
     Transition,
 )
+from redis_router.probe import Probe
 
 _KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
 _LATENCY, _COOLDOWN = 2, 7
@@ -61,22 +63,30 @@ class Spec:
 
     One that was deregistered stays there, so that no replica takes its record for lost, with the generation it had:
     a new registration begins above it, so that no replica takes the new record for an old one.
+
+    provider     whose record it is: the name itself, or the provider's, of which it is the part for one model
+    at_ms        when it was deregistered, ms since the epoch; 0 where that is unknown
     """
 
     models: tuple[str, ...] = ()
-    probe: str | None = None
+    probe: Probe | None = None
+    provider: str = ""
     deregistered: bool = False
     generation: int = 0
+    at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one look: Redis's clock, who leads, and the records; a name in none of the last three was lost."""
+    """Everything at one look: Redis's clock, who leads, and the records; a name in none of the last three was lost.
+
+    deregistered  name -> when, ms since the epoch
+    """
 
     now_ms: int
     leader: Leader | None
     specs: dict[str, Spec]
-    deregistered: frozenset[str]
+    deregistered: Mapping[str, int]
     unreadable: dict[str, RedisRefused]
     records: dict[str, ProviderHealth]
 
@@ -115,17 +125,25 @@ class Store:
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig) -> Reply:
+    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
         """Join the provider's record ('joined'), or write one where there is none ('created').
 
-        A provider without a probe leaves the fleet's as it is; `NO_PROBE` takes it away.
+        'updated' where the record had settings of a lower version and has these now; 'declined' where it keeps its
+        own, and nobody in the fleet has said so yet. A provider without a probe leaves the fleet's as it is;
+        `NO_PROBE` takes it away.
         """
         old = self._spec(provider.name) or Spec()
         # the spec first: who hears of a new record looks for it there
         self._write_spec(provider, old.probe if provider.probe is None else provider.probe)
-        generation = str(old.generation + 1)
-        fields = {"generation": generation, "weight": repr(provider.weight), **config.to_fields()}
-        return self._register(provider.name, "registered", fields)
+        fields = {
+            "generation": str(old.generation + 1),
+            "weight": repr(provider.weight),
+            "circuit_version": str(circuit_version),
+            **config.to_fields(),
+        }
+        settings = json.dumps({**config.to_fields(), "weight": provider.weight}, sort_keys=True)
+        fingerprint = hashlib.sha1(settings.encode(), usedforsecurity=False).hexdigest()[:8]
+        return self._register(provider.name, "registered", fingerprint, fields)
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
         """Put a lost record back from this replica's copy ('created'), unless Redis has a newer one ('joined').
@@ -137,32 +155,49 @@ class Store:
             self._write_spec(provider, provider.probe)
         elif spec.deregistered:
             return Reply("deregistered", (), None)
-        return self._register(provider.name, "restored", copy.to_fields())
+        return self._register(provider.name, "restored", "", copy.to_fields())
 
     def _spec(self, name: str) -> Spec | None:
         with _errors():
             said = self.client.hget(self.keys.providers, name)
-        return None if said is None else _spec(_text(said))
+        return None if said is None else _spec(name, _text(said))
 
-    def _write_spec(self, provider: Provider, probe: str | None) -> None:
-        spec = {"models": provider.models, "probe": None if probe == NO_PROBE else probe}
+    def _write_spec(self, provider: Provider, probe: str | Probe | None) -> None:
+        spec = {
+            "models": provider.models,
+            "probe": None if probe in (None, NO_PROBE) else probe.to_json() if isinstance(probe, Probe) else probe,
+            "provider": provider.whole.name,
+        }
         with _errors():
             self.client.hset(self.keys.providers, provider.name, json.dumps(spec))
 
-    def _register(self, name: str, action: str, fields: Mapping[str, str]) -> Reply:
+    def _register(self, name: str, action: str, fingerprint: str, fields: Mapping[str, str]) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
         keys = [self.keys.health(name), self.keys.events(name)]
-        return _reply(name, self._call("register", keys, [self._now, self.keys.channel, self.writer, action, *pairs]))
+        args = [self._now, self.keys.channel, self.writer, action, fingerprint, *pairs]
+        return _reply(name, self._call("register", keys, args))
 
     def deregister(self, name: str) -> bool:
         """Take the provider out for the whole fleet; False when there was none."""
         with _errors():
-            generation = int(self.client.hget(self.keys.health(name), "generation") or 0)
+            said = self.client.hget(self.keys.health(name), "generation")
+            generation = int(said) if said is not None and _text(said).isdecimal() else 0
             # first, for nobody must restore the record; and above a transition that comes in between
-            tombstone = {"deregistered": True, "generation": generation + 2}
+            tombstone = {"deregistered": True, "generation": generation + 2, "at_ms": self.leader()[0]}
             self.client.hset(self.keys.providers, name, json.dumps(tombstone))
         keys = [getattr(self.keys, key)(name) for key in ("health", "permits", "events", "reporters")]
         return _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
+
+    def seen(self, names: Iterable[str], now_ms: int) -> None:
+        """Say that a replica serves these providers at this moment of Redis's clock."""
+        with _errors():
+            self.client.hset(self.keys.seen, mapping=dict.fromkeys(names, now_ms))
+
+    def specs(self) -> dict[str, Spec]:
+        """What `rr:providers` says, by the names of records; those that were deregistered, too."""
+        with _errors():
+            texts = {_text(name): _text(spec) for name, spec in self.client.hgetall(self.keys.providers).items()}
+        return {name: _spec(name, text) for name, text in texts.items()}
 
     # Outcomes and permits
 
@@ -267,9 +302,9 @@ class Store:
     def snapshot(self, names: Iterable[str] | None = None) -> Snapshot:
         """The records of `names`, or of every registered provider."""
         now_ms, leader = self.leader()
-        with _errors():
-            said = {_text(name): _spec(_text(spec)) for name, spec in self.client.hgetall(self.keys.providers).items()}
+        said = self.specs()
         specs = {name: spec for name, spec in said.items() if not spec.deregistered}
+        gone = {name: spec.at_ms for name, spec in said.items() if spec.deregistered}
         wanted = list(specs if names is None else names)
         with _errors():
             pipe = self.client.pipeline(transaction=False)
@@ -285,7 +320,37 @@ class Store:
                     records[name] = _health(name, {_text(key): _text(value) for key, value in fields.items()})
             except RedisRefused as error:
                 unreadable[name] = error
-        return Snapshot(now_ms, leader, specs, frozenset(said) - frozenset(specs), unreadable, records)
+        return Snapshot(now_ms, leader, specs, gone, unreadable, records)
+
+    def last_seen(self) -> dict[str, int]:
+        """When a replica that serves it said so last, by provider; ms since the epoch."""
+        with _errors():
+            said = {_text(name): _text(at) for name, at in self.client.hgetall(self.keys.seen).items()}
+        return {name: int(at) for name, at in said.items() if at.isdecimal()}
+
+    def last_event_ms(self, name: str) -> int:
+        """When the last entry came into a provider's log, ms since the epoch; 0 where there is none."""
+        with _errors():
+            last = self.client.xrevrange(self.keys.events(name), count=1)
+        return int(_text(last[0][0]).partition("-")[0]) if last else 0
+
+    def scan(self) -> Iterator[str]:
+        """All keys that begin with the namespace, those of a longer one too; on every node of a cluster."""
+        with _errors():
+            for key in self.client.scan_iter(match=f"{self.keys.namespace}:*", count=1000):
+                yield _text(key)
+
+    def forget(self, name: str) -> None:
+        """Drop what `rr:providers` and `rr:seen` say of a provider."""
+        with _errors():
+            self.client.hdel(self.keys.providers, name)
+            self.client.hdel(self.keys.seen, name)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete keys, one by one: in a cluster they lie on different nodes."""
+        with _errors():
+            for key in keys:
+                self.client.delete(key)
 
     def subscribe(self) -> "Subscription":
         """Begin to listen; the first message says that the subscription stands."""
@@ -379,14 +444,19 @@ def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:
         ) from error
 
 
-def _spec(text: str) -> Spec:
+def _spec(name: str, text: str) -> Spec:
     try:
-        spec = json.loads(text)
-        if spec.get("deregistered"):
-            return Spec(deregistered=True, generation=int(spec.get("generation", 0)))
-        return Spec(tuple(spec["models"]), spec.get("probe"))
+        said = json.loads(text)
+        if said.get("deregistered"):
+            return Spec(deregistered=True, generation=int(said.get("generation", 0)), at_ms=int(said.get("at_ms", 0)))
+        models = tuple(said["models"])
+        probe = said.get("probe")
+        whole, _, model = name.partition("/")
+        was_part = "provider" not in said and models == (model,)  # written by an older version
+        provider = str(said.get("provider", whole if was_part else name))
+        return Spec(models, None if probe is None else Probe.from_json(probe), provider)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Spec()  # written by hand or another version: the record still counts
+        return Spec(provider=name)  # written by hand or another version: the record still counts
 
 
 def _leader(raw: Sequence[str]) -> Leader:

@@ -6,9 +6,10 @@ delays nobody. Timers follow the pushed records: a circuit is moved at its time,
 
 import logging
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -24,6 +25,7 @@ from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import ProviderHealth
 from redis_router.names import process_name
+from redis_router.probe import Probe
 from redis_router.probes import ProbeImpossible, Prober
 from redis_router.store import Event, Reply, Store
 
@@ -38,7 +40,7 @@ PROBE_THREADS = 16
 class Watch:
     """What the leader knows of one provider's probe. Moments are monotonic."""
 
-    url: str = ""
+    probe: Probe | None = None
     next_at: float = 0.0
     started_at: float = 0.0
     running: bool = False  # a verdict is awaited
@@ -65,6 +67,7 @@ class HealthChecker:
     interval       seconds between probes of a provider, with 10 % of jitter
     lease          seconds after which a leader that died is replaced; at least 1
     probe_timeout  seconds for a probe's connect and for each wait for its answer
+    probe_env      environment variables of this process that the headers of probes may hold, as `${NAME}`
     worker         this process's name, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
 
@@ -79,6 +82,7 @@ class HealthChecker:
         lease: float = 15.0,
         *,
         probe_timeout: float = 5.0,
+        probe_env: Collection[str] = (),
         worker: str | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
@@ -91,7 +95,7 @@ class HealthChecker:
         self._election = Election(self._store, lease)
         self._link = Link(where(self._store.client), self._metrics, lambda: None)
         self._mirror = Mirror(self._store, self._link, self, lambda: None, self._metrics.saw_epoch, self._interval)
-        self._prober = Prober(check_seconds("probe_timeout", probe_timeout))
+        self._prober = Prober(check_seconds("probe_timeout", probe_timeout), probe_env)
         self._probe_deadline = 3 * probe_timeout + 1.0
         """Seconds for all of a probe: two connects and an answer. An endpoint that drips never ends by itself."""
         self._pool = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="redis-router-probe")
@@ -169,8 +173,8 @@ class HealthChecker:
         probed: dict[str, str | None] = {}
         if self.is_leader:
             self._say_if_empty()
-            for name, url in self._probe_targets():
-                self._start_probe(name, url)
+            for name, probe in self._probe_targets():
+                self._start_probe(name, probe)
             deadline = time.monotonic() + self._probe_deadline
             while any(watch.running for watch in self._watches.values()) and time.monotonic() < deadline + 1.0:
                 self._wake.wait(0.05)
@@ -203,6 +207,7 @@ class HealthChecker:
         self._mirror.forget(name)
         self._metrics.forget(name)
         self._watches.pop(name, None)
+        self._retry_at.pop(name, None)
 
     # The thread
 
@@ -238,9 +243,9 @@ class HealthChecker:
         self._take_verdicts()
         self._lift_probe_marks()
         self._half_open_due()
-        for name, url in self._probe_targets():
+        for name, probe in self._probe_targets():
             if now >= self._watch(name).next_at:
-                self._start_probe(name, url)
+                self._start_probe(name, probe)
 
     def _resign(self) -> None:
         try:
@@ -281,12 +286,13 @@ class HealthChecker:
                 continue
             if not self._probe_allows(health.name, due_at):
                 continue
-            self._retry_at[health.name] = now + 1.0  # where the record in Redis is not what we think
+            self._retry_at[health.name] = now + 1.0  # unless it moves: where the record in Redis is not what we think
             reply = self._written(health.name, lambda name: self._store.half_open(name, self._election.epoch))
             if reply is None:
                 continue
             if reply.transitions:
                 moved.append(health.name)
+                del self._retry_at[health.name]
             elif reply.status == "not_due":
                 self._retry_at[health.name] = now + 0.05  # our idea of Redis's clock was early
         return moved
@@ -307,12 +313,12 @@ class HealthChecker:
     def _accept(self, name: str, reply: Reply) -> None:
         for change in reply.transitions:
             self._metrics.transition(change)
-            log.info("%s is half_open", name)
+            log.warning("%s is half_open (%s), was open; moved by %s", name, change.reason, self.worker)
         if reply.status == "fenced":
             log.warning("a write of epoch %d was refused: a newer leader is at work", self._election.epoch)
             self._election.refused(reply.health.leader_epoch if reply.health is not None else 0)
         if reply.health is not None:
-            self._mirror.apply(reply.health)
+            self._mirror.apply(reply.health, self.worker)
         else:
             self._forget(name)
 
@@ -321,16 +327,16 @@ class HealthChecker:
     def _watch(self, name: str) -> Watch:
         return self._watches.setdefault(name, Watch())
 
-    def _probe_targets(self) -> list[tuple[str, str]]:
+    def _probe_targets(self) -> list[tuple[str, Probe]]:
         """Every provider with a record and a probe that can be made here."""
-        targets = []
+        targets: list[tuple[str, Probe]] = []
         for name, spec in list(self._mirror.specs.items()):
             if spec.probe and name in self._mirror.records:
                 watch = self._watch(name)
-                if watch.url != spec.probe and not watch.running:
-                    watch = self._watches[name] = Watch(url=spec.probe, stuck=watch.stuck)
-                if not watch.impossible:
-                    targets.append((name, watch.url))
+                if watch.probe != spec.probe and not watch.running:
+                    watch = self._watches[name] = Watch(probe=spec.probe, stuck=watch.stuck)
+                if not watch.impossible and watch.probe is not None:
+                    targets.append((name, watch.probe))
         return targets
 
     def _may_ask(self, health: ProviderHealth) -> bool:
@@ -340,8 +346,8 @@ class HealthChecker:
 
     def _probe_allows(self, name: str, due_at: float) -> bool:
         """A provider with a probe goes half-open only after one that began when it was due has passed."""
-        url = dict(self._probe_targets()).get(name)
-        if url is None:
+        probe = dict(self._probe_targets()).get(name)
+        if probe is None:
             return True
         watch = self._watch(name)
         if watch.running:
@@ -349,21 +355,21 @@ class HealthChecker:
         if watch.started_at >= due_at:
             return watch.passes > 0
         if watch.fails == 0 or time.monotonic() >= watch.next_at:
-            self._start_probe(name, url)
+            self._start_probe(name, probe)
         return False
 
-    def _start_probe(self, name: str, url: str) -> None:
+    def _start_probe(self, name: str, probe: Probe) -> None:
         watch = self._watch(name)
         if watch.running:
             return
         watch.running, watch.started_at = True, time.monotonic()
         if not watch.stuck:  # else its thread is still waiting: no second one, and the time runs
-            self._pool.submit(self._probe, name, url, watch)
+            self._pool.submit(self._probe, name, probe, watch)
 
-    def _probe(self, name: str, url: str, watch: Watch) -> None:
+    def _probe(self, name: str, probe: Probe, watch: Watch) -> None:
         """In the pool."""
         try:
-            verdict: str | ProbeImpossible | None = self._prober.check(url)
+            verdict: str | ProbeImpossible | None = self._prober.check(probe)
         except ProbeImpossible as error:
             verdict = error
         except Exception as error:  # whatever a URL or a proxy can do to an HTTP client: the probe did not pass
@@ -398,24 +404,45 @@ class HealthChecker:
             self._judge(name, watch, verdict)
 
     def _judge(self, name: str, watch: Watch, verdict: str | None) -> None:
-        passed = verdict is None
+        passed, failed_before = verdict is None, watch.fails > 0
         watch.passes, watch.fails = (watch.passes + 1, 0) if passed else (0, watch.fails + 1)
         self._metrics.probed(name, passed=passed)
-        if watch.fails == 1 or (watch.fails and watch.fails == FAILS_TO_MARK):
-            log.warning("probe of %s failed (%d in a row): %s", name, watch.fails, verdict)
-        if self.is_leader and (watch.passes >= PASSES_TO_MARK or watch.fails >= FAILS_TO_MARK):
-            self._mark(name, available=passed)
+        health = self._mirror.records.get(name)
+        if passed and health is not None and health.unavailable_reason == "probe" and watch.passes == PASSES_TO_MARK:
+            log.warning("probe of %s passed %d times in a row: it is back in service", name, watch.passes)
+        elif passed and failed_before:
+            log.info("probe of %s passes again", name)
+        elif watch.fails == 1:
+            log.warning("probe of %s failed: %s", name, verdict)
+        elif watch.fails == FAILS_TO_MARK:
+            text = "probe of %s failed %d times in a row: it is taken out of service until it passes %d times; %s"
+            log.warning(text, name, watch.fails, PASSES_TO_MARK, verdict)
+        if self.is_leader:
+            self._write_probe_state(name, watch, verdict, health)
 
-    def _mark(self, name: str, *, available: bool) -> None:
-        fields = {"available": str(int(available))}
-        self._written(name, lambda n: self._store.update(n, fields, source="probe", epoch=self._election.epoch))
+    def _write_probe_state(self, name: str, watch: Watch, verdict: str | None, health: ProviderHealth | None) -> None:
+        fields = {}
+        if watch.passes >= PASSES_TO_MARK or watch.fails >= FAILS_TO_MARK:
+            fields["available"] = str(int(verdict is None))
+        if health is not None and bool(health.probe_failure) is (verdict is None):  # an edge, not each new word
+            fields["probe_failure"] = "" if verdict is None else _in_record(verdict)
+        if fields:
+            self._write(name, fields)
 
     def _lift_probe_marks(self) -> None:
         """A provider whose probe was taken away is no longer unavailable because of it."""
         for health in list(self._mirror.records.values()):
             spec = self._mirror.specs.get(health.name)
-            if health.unavailable_reason == "probe" and spec is not None and spec.probe is None:
-                self._mark(health.name, available=True)
+            if spec is None or spec.probe is not None:
+                continue
+            fields = {"available": "1"} if health.unavailable_reason == "probe" else {}
+            if health.probe_failure:
+                fields["probe_failure"] = ""
+            if fields:
+                self._write(health.name, fields)
+
+    def _write(self, name: str, fields: dict[str, str]) -> None:
+        self._written(name, lambda n: self._store.update(n, fields, source="probe", epoch=self._election.epoch))
 
     def _say_if_empty(self) -> None:
         if not self._mirror.specs_read:
@@ -428,3 +455,8 @@ class HealthChecker:
                 self._store.keys.providers,
             )
         self._told_empty = empty
+
+
+def _in_record(verdict: str) -> str:
+    """Short enough to stand in the record, and printable."""
+    return re.sub(r"[^ -~]", "?", verdict)[:60] or "failed"

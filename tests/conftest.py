@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for n in range(WORKERS) for item in (*long[n::WORKERS], *short[n::WORKERS])]
 
 
-WORKERS = 4
+WORKERS = 3
 """As in pyproject.toml; each gets one part of the list, in order."""
 _servers: dict[str, EmbeddedServer] = {}
 
@@ -106,7 +106,8 @@ def one_real(request: pytest.FixtureRequest) -> Backend:
 def _real_backend(name: str) -> Backend:
     running = server(name)
     url = f"redis://router:password@127.0.0.1:{running.port}/0"
-    return Backend(name, partial(connect, running.url), partial(connect, url), url)
+    patient = f"{running.url}?socket_timeout=20&socket_connect_timeout=20"  # the machine is busy at times
+    return Backend(name, partial(connect, patient), partial(connect, url), url)
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ class Target:
     def __init__(self) -> None:
         self.status = 200
         self.asked = 0
+        self.headers: dict[str, str] = {}
+        self.method = ""
         self.endless = False
         self.drips = False
         self._ended = threading.Event()
@@ -53,6 +55,7 @@ class Target:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 target.asked += 1
+                target.method, target.headers = self.command, dict(self.headers)
                 while target.drips and not target._ended.wait(0.05):
                     self.wfile.write(b"HTTP/1.1 200 OK\r\n" if target.asked == 1 else b"")
                     self.wfile.write(b"X-Drip: 1\r\n")
@@ -62,6 +65,9 @@ class Target:
                 self.end_headers()
                 while target.endless and not target._ended.wait(0.02):
                     self.wfile.write(b"data: and more\n\n")
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
 
             def log_message(self, *args: Any) -> None:
                 """Requests are no news."""

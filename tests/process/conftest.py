@@ -1,6 +1,7 @@
 """Processes: replicas that take commands, and workers as an operator starts them."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -44,10 +45,14 @@ class ReplicaProcess:
 class WorkerProcess:
     """`redis-router worker`, on a free port, its log read line by line."""
 
-    def __init__(self, url: str, namespace: str, *options: str) -> None:
+    def __init__(self, url: str, namespace: str, *options: str, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "redis_router", "worker", "--redis", url, "--namespace", namespace]
         self.process = subprocess.Popen(
-            [*command, "--metrics-port", "0", *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            [*command, "--metrics-port", "0", *options],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         self.log: list[str] = []
         self.port = 0
@@ -103,8 +108,8 @@ def workers(one_real) -> Iterator[Callable[..., WorkerProcess]]:
     """Starts a worker: workers("--lease", "1")."""
     started: list[WorkerProcess] = []
 
-    def start(*options: str, url: str = one_real.url) -> WorkerProcess:
-        started.append(WorkerProcess(url, one_real.namespace, *options))
+    def start(*options: str, url: str = one_real.url, env: dict[str, str] | None = None) -> WorkerProcess:
+        started.append(WorkerProcess(url, one_real.namespace, *options, env=env))
         return started[-1].wait_ready()
 
     yield start

@@ -29,7 +29,9 @@ class Replica:
         )
         self.router.register_provider(Provider("openai", ("m",)))
         self.router.start()
-        self.redis = connect(url.replace("router:password@", ""))  # the gauge is ours, not the router's
+        self.redis = connect(
+            url.replace("router:password@", "") + "?socket_timeout=20"
+        )  # the gauge is ours, not the router's
         self.gauge = self.redis.register_script(GAUGE)
         self.gauge_key = f"{namespace}:gauge"
         self.stop = threading.Event()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,10 +12,11 @@ from importlib.metadata import version
 
 import pytest
 
-from redis_router import CircuitConfig, Provider
+from redis_router import CircuitConfig, Outcome, Probe, Provider
 from redis_router.demo.server import EmbeddedServer, free_port
+from redis_router.model import Result
 from redis_router.store import Event
-from tests.support import eventually, recorded, result
+from tests.support import eventually, recorded, result, target
 
 
 def leader_of(workers):
@@ -198,6 +200,48 @@ def test_status(one_real):
     assert said["leader"]["worker"] == "worker-1"
     assert said["providers"]["openai"]["open_reason"] == "consecutive_failures"
     assert said["providers"]["openai"]["config"]["consecutive_failure_limit"] == 1
+    assert 0 < said["providers"]["openai"]["next_try_in_ms"] <= 30_000
+
+
+def test_status_tells_why_and_until_when(one_real):
+    """The last failure, when it is tried next, and what its probe says."""
+    base = ("status", "--redis", one_real.url, "--namespace", one_real.namespace)
+    store, client = one_real.store("worker-1"), one_real.client()
+    store.register(Provider("openai", ("m",), probe="http://127.0.0.1:1/"), CircuitConfig(consecutive_failure_limit=1))
+    store.register(Provider("azure", ("m",), probe="tcp://127.0.0.1:1"), CircuitConfig())
+    store.register(Provider("gemini", ("m",)), CircuitConfig())
+    failure = Result("openai", Outcome.FAILURE, 1.0, 1, reason="http_503")
+    recorded(store, "openai", 1, failure)
+    store.update("openai", {"probe_failure": "HTTP 500"}, source="probe")
+    lines = {line.split()[0]: line for line in run(*base).stdout.splitlines()[2:]}
+    assert re.search(r"in \d+ s", lines["openai"])
+    assert "http_503" in lines["openai"]
+    assert "fails: HTTP 500" in lines["openai"]
+    assert "passes" in lines["azure"]
+    assert "passes" not in lines["gemini"]
+    client.hset(store.keys.health("openai"), "last_state_change_ms", 1)
+    client.hset(store.keys.health("azure"), "circuit_state", "ajar")
+    done = run(*base)
+    assert done.returncode == 1, "a record cannot be read"
+    assert "azure" in done.stdout
+    done = run(*base, "--json")
+    assert done.returncode == 1
+    assert "azure" in json.loads(done.stdout)["unreadable"]
+
+
+def test_a_probe_with_a_secret_of_the_workers_own(workers, one_real):
+    """It is filled in where the worker was told so, and stands neither in Redis nor in the log."""
+    store = one_real.store("gw")
+    with target() as provider:
+        probe = Probe(provider.url, headers={"Authorization": "Bearer ${TEST_PROBE_KEY}", "X-Version": "3"})
+        store.register(Provider("openai", ("m",), probe=probe), CircuitConfig())
+        worker = workers("--interval", "0.1", "--probe-env", "TEST_PROBE_KEY", env={"TEST_PROBE_KEY": "sesame-1"})
+        eventually(lambda: provider.asked)
+        assert provider.headers["Authorization"] == "Bearer sesame-1"
+        assert provider.headers["X-Version"] == "3"
+    said = one_real.client().hget(store.keys.providers, "openai")
+    assert "TEST_PROBE_KEY" in said
+    assert "sesame" not in said + "".join(worker.log)
 
 
 def test_status_without_redis():

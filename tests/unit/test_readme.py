@@ -122,7 +122,7 @@ def test_the_readmes_lifespan_runs(one_real):
     scope["router"] = Router(one_real.url, namespace=one_real.namespace)
     exec(PYTHON[2], scope)
     with served(scope["app"]):
-        assert scope["router"].redis_up
+        eventually(lambda: scope["router"].redis_up)
         assert scope["router"].select_provider("gpt-4o").name == "openai"
 
 

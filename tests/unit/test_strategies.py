@@ -182,7 +182,7 @@ STALE = {
 
 @pytest.mark.parametrize("stale", STALE)
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-@pytest.mark.parametrize("per_second", [1, 30, 1000])
+@pytest.mark.parametrize("per_second", [1, 30, 500])
 @pytest.mark.parametrize("others", [1, 3])
 @pytest.mark.parametrize("replicas", [1, 7])
 def test_nobody_is_starved(strategy, stale, per_second, others, replicas):
@@ -193,7 +193,7 @@ def test_nobody_is_starved(strategy, stale, per_second, others, replicas):
     game = Game(
         strategy, dict.fromkeys(names, lambda: 50.0), replicas, **{**records, "stale": records["stale"] | STALE[stale]}
     )
-    game.play(120, per_second)
+    game.play(120 if per_second == 1 else 15, per_second)
     # one call a second, over seven replicas: each of them has one in seven seconds to spend on a look
     assert game.longest_gap("stale", 1_000.0) < (8.0 if per_second >= 30 else 30.0)
 
