@@ -7,7 +7,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from redis_router.errors import InvalidArgument
-from redis_router.metrics import REGISTRY, CollectorRegistry, make_wsgi_app
+from redis_router.exposition import make_wsgi_app, scrape_registry
 
 Answer = tuple[bool, str]
 """Is all well, and a word on it."""
@@ -31,14 +31,13 @@ class Endpoints:
         port: int,
         healthz: Callable[[], Answer],
         readyz: Callable[[], Answer],
-        registry: CollectorRegistry = REGISTRY,
     ) -> None:
-        metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
         checks = {"/healthz": healthz, "/readyz": readyz}
 
         def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             path = environ["PATH_INFO"]
             if path == "/metrics":
+                metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(scrape_registry())
                 return metrics(environ, start_response)
             well, text = checks[path]() if path in checks else (False, "try /metrics, /healthz or /readyz")
             status = "404 Not Found" if path not in checks else "200 OK" if well else "503 Service Unavailable"

@@ -246,6 +246,7 @@ class Engine:
         self._registrar.say_seen()
         self.permits.tend(self.view.on_trial.copy(), self._in_demand)
         self._safety_net()
+        self.metrics.pending_changed()
         self.link.works(COMMANDS)
         if self.view.alone and self.link.up:
             self.view.rejoin(self.mirror.records)

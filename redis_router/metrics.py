@@ -1,4 +1,4 @@
-"""Everything an operator can graph. The only module that imports prometheus_client.
+"""Everything an operator can graph.
 
 The request path never comes here: the engine's thread feeds in what it carried. One set of metrics per registry;
 routers that share a registry share the set.
@@ -6,34 +6,27 @@ routers that share a registry share the set.
 
 import os
 import threading
-from bisect import bisect_right
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
-from operator import sub
-from typing import ParamSpec, Protocol
+from typing import Literal, ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    make_wsgi_app,
-)
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
+from redis_router.exposition import in_files
 from redis_router.model import CircuitState, Outcome, ProviderHealth, Result, Transition, is_request
 
-__all__ = ["CONTENT_TYPE_LATEST", "REGISTRY", "CollectorRegistry", "Metrics", "generate_latest", "make_wsgi_app"]
+__all__ = ["CollectorRegistry", "Metrics"]
 
 P = ParamSpec("P")
-_BUCKETS_MS = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, float("inf"))
+_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_Mode = Literal["livemax", "livemin", "livesum", "livemostrecent"]
 _gate = threading.RLock()
-"""Held while a metric changes, and while the process forks: a child must not inherit a metric's lock that is taken."""
+"""Held while metrics change or are read, and while the process forks: a child must not inherit a lock that is taken."""
 _sets: "WeakKeyDictionary[CollectorRegistry, Metrics]" = WeakKeyDictionary()
 
 
@@ -64,17 +57,6 @@ class HasLink(Protocol):
     up: bool
 
 
-class _BatchHistogram(Histogram):
-    """`observe` costs a microsecond for each sample; this takes many at once."""
-
-    def observe_all(self, buckets: Iterable[int], total: float) -> None:
-        """Samples by bucket, each counted in the first that holds it, and their sum."""
-        for bucket, times in zip(self._buckets, buckets, strict=True):
-            if times:
-                bucket.inc(times)
-        self._sum.inc(total)
-
-
 @dataclass(slots=True)
 class _Gauges:
     """What shows one provider's record."""
@@ -82,24 +64,34 @@ class _Gauges:
     available: Gauge
     failure_rate: Gauge
     latency_average: Gauge
+    cooldown_until: Gauge
     state: CircuitState | None = None
 
 
-class Metrics:
-    """The metrics of one process."""
+class Metrics(Collector):
+    """The metrics of one process, as one collector of its registry: a scrape and a fork wait for each other."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._pending: WeakSet[HasPending] = WeakSet()
         self._links: WeakSet[HasLink] = WeakSet()
+        self._make()
+        registry.register(self)
+
+    def _make(self) -> None:
         # bound once: looking a label up costs more than setting its value
         self._gauges: dict[str, _Gauges] = {}
-        self._bound: dict[str, tuple[Counter, _BatchHistogram]] = {}
+        self._bound: dict[str, tuple[Counter, Histogram]] = {}
+        self._all: list[Counter | Gauge | Histogram] = []
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"redis_router_{name}", text, labels, registry=registry)
+            self._all.append(made := Counter(f"redis_router_{name}", text, labels, registry=None))
+            return made
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"redis_router_{name}", text, labels, registry=registry)
+        def gauge(name: str, text: str, *labels: str, of_several: _Mode) -> Gauge:
+            """`of_several`: what several processes of one machine come to, where they write into files."""
+            made = Gauge(f"redis_router_{name}", text, labels, registry=None, multiprocess_mode=of_several)
+            self._all.append(made)
+            return made
 
         self.state_changes = counter(
             "circuit_state_changes_total",
@@ -110,26 +102,40 @@ class Metrics:
         self.failures = counter(
             "failures_total", "Failures recorded by this process, by what they said", "provider", "reason"
         )
-        self.request_latency = _BatchHistogram(
+        self.request_latency = Histogram(
             "redis_router_request_latency_seconds",
             "Whole duration of the calls recorded by this process",
             ("provider",),
-            buckets=[bound / 1000 for bound in _BUCKETS_MS],
-            registry=registry,
+            buckets=_BUCKETS,
+            registry=None,
         )
+        self._all.append(self.request_latency)
         self.circuit_state = gauge(
-            "circuit_state", "1 for the state this process sees, 0 for the others", "provider", "state"
+            "circuit_state", "1 for the state this process sees, 0 for the others", "provider", "state",
+            of_several="livemax",
+        )  # fmt: skip
+        self.available = gauge(
+            "available", "1 while the provider's record says available", "provider", of_several="livemin"
         )
-        self.available = gauge("available", "1 while the provider's record says available", "provider")
-        self.failure_rate = gauge("failure_rate", "The fleet's moving average of failures, 0 to 1", "provider")
-        self.latency_average = gauge("latency_average_seconds", "The fleet's moving average of latency", "provider")
+        self.failure_rate = gauge(
+            "failure_rate", "The fleet's moving average of failures, 0 to 1", "provider", of_several="livemostrecent"
+        )
+        self.latency_average = gauge(
+            "latency_average_seconds", "The fleet's moving average of latency", "provider", of_several="livemostrecent"
+        )
+        self.cooldown_until = gauge(
+            "cooldown_until_timestamp_seconds",
+            "When a rate limit ends, seconds since the epoch; 0 where there was none",
+            "provider",
+            of_several="livemax",
+        )
         self.local_changes = counter(
             "local_state_changes_total",
             "Circuit transitions this process decided alone, while Redis was away",
             "provider", "from_state", "to_state",
         )  # fmt: skip
-        self.redis_up = gauge("redis_up", "1 while this process is in touch with Redis")
-        self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis")
+        self.redis_up = gauge("redis_up", "1 while this process is in touch with Redis", of_several="livemin")
+        self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis", of_several="livesum")
         self.results_dropped = counter("results_dropped_total", "Results that will never reach Redis", "reason")
         self.permits_claimed = counter(
             "half_open_permits_total", "Half-open permits this process was given", "provider"
@@ -138,8 +144,8 @@ class Metrics:
             "safety_net_transitions_total", "Open to half-open by a replica because no worker led", "provider"
         )
         self.probes = counter("probes_total", "Provider probes by this worker", "provider", "result")
-        self.leader = gauge("leader", "1 while this process holds the worker lease")
-        self.leader_epoch = gauge("leader_epoch", "The newest election epoch this process saw")
+        self.leader = gauge("leader", "1 while this process holds the worker lease", of_several="livemax")
+        self.leader_epoch = gauge("leader_epoch", "The newest election epoch this process saw", of_several="livemax")
 
     @classmethod
     def of(cls, registry: CollectorRegistry | None) -> "Metrics":
@@ -151,29 +157,28 @@ class Metrics:
                 _sets[registry] = cls(registry)
             return _sets[registry]
 
+    def describe(self) -> list[Metric]:
+        """What there is, without values: for the registry."""
+        return [family for metric in self._all for family in metric.describe()]
+
+    def collect(self) -> list[Metric]:
+        """Everything as it is now: for the registry."""
+        with _gate:
+            self._count_pending()
+            return [family for metric in self._all for family in metric.collect()]
+
     @_gated
     def start_anew(self) -> None:
         """In a forked child: count from zero, or the sum over the fleet would count the parent's past twice."""
         self._pending.clear()
         self._links.clear()
-        self._gauges.clear()
-        self._bound.clear()
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            return  # there each process has a file of its own already
-        for metric in vars(self).values():
-            if isinstance(metric, Counter | Gauge | Histogram) and metric._labelnames:
-                metric._lock = threading.Lock()  # a scrape may have held it when the process forked
-                metric.clear()
-        for gauge in (self.redis_up, self.leader, self.leader_epoch):
-            gauge.set(0)
+        self._make()
 
     @_gated
     def results(self, provider: str, results: Sequence[Result]) -> None:
-        """Outcomes of one provider, counted here and added up once: a batch costs little more than a single one."""
+        """Outcomes of one provider, counted here and added up once."""
         outcomes = [result[1] for result in results]
         successes = outcomes.count(Outcome.SUCCESS)
-        latencies = sorted([ms for result in results if (ms := result[6] or result[2]) > 0])
-        below = [bisect_right(latencies, most) for most in _BUCKETS_MS]
         bound = self._bound.get(provider)
         if bound is None:
             bound = self._bound[provider] = (
@@ -188,7 +193,11 @@ class Metrics:
             reasons = Tally(r.reason for r in results if r[1] is Outcome.FAILURE)
             for reason, times in reasons.items():
                 self.failures.labels(provider, reason or "unspecified").inc(times)
-        bound[1].observe_all(map(sub, below, [0, *below]), sum(latencies) / 1000)
+        observe = bound[1].observe
+        for result in results:
+            milliseconds = result[6] or result[2]
+            if milliseconds > 0:
+                observe(milliseconds / 1000)
 
     @_gated
     def transition(self, change: Transition) -> None:
@@ -242,10 +251,14 @@ class Metrics:
             gauges.available.set(health.available)
             gauges.failure_rate.set(health.failure_rate)
             gauges.latency_average.set(health.latency_ms / 1000)
+            gauges.cooldown_until.set(health.cooldown_until_ms / 1000)
 
     def _gauges_of(self, provider: str) -> "_Gauges":
         gauges = self._gauges[provider] = _Gauges(
-            self.available.labels(provider), self.failure_rate.labels(provider), self.latency_average.labels(provider)
+            self.available.labels(provider),
+            self.failure_rate.labels(provider),
+            self.latency_average.labels(provider),
+            self.cooldown_until.labels(provider),
         )
         return gauges
 
@@ -254,15 +267,28 @@ class Metrics:
         """Stop showing a provider that was deregistered."""
         if self._gauges.pop(provider, None) is None:
             return
+        if in_files():  # prometheus_client can take no series away there
+            for state in CircuitState:
+                self.circuit_state.labels(provider, state.value).set(0)
+            self.cooldown_until.labels(provider).set(0)
+            return
         for state in CircuitState:
             self.circuit_state.remove(provider, state.value)
-        for gauge in (self.available, self.failure_rate, self.latency_average):
+        for gauge in (self.available, self.failure_rate, self.latency_average, self.cooldown_until):
             gauge.remove(provider)
 
     def watch_pending(self, owner: HasPending) -> None:
-        """Read the number of waiting results whenever the metrics are scraped; summed over a registry's routers."""
+        """Count these waiting results in; summed over a registry's routers."""
         self._pending.add(owner)
-        self.results_pending.set_function(lambda: sum(each.pending for each in list(self._pending)))
+
+    def pending_changed(self) -> None:
+        """Where another process is scraped for this one, it has only what was written."""
+        if in_files():
+            with _gate:
+                self._count_pending()
+
+    def _count_pending(self) -> None:
+        self.results_pending.set(sum(each.pending for each in list(self._pending)))
 
     def watch_link(self, link: HasLink) -> None:
         """Count this link in: `redis_up` is 1 while all links of the registry are up."""

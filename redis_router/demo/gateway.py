@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
 from redis_router.demo.web import serve, tell
-from redis_router.metrics import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from redis_router.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
 MODEL = "demo-model"
 
@@ -80,7 +80,7 @@ class Gateway:
         return JSONResponse({name: health.to_fields() for name, health in self.router.get_health_status().items()})
 
     async def metrics(self, request: Request) -> Response:
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(scrape_registry()), media_type=CONTENT_TYPE_LATEST)
 
     async def report(self) -> None:
         """Tell four times a second how things look from here."""

@@ -244,6 +244,65 @@ def test_a_probe_with_a_secret_of_the_workers_own(workers, one_real):
     assert "sesame" not in said + "".join(worker.log)
 
 
+def test_the_gauges_of_a_dead_process_are_gone(workers, one_real, tmp_path):
+    """Two workers that write into one folder; the one that was killed saw a circuit open that is closed by now."""
+    store, env = one_real.store("gw"), {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1, open_timeout=600.0))
+    pair = [workers("--lease", "1", env=env) for _ in range(2)]
+
+    def sample(worker, name):
+        found = re.search(rf"^redis_router_{re.escape(name)} (\S+)$", worker.get("/metrics")[1], re.MULTILINE)
+        return float(found[1]) if found else None
+
+    def state(worker, word):
+        return sample(worker, f'circuit_state{{provider="openai",state="{word}"}}')
+
+    leader = leader_of(pair)
+    other = next(worker for worker in pair if worker is not leader)
+    recorded(store, "openai", 1, result("openai", False))
+    for worker in pair:
+        eventually(lambda worker=worker: state(worker, "open") == 1.0)
+    files = [path.name for path in tmp_path.glob(f"gauge_live*_{leader.process.pid}.db")]
+    assert files, "the leader wrote gauges of its own"
+    leader.process.kill()
+    leader.process.wait()
+    one_real.client().hset(store.keys.health("openai"), mapping={"circuit_state": "closed", "generation": 3})
+    store.update("openai", {"available": "1", "weight": "2"})
+    eventually(lambda: state(other, "closed") == 1.0)
+    assert state(other, "open") == 0.0
+    assert not list(tmp_path.glob(f"gauge_live*_{leader.process.pid}.db"))
+    eventually(lambda: sample(other, "leader") == 1.0)
+    assert sample(other, "redis_up") == 1.0
+
+
+def test_counters_and_pending_results_of_several_processes_add_up(one_real, tmp_path):
+    """Two gateways, each with results; a third process shows the sum."""
+    code = (
+        "import sys; from redis_router import *\n"
+        f"r = Router({one_real.url!r}, namespace={one_real.namespace!r})\n"
+        "r.register_provider(Provider('openai', ('m',))); r.start()\n"
+        "[r.record_result('openai', success=True, latency_ms=70.0) for _ in range(5)]; assert r.flush()\n"
+        "r.record_result('openai', outcome='rate_limited', cooldown=60.0); assert r.flush()\n"
+        "print('done', flush=True); sys.stdin.read()"
+    )
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
+    gateways = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    try:
+        assert [gateway.stdout.readline() for gateway in gateways] == ["done\n"] * 2
+        show = "from redis_router.exposition import *; print(generate_latest(scrape_registry()).decode())"
+        shown = subprocess.run([sys.executable, "-c", show], env=env, capture_output=True, text=True, check=True).stdout
+    finally:
+        for gateway in gateways:
+            gateway.communicate()
+    samples = dict(line.rsplit(" ", 1) for line in shown.splitlines() if line.startswith("redis_router"))
+    assert samples['redis_router_requests_total{outcome="success",provider="openai"}'] == "10.0"
+    assert samples['redis_router_request_latency_seconds_bucket{le="0.1",provider="openai"}'] == "10.0"
+    assert samples["redis_router_results_pending"] == "0.0"
+    until = float(samples['redis_router_cooldown_until_timestamp_seconds{provider="openai"}'])
+    assert 0 < until - time.time() <= 60
+
+
 def test_status_without_redis():
     """Exit 2 and one line."""
     done = run("status", "--redis", f"redis://127.0.0.1:{free_port()}")

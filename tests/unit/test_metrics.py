@@ -1,9 +1,10 @@
 """The set of metrics: documented, one per registry, and not in the way of anything."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import Outcome, ProviderHealth
@@ -47,25 +48,26 @@ def test_results_are_folded():
     assert metric(registry, "request_latency_seconds_sum", provider="p") == 0.5
 
 
-def test_a_batch_is_observed_as_its_samples_would_be():
-    """Folded at once, and in the same buckets: those that lie on a bound, too."""
-    registry, latencies = CollectorRegistry(), [0.1, 50, 50.001, 2_500, 119_999, 120_001, 10**6]
-    metrics = Metrics(registry)
-    metrics.results("batch", [Result("batch", Outcome.SUCCESS, latency, 1) for latency in latencies])
-    for latency in latencies:
-        metrics.request_latency.labels("single").observe(latency / 1000)
-
-    def samples(provider):
-        return {
-            (s.name, s.labels.get("le")): s.value
-            for family in registry.collect()
-            for s in family.samples
-            if s.labels.get("provider") == provider and "latency_seconds" in s.name and not s.name.endswith("created")
-        }
-
-    batch, single = samples("batch"), samples("single")
-    assert batch.keys() == single.keys()
-    assert batch == pytest.approx(single)
+def test_a_fork_waits_for_a_scrape():
+    """The child's metrics begin at zero, whatever the parent's threads held when it forked."""
+    code = (
+        "import os, threading, prometheus_client as p\n"
+        "from redis_router import Outcome\n"
+        "from redis_router.metrics import Metrics\n"
+        "from redis_router.model import Result\n"
+        "m = Metrics.of(None); r = [Result('p', Outcome.SUCCESS, 1.0, 1)]; m.results('p', r)\n"
+        "stop = threading.Event()\n"
+        "def scrape():\n    while not stop.is_set(): p.generate_latest(p.REGISTRY)\n"
+        "threads = [threading.Thread(target=scrape, daemon=True) for _ in range(4)]; [t.start() for t in threads]\n"
+        "for _ in range(40):\n"
+        "    if not (pid := os.fork()):\n"
+        "        m.start_anew(); m.results('p', r)\n"
+        "        counted = [s.value for f in m.collect() for s in f.samples if s.name.endswith('requests_total')]\n"
+        "        os._exit(int(counted != [1.0]))\n"
+        "    assert os.waitpid(pid, 0)[1] == 0\n"
+        "stop.set()"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 def test_a_forgotten_provider_disappears():
