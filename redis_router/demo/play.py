@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -41,17 +42,18 @@ FAIL_AT, KILL_AT, HEAL_AT, END_AT = 5.0, 11.5, 17.0, 27.0
 class Fleet:
     """The demo's processes, each ended by its own id, and the lines they tell."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, log_path: str) -> None:
+        self._log = stack.enter_context(open(log_path, "ab"))  # noqa: SIM115 - closed by the stack
         self.lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self.processes: dict[str, subprocess.Popen[str]] = {}
         stack.callback(self.stop)
 
     def start(self, name: str, module: str, *arguments: str) -> None:
-        """`python -m redis_router.<module>`; its JSON lines arrive in `lines`, its log is ours."""
+        """`python -m redis_router.<module>`; its JSON lines arrive in `lines`, its log in the demo's log file."""
         process = subprocess.Popen(
             [sys.executable, "-m", f"redis_router.{module}", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if module == "__main__" else None,
+            stderr=self._log,
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,  # Ctrl-C is for us: we end them in our order
@@ -131,11 +133,15 @@ class Load:
 
 def play(plain: bool) -> int:
     """Run the demo; 0 where it went as it should, 1 where not."""
+    descriptor, log_path = tempfile.mkstemp(prefix="redis-router-demo-", suffix=".log")
+    os.close(descriptor)
+    # lines between those of the live table would push it down
+    logging.basicConfig(filename=log_path, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     story = Story(PATIENT, CircuitConfig().half_open_max_probes, LEASE, REPLICAS)
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
-        fleet = Fleet(stack)
+        fleet = Fleet(stack, log_path)
         for name, latency in PROVIDERS.items():
             fleet.start(name, "demo.provider", "--name", name, "--latency", str(latency))
         providers = {name: f"http://127.0.0.1:{port}" for name, port in fleet.ready(list(PROVIDERS)).items()}
@@ -159,7 +165,9 @@ def play(plain: bool) -> int:
         store = Store(connect(server.url), "rr", "demo")
         threading.Thread(target=_listen, args=(store, fleet.lines), daemon=True).start()
         hints = [
-            f"server: {server.binary.name} at {server.url}. Look in while it runs:",
+            f"server: {server.binary.name} at {server.url}",
+            f"logs of all processes: {log_path}",
+            "Look in while it runs:",
             f"  redis-cli -p {server.port} HGETALL 'rr:{{{PATIENT}}}:health'",
             f"  redis-cli -p {server.port} XRANGE 'rr:{{{PATIENT}}}:events' - +",
             f"  redis-cli -p {server.port} SUBSCRIBE rr:events",

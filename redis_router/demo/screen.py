@@ -6,6 +6,7 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -13,7 +14,8 @@ from rich.text import Text
 
 from redis_router.demo.story import Story
 
-TABLE_LINES = 12
+MIN_NEWS = 6
+"""Lines; where there is room for fewer, the longer hints are left out."""
 _STYLES = {"closed": "green", "open": "bold red", "half_open": "yellow"}
 
 
@@ -26,9 +28,7 @@ class Screen:
         self._hints = hints
         self._began = time.time()
         self._console = Console()
-        spare = self._console.size.height - TABLE_LINES
-        self._shown_hints = hints if spare >= len(hints) + 6 else []  # on a small terminal the news come first
-        self._news: deque[str] = deque(maxlen=max(3, min(12, spare - len(self._shown_hints) - 2)))
+        self._news: deque[str] = deque(maxlen=50)
         self._live = None if plain else Live(console=self._console, refresh_per_second=8, transient=False)
         self._view_at = 0.0
         self.leader = "none yet"
@@ -76,9 +76,14 @@ class Screen:
         ]
 
     def _picture(self) -> Group:
-        table = Table(title=f"{time.time() - self._began:.0f} s   leader: {self.leader}", title_justify="left")
-        for heading in ("replica", *self._providers, "requests", "user-visible failures", "Redis"):
-            table.add_column(heading)
+        """The table, then as much as fits below it: on a small terminal the news come first, then the hints."""
+        table = Table(
+            title=f"{time.time() - self._began:.0f} s   leader: {self.leader}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        for heading in ("replica", *self._providers, "requests", "users saw fail", "Redis"):
+            table.add_column(heading, no_wrap=True)
         for name, view in sorted(self._story.views.items()):
             states = [
                 Text(view["states"].get(p, "?"), style=_STYLES.get(view["states"].get(p, ""), ""))
@@ -86,7 +91,10 @@ class Screen:
             ]
             up = Text("up", style="green") if view["redis_up"] else Text("down", style="red")
             table.add_row(name, *states, str(view["requests"]), str(view["failures"]), up)
-        return Group(table, Text("\n".join(self._news)), Text("\n".join(["", *self._shown_hints]), style="dim"))
+        left = self._console.size.height - len(self._console.render_lines(table, pad=False)) - 2
+        hints = ["", *self._hints] if left >= len(self._hints) + MIN_NEWS else ["", *self._hints[:2]]
+        news = list(self._news)[-max(1, left - len(hints)) :]
+        return Group(table, _lines(news), _lines(hints, "dim"))
 
     def close_with(self, figures: list[tuple[str, str]], wrong: list[str], records: str) -> None:
         """The summary, measured from the run."""
@@ -102,3 +110,8 @@ class Screen:
         lines += [f"NOT as it should be: {text}" for text in wrong] or ["All went as it should."]
         print("\n".join(lines), flush=True)
         sys.stdout.flush()
+
+
+def _lines(lines: list[str], style: str = "") -> Text:
+    """A line of the terminal each: what is too long is cut."""
+    return Text("\n".join(lines), style=style, no_wrap=True, overflow="ellipsis")

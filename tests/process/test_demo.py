@@ -1,11 +1,19 @@
 """The demo is the main job: a whole fleet, half a minute of trouble, and a summary that must be right."""
 
+import fcntl
+import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
+import pyte
 import pytest
 
 
@@ -34,6 +42,50 @@ def test_the_demo_takes_its_processes_along():
     finally:
         demo.kill()
         demo.communicate()
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (120, 40)])
+def test_the_live_table_stays_in_its_place(columns, lines):
+    """On a real terminal's screen: one table, no piece of an older frame, no log line between; news and hints fit."""
+    primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    screen = pyte.HistoryScreen(columns, lines, history=1_000)
+    stream = pyte.ByteStream(screen)
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)}
+    demo = subprocess.Popen([sys.executable, "-m", "redis_router", "demo"], stdout=secondary, stderr=secondary, env=env)
+    os.close(secondary)
+    frames = 0
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any("alpha closed" in line for line in screen.display):
+            if select.select([primary], [], [], 0.03)[0]:
+                stream.feed(os.read(primary, 65_536))
+                continue  # between two frames nothing is being drawn
+            heads = [line for line in screen.display if line.split()[:2] == ["replica", "alpha"]]
+            assert len(heads) <= 1, "\n".join(screen.display)
+            frames += len(heads)
+            if any("sees alpha open" in line for line in screen.display) and frames > 10:
+                break
+        shown = "\n".join(screen.display)
+        assert len(screen.history.top) <= 3, "the picture is higher than the screen, and scrolls"
+        assert shown.count("leader: worker-") == 1, shown
+        assert len(re.findall(r"^ *gateway-\d +(?:closed|open|half_open)", shown, re.MULTILINE)) == 3, shown
+        assert "begins to fail" in shown
+        log = re.search(r"logs of all processes: (\S+)", shown)[1]
+        assert "alpha is open" not in shown, "a log line"
+    finally:
+        demo.terminate()
+        while True:  # it restores the terminal, and would block where nobody reads
+            try:
+                if not os.read(primary, 65_536):
+                    break
+            except OSError:
+                break
+        demo.wait(30)
+        os.close(primary)
+    if "…" not in log:
+        assert "alpha is open" in Path(log).read_text()
+        Path(log).unlink()
 
 
 @pytest.mark.long
