@@ -43,7 +43,7 @@ async def complete(request: Request) -> Response:
         for attempt in router.attempts(model, deadline=60.0):
             with attempt:
                 url = f"{attempt.provider.client}/chat/completions"
-                answer = await app.state.http.post(url, json=body, timeout=attempt.remaining)
+                answer = await app.state.http.post(url, json=body, timeout=attempt.timeout)
                 attempt.judge(answer)  # 5xx and 429: on to the next; the last answer is the caller's
     except NoProviderAvailable as error:
         headers = {"Retry-After": str(ceil(error.retry_after))} if error.retry_after is not None else {}

@@ -87,6 +87,11 @@ class Attempt(Generic[ClientT]):
         """Did the `with` block begin?"""
         return self._started != 0.0
 
+    @property
+    def has_begun_to_answer(self) -> bool:
+        """Was the first token passed on?"""
+        return self._first_token is not None
+
     # Verdicts, while the call runs
 
     def succeed(self, latency_ms: float | None = None) -> None:

@@ -69,11 +69,6 @@ class Turn(Attempt[ClientT]):
         return self._candidate.health.name
 
     @property
-    def has_begun_to_answer(self) -> bool:
-        """Was the first token passed on?"""
-        return self._first_token is not None
-
-    @property
     def used_its_share(self) -> bool:
         """Did it use up the time that it was given until the first token?"""
         return self._waited(time.monotonic() - self._began).used_its_share

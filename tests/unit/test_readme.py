@@ -1,12 +1,15 @@
 """What the README and the compose file promise: the examples run, the commands and the named tests exist."""
 
-import asyncio
 import json
+import os
 import re
 import shlex
 import socket
+import subprocess
+import sys
 import threading
-from contextlib import asynccontextmanager, contextmanager
+import time
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,51 +17,109 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from openai import OpenAI
+from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Row
 from benchmarks.quality.policies import GUIDE
 from benchmarks.report import number
-from redis_router import NoProviderAvailable, Provider, Router, cli
+from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, cli
+from redis_router.connect import connect
 from redis_router.demo import gateway, provider
-from tests.support import eventually
+from redis_router.metrics import Metrics
+from redis_router.store import Store
+from tests.process.llm_server import llm_server
+from tests.support import eventually, recorded, result
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture
-def names(one_real):
-    """What the examples take for granted, on a server of ours."""
-
-    async def call_async(prompt):
-        return f"answer to {prompt}"
-
-    def on_our_server(url, **options):
-        assert url == "redis://localhost:6379/0"
-        return Router(one_real.url, namespace=one_real.namespace, **options)
-
-    return {
-        "call_openai": lambda prompt: "openai",
-        "call_azure": lambda prompt: "azure",
-        "call_openai_async": call_async,
-        "on_our_server": on_our_server,
-    }
-
-
-def test_the_sync_quick_start_runs(names):
-    """Line by line as printed."""
-    code = PYTHON[0].replace("Router(", "on_our_server(")
-    exec(code, names)
-    assert names["answer"] in ("openai", "azure")
+def as_a_user(code, tmp_path, one_real, *urls):
+    """A snippet in a file of its own, run by an interpreter of its own: only the addresses are ours."""
+    code = code.replace("redis://localhost:6379/0", one_real.url)
+    for theirs, ours in zip(
+        ("https://api.openai.com/v1", "https://example.openai.azure.com/openai/v1"), urls, strict=False
+    ):
+        code = code.replace(theirs, ours)
+    (tmp_path / "snippet.py").write_text(code)
+    env = {**os.environ, "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": urls[0]}
+    command = [sys.executable, "-W", "error", str(tmp_path / "snippet.py")]
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    finally:
+        with connect(one_real.url) as client:
+            store = Store(client, "rr", "test")
+            for name in store.specs():
+                store.deregister(name)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_the_asyncio_quick_start_runs(names):
-    """With a provider that is awaited."""
-    scope = {**names, "Provider": Provider}
-    exec(PYTHON[1].replace("Router(", "on_our_server("), scope)
-    assert asyncio.run(scope["main"]()) == "answer to Hello?"
+def test_the_sync_quick_start_runs(one_real, tmp_path):
+    """Line by line as printed, with the openai SDK; one of the two providers is down, then both."""
+    with llm_server() as openai, llm_server() as azure:
+        openai.faults.extend([(503, {})] * 2)
+        urls = (f"{openai.url}/v1", f"{azure.url}/v1")
+        assert as_a_user(PYTHON[0], tmp_path, one_real, *urls) == "Hello from here\n"
+        with connect(one_real.url) as client:
+            store = Store(client, "rr", "test")
+            for name in ("openai", "azure"):
+                store.register(Provider(name, ("gpt-4o",)), CircuitConfig())
+                recorded(store, name, 1, *[result(name, False, generation=g) for g in range(1, 9) for _ in range(6)])
+        code = PYTHON[0].partition("    provider = router.select")[0]
+        assert "ROUTER_NO_PROVIDER_AVAILABLE" in as_a_user(code, tmp_path, one_real, *urls)
+
+
+def test_the_asyncio_quick_start_runs(one_real, tmp_path):
+    """With the SDK's asynchronous client."""
+    with llm_server() as openai:
+        code = f"{PYTHON[1]}\n\nimport asyncio\n\nprint(asyncio.run(main()))\n"
+        assert as_a_user(code, tmp_path, one_real, f"{openai.url}/v1") == "Hello from here\n"
+
+
+def test_quick_starts_and_examples_are_typed(tmp_path):
+    """mypy --strict as they stand: `attempt.provider.client` is the SDK's client."""
+    reveal = "    reveal_type(attempt.provider.client)\n"
+    sync = PYTHON[0].replace(
+        "            with attempt:  # times", f"        {reveal}            with attempt:  # times"
+    )
+    (tmp_path / "sync.py").write_text(sync)
+    (tmp_path / "asynchronous.py").write_text(PYTHON[1])
+    files = [tmp_path / "sync.py", tmp_path / "asynchronous.py", *sorted((ROOT / "examples").glob("*.py"))]
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'Revealed type is "openai._client.OpenAI"' in done.stdout
+
+
+@pytest.mark.parametrize(("retries", "answered_by"), [(0, "second"), (2, "first")])
+def test_retries_of_an_sdk_cost_what_the_readme_says(one_real, retries, answered_by):
+    """A provider that is limited for a second, twice: without retries the next one answers at once."""
+    question = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}]}
+    with (
+        llm_server() as first,
+        llm_server() as second,
+        ExitStack() as clients,
+        Router(one_real.url, namespace=one_real.namespace, strategy="latency") as router,
+    ):
+        first.faults.extend([(429, {"retry-after": "1"})] * 2)
+        for name, server, latency_ms in (("first", first, 1.0), ("second", second, 2.0)):
+            client = clients.enter_context(OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=retries))
+            router.register_provider(Provider(name, ("m",), client=client))
+            router.flush()
+            router.record_result(name, success=True, latency_ms=latency_ms)
+        router.flush()
+        eventually(lambda: router.select_provider("m").name == "first")
+        began = time.monotonic()
+        for attempt in router.attempts("m"):
+            with attempt:
+                attempt.provider.client.chat.completions.create(**question)
+        assert attempt.provider.name == answered_by
+        assert (time.monotonic() - began >= 2.0) is bool(retries)
 
 
 @contextmanager
@@ -93,34 +154,161 @@ def test_a_request_with_everything_runs(one_real):
     assert scope["answer"] == "claude-sonnet"
 
 
-def test_the_stream_runs(one_real):
-    """A generator that goes to the next provider where the first one breaks before it said anything."""
+def named(code_with):
+    """The snippet that holds these words."""
+    (found,) = [code for code in PYTHON if code_with in code]
+    return found
+
+
+async def broken(question):
+    """A provider's stream; the question says how it ends."""
+    if question == "nothing":
+        raise ConnectionError("refused")
+    yield "The answer"
+    if question == "half":
+        raise ConnectionError("cut")
+    yield " is 42."
+
+
+@pytest.fixture
+def streaming(one_real):
+    """The README's streaming application on a router with two such providers; what was asked of them."""
     asked = []
 
     async def client(question):
         asked.append(question)
-        if len(asked) == 1:
-            raise ConnectionError
-        for part in ("He", "llo"):
+        if question == "second":  # the first one asked does not answer
+            question = "nothing" if len(asked) == 1 else "all"
+        async for part in broken(question):
             yield part
 
-    async def main():
-        async with Router(one_real.url, namespace=one_real.namespace) as router:
-            for name in "ab":
-                router.register_provider(Provider(name, ("gpt-4o",), client=client))
-            scope = {"router": router}
-            exec(next(code for code in PYTHON if "first_token" in code), scope)
-            return [part async for part in scope["stream"]("Hello?")]
+    app = FastAPI()
+    router = Router(one_real.url, namespace=one_real.namespace)
+    scope = {"app": app, "router": router, "json": json}
+    scope |= {"Request": Request, "Response": Response, "JSONResponse": JSONResponse}
+    scope |= {"StreamingResponse": StreamingResponse, "NoProviderAvailable": NoProviderAvailable}
+    exec(named("async def stream(question)"), scope)
+    exec(named("async def rest(first, parts)"), scope)
+    with router:
+        for name in "ab":
+            router.register_provider(Provider(name, ("gpt-4o",), client=client))
+        with served(app) as url:
+            yield partial(httpx.post, f"{url}/v1/chat/completions"), asked, router
 
-    assert asyncio.run(main()) == ["He", "llo"]
-    assert len(asked) == 2
+
+@pytest.mark.parametrize(
+    ("question", "calls", "data"),
+    [
+        ("all", 1, ["The answer", " is 42.", "[DONE]"]),
+        ("second", 2, ["The answer", " is 42.", "[DONE]"]),
+        ("half", 1, ["The answer", {"error": {"message": "the answer broke off: cut"}}]),
+    ],
+)
+def test_a_stream_is_one_providers(streaming, question, calls, data):
+    """Over real HTTP: it goes to the next provider before its first part, and to nobody after it."""
+    ask, asked, _ = streaming
+    said = ask(json={"question": question})
+    events = [line.removeprefix("data: ") for line in said.text.splitlines() if line]
+    assert said.status_code == 200
+    assert [each if each == "[DONE]" else json.loads(each) for each in events] == data
+    assert len(asked) == calls
+
+
+def test_a_stream_that_nobody_begins_is_a_status(streaming):
+    """Nothing went out yet."""
+    ask, asked, router = streaming
+    for name in "ab":
+        router.update_health(name, available=False)
+    assert ask(json={"question": "all"}).status_code == 503
+    assert asked == []
+
+
+def test_the_readmes_metrics_of_several_processes(tmp_path, monkeypatch):
+    """The endpoint as printed, over HTTP."""
+    app = FastAPI()
+    exec(named("scrape_registry()"), {"app": app, "Response": Response})
+    with served(app) as url:
+        assert "python_info" in httpx.get(f"{url}/metrics").text
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+        assert "python_info" not in httpx.get(f"{url}/metrics").text
+
+
+def test_the_readmes_alerts_are_of_metrics_that_exist():
+    """Names and labels, as far as they can be checked without Prometheus."""
+    import yaml
+
+    (rules,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    expressions = [rule["expr"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    registry = CollectorRegistry()
+    Metrics(registry)
+    known = {family.name for family in registry.collect()}
+    assert set(re.findall(r"redis_router_\w+", " ".join(expressions))) <= known
+
+
+@pytest.fixture
+def streaming_example(one_real, monkeypatch):
+    """examples/fastapi_streaming.py as it is, before two servers that misbehave."""
+    with llm_server() as openai, llm_server() as azure:
+        monkeypatch.setenv("REDIS_ROUTER_URL", one_real.url)
+        monkeypatch.setenv("OPENAI_URL", f"{openai.url}/v1")
+        monkeypatch.setenv("AZURE_URL", f"{azure.url}/v1")
+        example: dict[str, Any] = {}
+        exec((ROOT / "examples" / "fastapi_streaming.py").read_text(), example)
+        with served(example["app"]) as url:
+            yield partial(httpx.post, f"{url}/v1/chat/completions", timeout=30), (openai, azure), example["router"]
+            for name in ("openai", "azure"):
+                example["router"].deregister_provider(name, everywhere=True)
+
+
+def content(text):
+    """What a user reads, and the last event."""
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if "choices" in c), events[-1]
+
+
+@pytest.mark.parametrize("fault", [(503, {}), (401, {}), (429, {"retry-after": "30"}), "reset"])
+def test_the_streaming_example_fails_over(streaming_example, fault):
+    """Before the first content: status, rate limit, cut connection."""
+    ask, servers, _ = streaming_example
+    for _ in range(20):  # until the one with the fault was asked first
+        servers[0].faults.append(fault)
+        said = ask(json={"model": "gpt-4o", "messages": []})
+        assert (said.status_code, content(said.text)) == (200, ("Hello from here", "[DONE]"))
+        if not servers[0].faults:
+            return
+        servers[0].faults.clear()
+    raise AssertionError("the first server was never asked")
+
+
+@pytest.mark.parametrize("fault", ["cut", "overloaded"])
+def test_the_streaming_example_breaks_off_and_says_so(streaming_example, fault):
+    """After the first content: no second answer behind the first, an error event, no [DONE]; and it is counted."""
+    ask, servers, router = streaming_example
+    for server in servers:
+        server.faults.append(fault)
+    text, last = content(ask(json={"model": "gpt-4o", "messages": []}).text)
+    assert "Hello from here".startswith(text)
+    assert text
+    assert json.loads(last)["error"]["code"] == "PROVIDER_FAILED"
+    assert sum(len(server.asked) for server in servers) == 1
+    assert router.flush()
+    assert sorted(h.consecutive_failures for h in router.get_health_status().values()) == [0, 1]
+
+
+def test_the_streaming_example_passes_a_bad_request_on(streaming_example):
+    """With its status."""
+    ask, servers, _ = streaming_example
+    for server in servers:
+        server.faults.append((400, {}))
+    assert ask(json={"model": "gpt-4o", "messages": []}).status_code == 400
 
 
 def test_the_readmes_lifespan_runs(one_real):
     """The router starts and ends with the application."""
     scope = {"asynccontextmanager": asynccontextmanager, "FastAPI": FastAPI, "Provider": Provider}
     scope["router"] = Router(one_real.url, namespace=one_real.namespace)
-    exec(PYTHON[2], scope)
+    exec(named("async def lifespan"), scope)
     with served(scope["app"]):
         eventually(lambda: scope["router"].redis_up)
         assert scope["router"].select_provider("gpt-4o").name == "openai"
