@@ -8,8 +8,6 @@ local SEQ_TTL_MS = 3600000 -- how long a writer's last batch is remembered: long
 local EVENTS_KEPT = 1000
 
 local BUCKETS = 10 -- of the sliding window
-local FAILURE_PENALTY_MS = 5000 -- what a failure counts for in balancing, as linkerd has it
-local PEAK_TAU_MS = 10000 -- how fast a peak is forgotten: Finagle's decay
 local REOPENINGS = 30 -- so many times at most the open timeout is multiplied
 local WEEK_MS = 604800000
 local LOCAL_GENERATIONS = 2 ^ 50 -- those that a replica made by itself, as in local.py
@@ -24,10 +22,10 @@ local QUIET = {
 }
 local OR_QUIET = { __index = QUIET }
 -- All other fields: a word, or a number.
-local ALWAYS_KNOWN, W, N = 23, 'word', 'number'
+local ALWAYS_KNOWN, W, N = 22, 'word', 'number'
 local ALWAYS = {
   circuit_state = W, open_reason = W, last_failure = W, available = N, unavailable_reason = W, latency_ms = N,
-  peak_latency_ms = N, failure_rate = N, weight = N, consecutive_failures = N, consecutive_successes = N, generation = N,
+  failure_rate = N, weight = N, consecutive_failures = N, consecutive_successes = N, generation = N,
   last_state_change_ms = N, last_check_ms = N, last_result_ms = N, failure_rate_threshold = N,
   consecutive_failure_limit = N, half_open_success_threshold = N, half_open_max_probes = N, open_timeout_ms = N,
   leader_epoch = N, last_push_ms = N, version = N,
@@ -38,7 +36,7 @@ local ALWAYS = {
 local function fields_of_a_new_record()
   return {
     'circuit_state', 'closed', 'open_reason', '', 'last_failure', '', 'available', '1', 'unavailable_reason', '',
-    'latency_ms', '0', 'peak_latency_ms', '0', 'failure_rate', '0', 'weight', '1', 'consecutive_failures', '0',
+    'latency_ms', '0', 'failure_rate', '0', 'weight', '1', 'consecutive_failures', '0',
     'consecutive_successes', '0', 'generation', '1', 'last_state_change_ms', '0', 'last_check_ms', '0',
     'last_result_ms', '0', 'failure_rate_threshold', '0.5', 'consecutive_failure_limit', '5',
     'half_open_success_threshold', '3', 'half_open_max_probes', '3', 'open_timeout_ms', '30000', 'leader_epoch', '0',
@@ -261,24 +259,9 @@ local function is_slow(record, latency_ms)
   return most > 0 and latency_ms > most and record.slow_call_rate_threshold > 0
 end
 
--- Peak EWMA, for balancing alone: up at once, down by and by. A failure counts as a slow call.
-local function note_peak(record, success, latency_ms, now)
-  local peak, sample = record.peak_latency_ms, latency_ms
-  if not success then sample = math.max(latency_ms, FAILURE_PENALTY_MS, record.latency_ms) end
-  if sample > peak then
-    record.peak_latency_ms = sample
-  elseif now > record.last_result_ms and sample > 0 then
-    -- for exp(-t / tau): it comes to the same bits everywhere
-    local kept = PEAK_TAU_MS / (PEAK_TAU_MS + now - record.last_result_ms)
-    record.peak_latency_ms = peak * kept + sample * (1 - kept)
-  end
-  record.last_result_ms = now
-end
-
 -- Fold one call that succeeded or failed, and began in `generation`, into the record and decide on the circuit. `why`
 -- is one word on a failure, or ''.
 local function fold(record, success, latency_ms, generation, why, now)
-  note_peak(record, success, latency_ms, now)
   if latency_ms > 0 then
     local average = record.latency_ms
     record.latency_ms = average == 0 and latency_ms or (average * 7 + latency_ms) / 8
@@ -290,7 +273,7 @@ local function fold(record, success, latency_ms, generation, why, now)
   elseif rate > 0 then
     record.failure_rate = rate * 0.5 < 0.01 and 0 or rate * 0.5
   end
-  record.last_check_ms = now
+  record.last_check_ms, record.last_result_ms = now, now
   -- A late result, or one in open, moves the averages, never the circuit.
   local state = record.circuit_state
   -- a trial of a replica whose own view is open: no verdict, and still its word

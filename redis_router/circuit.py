@@ -14,8 +14,6 @@ Step = tuple[ProviderHealth, Transition | None]
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 BUCKETS = 10
-FAILURE_PENALTY_MS = 5000.0
-PEAK_TAU_MS = 10_000.0
 REOPENINGS = 30
 
 
@@ -31,22 +29,6 @@ def failure_rate_average(rate: float, success: bool) -> float:
     if success:
         return 0.0 if rate * 0.5 < 0.01 else rate * 0.5
     return min(rate * 0.9 + 0.1, 1.0)
-
-
-def peak_average(health: ProviderHealth, success: bool, latency_ms: float, now_ms: int) -> float:
-    """Peak EWMA (Finagle's), in ms, for balancing alone: up at once, down by and by. A failure counts as a slow call.
-
-    tau / (tau + dt) stands for exp(-dt / tau): it comes to the same bits in Lua and in Python.
-    """
-    peak, sample, passed = health.peak_latency_ms, latency_ms, now_ms - health.last_result_ms
-    if not success:
-        sample = max(latency_ms, FAILURE_PENALTY_MS, health.latency_ms)
-    if sample > peak:
-        return sample
-    if passed <= 0 or sample <= 0:
-        return peak
-    kept = PEAK_TAU_MS / (PEAK_TAU_MS + passed)
-    return peak * kept + sample * (1 - kept)
 
 
 def record(
@@ -67,7 +49,6 @@ def record(
     success = result.outcome is Outcome.SUCCESS
     health = replace(
         health,
-        peak_latency_ms=peak_average(health, success, result.latency_ms, now_ms),
         latency_ms=latency_average(health.latency_ms, result.latency_ms),
         failure_rate=failure_rate_average(health.failure_rate, success),
         last_failure=health.last_failure if success else result.reason,

@@ -314,7 +314,6 @@ class ProviderHealth:
     probe_failure                   why the worker's last probe of it failed; '' while it passes, or has none
     cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
     latency_ms                      moving average, ms; 0 until the first sample
-    peak_latency_ms                 for balancing: up at once, down by and by; a failure counts as a slow call
     failure_rate                    moving average, 0 to 1
     calls                           since the circuit closed, up to `minimum_calls`, where there is no window
     window_bucket                   number of the window's newest bucket; the three counts are of ten, newest last
@@ -339,7 +338,6 @@ class ProviderHealth:
     cooldown_until_ms: int = 0
     cooldown_ms: int = 0
     latency_ms: float = 0.0
-    peak_latency_ms: float = 0.0
     failure_rate: float = 0.0
     weight: float = 1.0
     consecutive_failures: int = 0
@@ -418,7 +416,6 @@ class ProviderHealth:
             cooldown_until_ms=_whole(may("cooldown_until_ms", "0")),
             cooldown_ms=_whole(may("cooldown_ms", "0")),
             latency_ms=_number(values["latency_ms"]),
-            peak_latency_ms=_number(may("peak_latency_ms", "0")),
             failure_rate=_number(values["failure_rate"]),
             weight=_number(values["weight"]),
             consecutive_failures=_whole(values["consecutive_failures"]),

@@ -343,7 +343,7 @@ class TestTamperedRecords:
         assert (health.circuit_state, health.open_reason) == (CircuitState.OPEN, "consecutive_failures")
         assert replace(mirrored, version=0) == replace(health, version=0)
 
-    @pytest.mark.parametrize("lost", ["last_result_ms", "peak_latency_ms", "version", "last_failure"])
+    @pytest.mark.parametrize("lost", ["last_result_ms", "version", "last_failure"])
     def test_a_field_that_is_missing_is_put_back(self, backend, told, lost):
         """Of an older version, or taken away; whatever notes stand beside it."""
         fleet = told(CircuitConfig())
@@ -384,16 +384,7 @@ class TestTamperedRecords:
         assert fleet.at((fleet.store.now_ms - START) / 1000 + 10).half_open().circuit_state is CircuitState.HALF_OPEN
 
 
-class TestPeak:
-    def test_up_at_once_down_by_and_by(self, told):
-        """A failure counts as a slow call; after ten seconds half of the way back. Probes have no part in it."""
-        fleet = told(CircuitConfig())
-        assert fleet.says(True, latency_ms=100.0).health.peak_latency_ms == 100.0
-        health = fleet.says(False, latency_ms=20.0).health
-        assert (health.peak_latency_ms, health.latency_ms) == (5_000.0, 90.0)
-        fleet.at(9).store.update("openai", {"available": "1"}, source="probe")
-        assert fleet.at(10).says(True, latency_ms=100.0).health.peak_latency_ms == 2_550.0
-
+class TestLateWords:
     def test_a_word_too_late_is_no_complaint(self, told):
         """A failure of a call from before the opening does not make one failed trial call two replicas' word."""
         first, second, third = (told(TestReporters.CONFIG, f"gw{n}") for n in range(3))

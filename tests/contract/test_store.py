@@ -56,7 +56,7 @@ class TestRegister:
         }
         assert list(fields)[:9] == [
             "circuit_state", "open_reason", "last_failure", "available", "unavailable_reason", "latency_ms",
-            "peak_latency_ms", "failure_rate", "weight",
+            "failure_rate", "weight", "consecutive_failures",
         ]  # fmt: skip
         assert fields["circuit_state"] == "closed"
         assert fields["available"] == "1"
