@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from typing import Generic, Self
 
 from redis_router.attempt import Attempt
@@ -251,15 +252,16 @@ class Attempts(Generic[ClientT]):
         self._engine.failovers.say(turn.record, text, len(self._past), self._models[0][:100], turn.record, said, after)
 
     def _explain(self, error: BaseException | None, earlier: Sequence[str]) -> None:
-        """Attach to the error what went before it, and why nothing follows."""
+        """Attach to the error what went before it, and why nothing follows, where it takes notes."""
         if error is None:
             return
-        for note in [note for note in getattr(error, "__notes__", ()) if str(note).startswith(_OURS)]:
-            error.__notes__.remove(note)  # an exception that is raised again and again
-        for number, text in enumerate(earlier, 1):
-            error.add_note(f"{_OURS} attempt {number} failed before, with {text}")
-        if self._missing is not None and self._missing.reasons:
-            error.add_note(f"{_OURS} {self._missing}")
+        with suppress(Exception):  # frozen, slotted, or with a __getattr__ that raises: the caller sees it all the same
+            for note in [note for note in getattr(error, "__notes__", ()) if str(note).startswith(_OURS)]:
+                error.__notes__.remove(note)  # an exception that is raised again and again
+            for number, text in enumerate(earlier, 1):
+                error.add_note(f"{_OURS} attempt {number} failed before, with {text}")
+            if self._missing is not None and self._missing.reasons:
+                error.add_note(f"{_OURS} {self._missing}")
 
     # Waiting
 

@@ -5,7 +5,7 @@ import copy
 import pickle
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 
@@ -72,6 +72,27 @@ def ask(attempts, *errors, tried=None, before=lambda attempt: None):
             if error is not None:
                 raise error
     return tried
+
+
+def odd_error(kind):
+    """An exception that cannot take a note, each in its way."""
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int = 1
+
+    class ReadOnly(Exception):
+        def __setattr__(self, name, value):
+            raise AttributeError(name)
+
+    class Getattr(Exception):
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    made = {"frozen": Frozen, "read_only": ReadOnly, "getattr": Getattr}.get(kind, OSError)()
+    if kind in ("none", "tuple"):
+        made.__notes__ = None if kind == "none" else ("fixed",)
+    return made
 
 
 class TestVerdicts:
@@ -412,6 +433,14 @@ class TestAttempts:
 
         with pytest.raises(Shy):
             ask(fleet()[0].attempts("gpt-4o"), Shy())
+
+    @pytest.mark.parametrize("kind", ["frozen", "none", "tuple", "read_only", "getattr"])
+    def test_an_error_that_takes_no_notes_is_passed_on(self, fleet, kind):
+        """The provider's, not one of ours about it."""
+        error = odd_error(kind)
+        with pytest.raises(type(error)) as caught:
+            ask(fleet()[0].attempts("gpt-4o"), error)
+        assert caught.value is error
 
     def test_a_strategy_that_fails_later_hides_no_error(self, fleet, caplog):
         """The provider's error is passed on; what the strategy raised is in the log."""
