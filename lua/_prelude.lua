@@ -18,7 +18,7 @@ local QUIET = {
   window_slow = '', times_opened = 0, open_timeout_factor = 1, minimum_calls = 0, window_ms = 0,
   window_failure_rate_threshold = 0, slow_call_duration_threshold_ms = 0, slow_call_rate_threshold = 0,
   open_timeout_multiplier = 0, open_timeout_max_ms = 0, open_timeout_jitter = 0, min_reporters = 0, slow_start_ms = 0,
-  probe_failure = '', circuit_version = 0, declined_settings = '',
+  probe_result = '', circuit_version = 0, declined_settings = '',
 }
 local OR_QUIET = { __index = QUIET }
 -- All other fields: a word, or a number.

@@ -12,7 +12,7 @@ from redis_router.errors import RouterError
 from redis_router.local import fleet_generation
 from redis_router.model import Candidate, ClientT, Outcome, Provider, Result
 from redis_router.permits import Permit
-from redis_router.verdict import SUCCESS, Verdict, Waited
+from redis_router.verdict import SUCCESS, TIMED_OUT, Verdict, Waited
 
 _tuple = tuple.__new__  # a named tuple's own constructor costs twice as much
 
@@ -163,7 +163,9 @@ class Attempt(Generic[ClientT]):
         generation, latency_ms = candidate.health.generation, duration_ms
         if permit is not None:
             generation, token = permit.generation, engine.permits.done(permit).token
-        if self._first_token is not None:
+        if verdict == TIMED_OUT:
+            latency_ms = 0.0  # averages are of answers: how long a hang was waited for says nothing about them
+        elif self._first_token is not None:
             latency_ms = (self._first_token - self._started) * 1000
         if self._latency_ms is not None:
             latency_ms = self._latency_ms

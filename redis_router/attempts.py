@@ -69,11 +69,6 @@ class Turn(Attempt[ClientT]):
         """The name of the record that this call counts for."""
         return self._candidate.health.name
 
-    @property
-    def used_its_share(self) -> bool:
-        """Did it use up the time that it was given until the first token?"""
-        return self._waited(time.monotonic() - self._began).used_its_share
-
     def _share(self) -> float:
         return math.inf if self.has_begun_to_answer else self._granted
 
@@ -219,6 +214,8 @@ class Attempts(Generic[ClientT]):
         """An attempt's block ended; True where its error is not passed on, as another attempt follows."""
         if not _may_go_on(turn, verdict) or not isinstance(error, Exception | None):
             self._over = True
+            if turn.has_begun_to_answer and verdict.outcome is Outcome.FAILURE:
+                self._tell(turn, len(self._past) + 1, verdict.reason, "its answer had begun, so nobody continues it")
             self._explain(error, self._past)
             return False
         said = verdict.reason or verdict.outcome.value
@@ -240,16 +237,16 @@ class Attempts(Generic[ClientT]):
                 log.exception("no other provider is tried for model %r", turn.model)  # a strategy of the user's own
             if self._next is not None or (self._missing is not None and self._may_wait()):
                 self._held_back = error
-                self._tell_failover(turn, said)
+                self._tell(turn, len(self._past), said, f"{self._next.record} is next" if self._next else "waiting")
                 return True
         self._over = True
+        self._tell(turn, len(self._past), said, "nobody is next")
         self._explain(error, self._past[:-1])
         return False
 
-    def _tell_failover(self, turn: Turn[ClientT], said: str) -> None:
-        after = f"{self._next.record} is next" if self._next is not None else "waiting for a provider"
-        text = "attempt %d for model %r failed at %s (%s): %s"
-        self._engine.failovers.say(turn.record, text, len(self._past), self._models[0][:100], turn.record, said, after)
+    def _tell(self, turn: Turn[ClientT], number: int, said: str, after: str) -> None:
+        text, model = "attempt %d for model %r failed at %s (%s): %s", self._models[0][:100]
+        self._engine.failovers.say(turn.record, text, number, model, turn.record, said, after)
 
     def _explain(self, error: BaseException | None, earlier: Sequence[str]) -> None:
         """Attach to the error what went before it, and why nothing follows, where it takes notes."""
@@ -301,7 +298,7 @@ def _may_go_on(turn: Turn[ClientT], verdict: Verdict) -> bool:
     if turn.has_begun_to_answer:
         return False
     failed = verdict.outcome in (Outcome.FAILURE, Outcome.RATE_LIMITED)
-    return failed or (verdict == TOO_IMPATIENT and turn.used_its_share)
+    return failed or verdict == TOO_IMPATIENT
 
 
 def _text(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from redis_router.errors import InvalidArgument
@@ -24,6 +25,16 @@ def check_name(what: str, value: object) -> str:
             f"{what} {value!r} is not usable: give 1 to 64 letters, digits or . _ : / @ -, the first a letter or digit"
         )
     return value
+
+
+def check_names(what: str, value: object) -> None:
+    """A collection of provider names; one name alone would be taken for its letters."""
+    if (
+        isinstance(value, str | bytes)
+        or not isinstance(value, Collection)
+        or not all(isinstance(n, str) for n in value)
+    ):
+        raise InvalidArgument(f"{what} is {value!r}: give a list of provider names, such as ['openai']")
 
 
 def check_number(what: str, value: object, *, above: float | None = None, least: float = 0.0, most: float) -> float:

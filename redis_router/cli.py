@@ -187,6 +187,8 @@ def _status(arguments: argparse.Namespace) -> int:
 def _purge(arguments: argparse.Namespace) -> int:
     store = Store(connect(arguments.redis), check_name("namespace", arguments.namespace), operator_name())
     if arguments.all:
+        for line in purge.in_use(store):
+            print(f"{line}: stop it first, or what is removed comes back", file=sys.stderr)
         keys = purge.all_keys(store)
         _list(keys, arguments.yes)
         store.delete(keys if arguments.yes else ())
@@ -205,11 +207,14 @@ def _list(lines: Sequence[str], removes: bool) -> None:
 
 
 def _duration(text: str) -> float:
-    """Seconds: 90s, 30m, 12h, 7d."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    """Seconds: 30m, 12h, 7d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: give a number and s, m, h or d, such as 12h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: give a number and m, h or d, such as 12h")
+    seconds = float(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
+    if seconds * 1000 < purge.LEAST_UNUSED_MS:
+        raise argparse.ArgumentTypeError(f"{text} is too short: replicas say every five minutes what they serve; 15m")
+    return seconds
 
 
 def _demo(arguments: argparse.Namespace) -> int:

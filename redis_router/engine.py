@@ -212,7 +212,10 @@ class Engine:
         log.warning("provider %s was deregistered for the whole fleet", name)
 
     def heard(self, event: Event) -> None:
-        """Nothing more to do: the record was applied."""
+        """An operator who puts a provider back into service ends the rate limit that this replica was told of, too."""
+        candidate = self.view.table.candidates.get(event.provider)
+        if candidate is not None and event.kind == "updated" and event.health is not None and event.health.available:
+            candidate.here.limited_until = 0.0
 
     # The thread
 

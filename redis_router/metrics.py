@@ -9,7 +9,7 @@ import threading
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Literal, ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -134,7 +134,9 @@ class Metrics(Collector):
             "Circuit transitions this process decided alone, while Redis was away",
             "provider", "from_state", "to_state",
         )  # fmt: skip
-        self.redis_up = gauge("redis_up", "1 while this process is in touch with Redis", of_several="livemin")
+        # in files only from the first contact on: a process that never starts a router would write 0 for all
+        self._redis_up = partial(gauge, "redis_up", "1 while this process is in touch with Redis", of_several="livemin")
+        self.redis_up: Gauge | None = None if in_files() else self._redis_up()
         self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis", of_several="livesum")
         self.results_dropped = counter("results_dropped_total", "Results that will never reach Redis", "reason")
         self.permits_claimed = counter(
@@ -271,6 +273,7 @@ class Metrics(Collector):
             for state in CircuitState:
                 self.circuit_state.labels(provider, state.value).set(0)
             self.cooldown_until.labels(provider).set(0)
+            self.available.labels(provider).set(1)
             return
         for state in CircuitState:
             self.circuit_state.remove(provider, state.value)
@@ -293,7 +296,8 @@ class Metrics(Collector):
     def watch_link(self, link: HasLink) -> None:
         """Count this link in: `redis_up` is 1 while all links of the registry are up."""
         self._links.add(link)
-        self.link_changed()
+        if not in_files():  # there a process that never starts its router, as gunicorn's master, would write 0 for all
+            self.link_changed()
 
     def drop_link(self, link: HasLink) -> None:
         """Leave this link out from now on."""
@@ -304,4 +308,6 @@ class Metrics(Collector):
     def link_changed(self) -> None:
         """A link went up or down."""
         links = list(self._links)
+        if self.redis_up is None:
+            self.redis_up = self._redis_up()
         self.redis_up.set(bool(links) and all(link.up for link in links))

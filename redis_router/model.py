@@ -86,7 +86,7 @@ def is_request(result: Result) -> bool:
     return result.outcome is not Outcome.IGNORED or result.latency_ms > 0 or not result.permit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `Provider[Client](…)` sets an attribute of typing's own
 class Provider(Generic[ClientT]):
     """One place to send requests to.
 
@@ -311,7 +311,7 @@ class ProviderHealth:
     available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
     open_reason                     the rule that opened the circuit last; kept after it closes
     last_failure                    why the last failed call failed, one word; '' where nobody said
-    probe_failure                   why the worker's last probe of it failed; '' while it passes, or has none
+    probe_result                    of the worker's last probe: `passes`, why it fails or cannot be made; '' before it
     cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
     latency_ms                      moving average, ms; 0 until the first sample
     failure_rate                    moving average, 0 to 1
@@ -334,7 +334,7 @@ class ProviderHealth:
     last_failure: str = ""
     available: bool = True
     unavailable_reason: str = ""
-    probe_failure: str = ""
+    probe_result: str = ""
     cooldown_until_ms: int = 0
     cooldown_ms: int = 0
     latency_ms: float = 0.0
@@ -412,7 +412,7 @@ class ProviderHealth:
             last_failure=may("last_failure", ""),
             available=values["available"] == "1",
             unavailable_reason=values["unavailable_reason"],
-            probe_failure=may("probe_failure", ""),
+            probe_result=may("probe_result", ""),
             cooldown_until_ms=_whole(may("cooldown_until_ms", "0")),
             cooldown_ms=_whole(may("cooldown_ms", "0")),
             latency_ms=_number(values["latency_ms"]),

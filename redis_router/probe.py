@@ -12,7 +12,16 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """In a header's value: an environment variable of the worker."""
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_SECRET = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
+_SECRET = (
+    "authorization",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "x-auth-token",
+    "ocp-apim-subscription-key",
+    "cookie",
+)
 _MOST_HEADERS, _MOST_CHARS = 16, 512
 
 
@@ -23,8 +32,8 @@ class Probe:
     url      http://…, https://… or tcp://host:port
     method   GET, HEAD, POST or OPTIONS; without a body
     headers  for instance {"Authorization": "Bearer ${OPENAI_API_KEY}"}: `${NAME}` is filled in by the worker from its
-             own environment, where it was started with `--probe-env NAME`. All of it is stored in Redis, so that a
-             secret in clear is refused
+             own environment, where it was started with `--probe-env NAME`. All of it is stored in Redis in clear:
+             headers that usually hold a secret are refused without such a variable
     status   the only HTTP status that passes; None for any below 400
     """
 
@@ -62,7 +71,9 @@ class Probe:
     @classmethod
     def from_json(cls, said: Any) -> Self:
         """The inverse. Raises InvalidArgument, TypeError or KeyError for what is none."""
-        return cls(said) if isinstance(said, str) else cls(**said)
+        if isinstance(said, str):
+            return cls(said)
+        return cls(**{name: said[name] for name in ("url", "method", "headers", "status") if name in said})
 
 
 def _check_header(name: object, value: object) -> None:

@@ -22,6 +22,10 @@ class ProbeFailed(Exception):
 class ProbeImpossible(RouterError):
     """The probe cannot be made here; says nothing about the provider."""
 
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"cannot probe {url}: {why}")
+        self.why = why
+
 
 class Prober:
     """Makes probes; threads may share it. `timeout` in seconds bounds the connect and each wait for an answer.
@@ -74,9 +78,7 @@ class Prober:
         try:
             import httpx
         except ImportError:
-            raise ProbeImpossible(
-                f"cannot probe {probe.url}: httpx is missing, install redis-llm-router[worker]"
-            ) from None
+            raise ProbeImpossible(probe.url, "httpx is missing, install redis-llm-router[worker]") from None
         headers = {name: VARIABLE.sub(partial(self._filled_in, probe), text) for name, text in probe.headers.items()}
         if self._http is None:
             self._http = httpx.Client(timeout=self._timeout, headers={"user-agent": "redis-router-probe"})
@@ -95,8 +97,8 @@ class Prober:
         """The variable's value; whoever can write to Redis must not be able to ask for just any."""
         name = found[1]
         if name not in self._env:
-            raise ProbeImpossible(f"cannot probe {probe.url}: start the worker with --probe-env {name}")
+            raise ProbeImpossible(probe.url, f"start the worker with --probe-env {name}")
         value = os.environ.get(name, "")
         if not value or not value.isascii() or not value.isprintable():
-            raise ProbeImpossible(f"cannot probe {probe.url}: the worker's environment has no usable {name}")
+            raise ProbeImpossible(probe.url, f"the worker's environment has no usable {name}")
         return value

@@ -8,25 +8,36 @@ from redis_router.store import Snapshot, Store
 _OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|events|seq:.+))"
 
 
+LEAST_UNUSED_MS = 900_000
+"""Replicas say every five minutes what they serve: who was silent for less is not gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A provider's record that no replica serves, or the mark of one that was deregistered; `days` since then."""
+    """A provider's record that no replica serves, or the mark of one that was deregistered, and for how long."""
 
     provider: str
     deregistered: bool
-    days: float
+    unused_ms: float
 
     def __str__(self) -> str:
         what = "deregistered" if self.deregistered else "registered by no replica"
-        return f"{self.provider}: {what} for {self.days:.1f} days"
+        return f"{self.provider}: {what} for {_words(self.unused_ms)}"
 
 
 def leftovers(store: Store, unused_ms: float) -> list[Leftover]:
     """What was not used for so long. Raises RedisUnavailable or RedisRefused."""
     snapshot, seen = store.snapshot(), store.last_seen()
-    found = [Leftover(name, False, _ms_unused(store, name, snapshot, seen) / 86_400_000) for name in snapshot.specs]
-    found += [Leftover(n, True, (snapshot.now_ms - at_ms) / 86_400_000) for n, at_ms in snapshot.deregistered.items()]
-    return sorted((each for each in found if each.days * 86_400_000 >= unused_ms), key=lambda each: each.provider)
+    found = [Leftover(name, False, _ms_unused(store, name, snapshot, seen)) for name in snapshot.specs]
+    found += [Leftover(name, True, snapshot.now_ms - at_ms) for name, at_ms in snapshot.deregistered.items()]
+    return sorted((each for each in found if each.unused_ms >= unused_ms), key=lambda each: each.provider)
+
+
+def in_use(store: Store) -> list[str]:
+    """A line for each provider that a replica served not long ago. Raises RedisUnavailable or RedisRefused."""
+    (now_ms, _), seen = store.leader(), store.last_seen()
+    ages = {name: now_ms - at_ms for name, at_ms in sorted(seen.items())}
+    return [f"{name}: a replica served it {_words(age)} ago" for name, age in ages.items() if age < LEAST_UNUSED_MS]
 
 
 def _ms_unused(store: Store, name: str, snapshot: Snapshot, seen: dict[str, int]) -> float:
@@ -37,13 +48,24 @@ def _ms_unused(store: Store, name: str, snapshot: Snapshot, seen: dict[str, int]
 
 
 def remove(store: Store, leftover: Leftover) -> None:
-    """Take it away; its log of events stays for a week. Raises RedisUnavailable or RedisRefused."""
-    if not leftover.deregistered:
+    """Take it away; its log of events stays for a week. Raises RedisUnavailable or RedisRefused.
+
+    The mark that it was deregistered stays until a later purge: a replica that was silent must not bring it back.
+    """
+    if leftover.deregistered:
+        store.forget(leftover.provider)
+    else:
         store.deregister(leftover.provider)
-    store.forget(leftover.provider)
 
 
 def all_keys(store: Store) -> list[str]:
     """Every key of the namespace. Raises RedisUnavailable or RedisRefused."""
     ours = re.compile(re.escape(f"{store.keys.namespace}:") + _OURS)
     return sorted(key for key in store.scan() if ours.fullmatch(key))
+
+
+def _words(ms: float) -> str:
+    for unit, size in (("days", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if ms >= 2 * size:
+            return f"{ms / size:.0f} {unit}"
+    return f"{ms / 1000:.0f} s"

@@ -19,6 +19,7 @@ from redis_router.checks import (
     check_flag,
     check_latency,
     check_name,
+    check_names,
     check_number,
     check_seconds,
     check_weight,
@@ -271,11 +272,14 @@ class Router(Generic[ClientT]):
         Then it need not be registered here, and its log of events stays for a week.
         Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
         """
-        for record in self._records_in_fleet(name) if everywhere else self._records(name):
-            if everywhere:
-                self._engine.store.deregister(record)
-            if record in self._view.providers:
-                self._engine.remove(record)
+        records = self._records_in_fleet(name) if everywhere else self._records(name)
+        here = [record for record in records if record in self._view.providers]
+        for record in here:
+            self._engine.remove(record)
+        if everywhere and here:
+            self._engine.flush(JOIN_SECONDS)  # a join that is under way must not come after us
+        for record in records if everywhere else ():
+            self._engine.store.deregister(record)
 
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
@@ -334,13 +338,13 @@ class Router(Generic[ClientT]):
 
         `exclude` names providers that are not to be asked, for loops of one's own. Raises NoProviderAvailable.
         """
+        if exclude != ():
+            check_names("exclude", exclude)
         pick = self._view.table.picks.get(model) if type(model) is str and not exclude else None
         if pick is not None:
             candidate = pick()
             if not candidate.here.limited_until:
                 return Attempt(self._engine, candidate, None, model)
-        if isinstance(exclude, str) or not isinstance(exclude, Collection):
-            raise InvalidArgument(f"exclude is {exclude!r}: give a list of provider names, such as ['openai']")
         without = self._chooser.records_of(model, exclude) if exclude else ()
         return Attempt(self._engine, *self._chooser.choose(model, excluded=without), model)
 
@@ -367,7 +371,7 @@ class Router(Generic[ClientT]):
         and so is everything after `attempt.first_token()`: an answer that has begun is not continued by somebody else.
 
         max_attempts  calls at most; None for as many as there are providers
-        deadline      seconds from now for the whole request: after it no attempt begins
+        deadline      seconds from now for the whole request: after it no further attempt begins
         attempt_timeout      seconds for each call as a whole; None for a share of the deadline: half of what is left
                              while another provider may follow, all of it for the last one
         first_token_timeout  seconds for each call until `attempt.first_token()`, for streams; then in place of a share
@@ -501,7 +505,7 @@ class Router(Generic[ClientT]):
     def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
         """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
 
-        Without `provider` it also holds for providers registered later. Before `start()` it sets what records that do
+        Without `provider` it also holds for those registered here later. Before `start()` it sets what records that do
         not exist yet are made with. One that is named need not be registered here. Waits and raises as `update_health`.
         """
         if not isinstance(config, CircuitConfig):
@@ -510,6 +514,10 @@ class Router(Generic[ClientT]):
         if provider is None:
             self._circuit = config
             records = list(self._view.providers)
+            if not records:
+                log.warning(
+                    "no provider is registered here: these thresholds hold for later ones; name one of the fleet"
+                )
         elif in_redis or not self._known_here(provider):
             records, in_redis = self._records_in_fleet(provider), True
         else:

@@ -72,6 +72,8 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
 
 
 def _available(health: ProviderHealth, now_ms: int) -> str:
+    if health.circuit_state == "half_open" and health.unavailable_reason == "circuit":
+        return "trial calls"
     if not health.available:
         return f"no ({health.unavailable_reason})"
     cooling = health.cooling_for_ms(now_ms)
@@ -85,7 +87,7 @@ def _next_try(health: ProviderHealth, now_ms: int) -> str:
     if health.circuit_state == "closed":
         return "-"
     wait = health.due_in_ms(now_ms) / 1000
-    if health.probe_failure and wait <= 0:
+    if wait <= 0 and health.probe_result not in ("", "passes"):
         return "after the probe"
     return f"in {wait:.0f} s" if wait > 0 else "due"
 
@@ -93,7 +95,8 @@ def _next_try(health: ProviderHealth, now_ms: int) -> str:
 def _probe(snapshot: Snapshot, health: ProviderHealth) -> str:
     if snapshot.specs[health.name].probe is None:
         return "-"
-    return f"fails: {health.probe_failure}" if health.probe_failure else "passes"
+    said = health.probe_result or "not yet"
+    return said if said in ("passes", "not yet") or said.startswith("cannot: ") else f"fails: {said}"
 
 
 def _leader(leader: Leader | None, now_ms: int) -> str:

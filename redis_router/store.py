@@ -17,7 +17,7 @@ from typing import Any, Literal
 from redis_router import scripts
 from redis_router.checks import NO_PROBE
 from redis_router.connect import REDIS_ERRORS, Client, NoScript, subscriber, translated
-from redis_router.errors import RedisRefused, RouterError
+from redis_router.errors import InvalidArgument, RedisRefused, RouterError
 from redis_router.keys import Keys
 from redis_router.model import (
     CircuitConfig,
@@ -454,9 +454,17 @@ def _spec(name: str, text: str) -> Spec:
         whole, _, model = name.partition("/")
         was_part = "provider" not in said and models == (model,)  # written by an older version
         provider = str(said.get("provider", whole if was_part else name))
-        return Spec(models, None if probe is None else Probe.from_json(probe), provider)
+        return Spec(models, _probe(probe), provider)
     except (ValueError, KeyError, TypeError, AttributeError):
         return Spec(provider=name)  # written by hand or another version: the record still counts
+
+
+def _probe(said: Any) -> Probe | None:
+    """One that cannot be understood is none; the rest of the spec counts."""
+    try:
+        return None if said is None else Probe.from_json(said)
+    except (InvalidArgument, TypeError, KeyError):
+        return None
 
 
 def _leader(raw: Sequence[str]) -> Leader:

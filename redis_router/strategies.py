@@ -101,15 +101,37 @@ class PowerOfTwoChoices:
             for c, cost in zip(candidates, costs, strict=True)
         ]
         rows = [(c, c.here.in_flight, c.health.weight) for c in candidates]
-        bounds = list(accumulate(shares))
-        total, last, draw = bounds[-1], len(bounds) - 1, random.random
+        kept, other_of = alias_table(shares)
+        size, draw = len(rows), random.random
 
         def pick() -> Candidate:
-            one, calls, weight = rows[bisect(bounds, draw() * total, 0, last)]
-            other, other_calls, other_weight = rows[bisect(bounds, draw() * total, 0, last)]
+            at = draw() * size
+            index = int(at)
+            one, calls, weight = rows[index if at - index < kept[index] else other_of[index]]
+            at = draw() * size
+            index = int(at)
+            other, other_calls, other_weight = rows[index if at - index < kept[index] else other_of[index]]
             return one if len(calls) * other_weight <= len(other_calls) * weight else other
 
         return pick
+
+
+def alias_table(shares: Sequence[float]) -> tuple[list[float], list[int]]:
+    """For draws by share that cost the same for 3 and for 1000: Walker's alias method, as Vose builds it.
+
+    Of each index drawn evenly: the part in which it is kept, and the index that gets the rest.
+    """
+    mean = sum(shares) / len(shares)
+    kept, other_of = [share / mean for share in shares], list(range(len(shares)))
+    small = [index for index, part in enumerate(kept) if part < 1]
+    large = [index for index, part in enumerate(kept) if part >= 1]
+    while small and large:
+        index, other = small.pop(), large[-1]
+        other_of[index] = other
+        kept[other] -= 1 - kept[index]
+        if kept[other] < 1:
+            small.append(large.pop())
+    return kept, other_of
 
 
 class LeastLoad:
@@ -201,6 +223,8 @@ class Availability:
 
 IDLE_MS = 5000.0
 """A provider that nobody in the fleet called for so long is looked at."""
+LEAST_WEIGHT = 0.1
+"""Of the heaviest one's: with less of it nobody is looked at by a strategy that goes by weights, too."""
 CALLS_BETWEEN_LOOKS = 5
 """At most one call in so many is such a look, so that few calls are not all spent on it."""
 
@@ -214,12 +238,16 @@ class Looking:
     def __init__(self, strategy: Strategy, now_ms: Callable[[], float]) -> None:
         self._strategy = strategy
         self._now_ms = now_ms
+        self._by_weight = isinstance(strategy, PowerOfTwoChoices)
         self._calls: dict[str, Iterator[int]] = {}
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
         """The strategy's pick; where somebody is idle, with looks at them, the longest idle first."""
         pick, now = self._strategy.prepare(model, candidates), self._now_ms()
-        long_ago = [c for c in candidates if not abs(now - c.health.last_result_ms) < IDLE_MS]
+        heaviest = max(c.health.weight for c in candidates)
+        # who was given hardly any weight is to be idle
+        wanted = [c for c in candidates if not self._by_weight or c.health.weight >= LEAST_WEIGHT * heaviest]
+        long_ago = [c for c in wanted if not abs(now - c.health.last_result_ms) < IDLE_MS]
         if not long_ago or len(candidates) == 1:
             return pick
         idle = sorted(long_ago, key=lambda c: c.health.last_result_ms, reverse=True)

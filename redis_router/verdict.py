@@ -36,15 +36,16 @@ class Verdict(NamedTuple):
 
 SUCCESS, IGNORED = Verdict(Outcome.SUCCESS), Verdict(Outcome.IGNORED)
 TIMED_OUT, TOO_IMPATIENT = Verdict(Outcome.FAILURE, "timeout"), Verdict(Outcome.IGNORED, "timeout")
+"""The latter says nothing about the provider, and still the next one is tried."""
 NEARLY = 0.9
-"""A time-out counts as used up from this part of it on: timers fire early, and other calls took as long."""
+"""A share counts as used up from this part of it on: timers fire early."""
 
 
 class Waited(NamedTuple):
     """How long a call was waited for, in seconds.
 
     share  of the request's deadline that it had; infinite where nobody gave it one
-    usual  what this provider's calls take on average; 0 where that is unknown
+    usual  what this provider's answers take on average; 0 where that is unknown
     """
 
     seconds: float
@@ -56,8 +57,9 @@ class Waited(NamedTuple):
         return self.seconds >= NEARLY * self.share
 
     @property
-    def is_usually_enough(self) -> bool:
-        return self.seconds >= NEARLY * self.usual
+    def was_fair(self) -> bool:
+        """Half of what an answer takes on average, at least."""
+        return self.seconds >= 0.5 * self.usual
 
 
 Classifier = Callable[[object], "Verdict | Outcome | None"]
@@ -122,9 +124,8 @@ def _by_status(status: int, said: object) -> Verdict:
 class Judge:
     """Applies the user's classifier, or ours, and the bounds on cooldowns; never raises.
 
-    Where ours decides, a time-out is the provider's failure if the call had the time that its calls take on average,
-    and was ended by the client or had its share of the request's deadline. Else it says nothing about the provider:
-    the caller was too impatient.
+    Where ours decides, a time-out is the provider's failure if it was ended by the client, or had its share of the
+    request's deadline, and was waited for half as long as answers take on average. Else it says nothing about it.
 
     `cooldown` is in seconds, for a rate limit that does not say how long; `most` is the longest that is believed.
     """
@@ -142,8 +143,7 @@ class Judge:
             if verdict is None:
                 verdict = classify(said)
                 if waited is not None and (verdict == TIMED_OUT or is_own_deadline(said)):
-                    fair = verdict == TIMED_OUT or waited.used_its_share
-                    verdict = TIMED_OUT if fair and waited.is_usually_enough else TOO_IMPATIENT
+                    verdict = _on_a_time_out(said, waited)
             elif isinstance(verdict, Outcome):
                 verdict = Verdict(verdict)
             return self._made_usable(verdict)
@@ -184,6 +184,20 @@ class Judge:
             return Verdict(outcome, check_reason(verdict.reason))
         wanted = self._cooldown if verdict.cooldown is None else verdict.cooldown
         return Verdict(outcome, "", min(check_number("cooldown", wanted, most=math.inf), self._most))
+
+
+def _on_a_time_out(error: object, waited: Waited) -> Verdict:
+    if is_own_deadline(error) and not waited.used_its_share:
+        return IGNORED
+    return TIMED_OUT if waited.was_fair or _could_not_connect(error) else TOO_IMPATIENT
+
+
+def _could_not_connect(error: object) -> bool:
+    """A connect takes no longer where answers do. SDKs hide what their HTTP client raised behind one of their own."""
+    causes = (error, getattr(error, "__cause__", None))
+    return any(
+        isinstance(each, BaseException) and _is_named(each, "ConnectTimeout", "ConnectionTimeout") for each in causes
+    )
 
 
 # What an exception or a response looks like

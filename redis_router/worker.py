@@ -31,6 +31,8 @@ from redis_router.store import Event, Reply, Store
 
 log = logging.getLogger("redis_router")
 
+PASSES = "passes"
+"""What the record says of a probe that passed."""
 FAILS_TO_MARK, PASSES_TO_MARK = 3, 2
 """So many probes in a row mark a provider unavailable, or available again."""
 PROBE_THREADS = 16
@@ -399,6 +401,8 @@ class HealthChecker:
             if isinstance(verdict, ProbeImpossible):
                 watch.impossible = True
                 log.error("%s", verdict)
+                if self.is_leader:
+                    self._write(name, {"probe_result": _in_record(f"cannot: {verdict.why}")})
                 continue
             taken[name] = verdict
             self._judge(name, watch, verdict)
@@ -424,20 +428,22 @@ class HealthChecker:
         fields = {}
         if watch.passes >= PASSES_TO_MARK or watch.fails >= FAILS_TO_MARK:
             fields["available"] = str(int(verdict is None))
-        if health is not None and bool(health.probe_failure) is (verdict is None):  # an edge, not each new word
-            fields["probe_failure"] = "" if verdict is None else _in_record(verdict)
+        said = health.probe_result if health is not None else PASSES
+        failed_before = said not in ("", PASSES)
+        if said == "" or failed_before is (verdict is None):  # an edge, not each new word
+            fields["probe_result"] = PASSES if verdict is None else _in_record(verdict)
         if fields:
             self._write(name, fields)
 
     def _lift_probe_marks(self) -> None:
-        """A provider whose probe was taken away is no longer unavailable because of it."""
+        """A provider whose probe was taken away, or cannot be made here, is no longer unavailable because of it."""
         for health in list(self._mirror.records.values()):
-            spec = self._mirror.specs.get(health.name)
-            if spec is None or spec.probe is not None:
+            spec, watch = self._mirror.specs.get(health.name), self._watches.get(health.name)
+            if spec is None or (spec.probe is not None and not (watch is not None and watch.impossible)):
                 continue
             fields = {"available": "1"} if health.unavailable_reason == "probe" else {}
-            if health.probe_failure:
-                fields["probe_failure"] = ""
+            if health.probe_result and spec.probe is None:
+                fields["probe_result"] = ""
             if fields:
                 self._write(health.name, fields)
 

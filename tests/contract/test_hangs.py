@@ -138,6 +138,30 @@ class TestAHang:
                 run(attempts, impatient)
         assert health(replica, "bad").consecutive_failures == before.consecutive_failures == 0
 
+    def test_answers_that_take_a_little_longer_than_the_share_hide_no_hang(self, pair):
+        """Their average is above it; the hang opens the circuit all the same, and does not move the average."""
+        replica, client = pair(), Hanging()
+        for name in ("bad", "good"):
+            replica.record_result(name, success=True, latency_ms=120.0)
+        replica.flush()
+        for _ in range(10):
+            run(replica.attempts("m", deadline=0.2), lambda attempt: client.call(attempt, attempt.timeout))
+            replica.flush()
+        assert len(client.waits) == QUICK.consecutive_failure_limit
+        found = health(replica, "bad")
+        assert (found.circuit_state, found.latency_ms) == (CircuitState.OPEN, 120.0)
+
+    def test_a_time_out_that_does_not_count_goes_to_the_next(self, pair):
+        """An impatient client: nobody is blamed, and the request is answered."""
+        replica, client = pair(circuit=NEVER), Hanging()
+        for name in ("bad", "good"):
+            replica.record_result(name, success=True, latency_ms=3_000.0)
+        replica.flush()
+        for _ in range(4):
+            run(replica.attempts("m", deadline=20.0), lambda attempt: client.call(attempt, 0.01))
+        assert client.waits
+        assert health(replica, "bad").failure_rate == 0.0
+
     def test_a_share_that_is_too_short_for_anybody_blames_nobody(self, pair):
         """The deadline is shorter than calls take: the next one is tried, and no circuit learns of it."""
         replica = pair(circuit=NEVER)
@@ -320,9 +344,11 @@ class TestExclude:
         assert {replica.attempt("m", exclude=["a"]).provider.name for _ in range(10)} == {"b"}
         assert {replica.attempt("m", exclude=["a/m"]).provider.name for _ in range(10)} == {"b"}
 
-    @pytest.mark.parametrize("exclude", ["bad", 3])
-    def test_a_name_alone_is_refused(self, pair, exclude):
-        """Its letters would be taken for names."""
+    @pytest.mark.parametrize(
+        "exclude", ["bad", b"bad", "", 3, None, False, [None], [["bad"]], [Provider("bad", ("m",))]]
+    )
+    def test_what_are_no_names_is_refused(self, pair, exclude):
+        """Always, and not only when somebody is out."""
         with pytest.raises(InvalidArgument, match="exclude"):
             pair().attempt("m", exclude=exclude)
 
@@ -407,6 +433,19 @@ class TestItsOwnRateLimit:
         replica.record_result("good", outcome="rate_limited", cooldown=30.0)
         assert replica.flush()
         replica.update_health("good", available=True)
+        assert replica.select_provider("m").name == "good"
+
+
+class TestARateLimitThatNeverReachedRedis:
+    def test_an_operators_word_ends_it_all_the_same(self, pair):
+        """It was heard while Redis was away and is too old to be delivered."""
+        replica, other = pair(only="good"), pair(only="good")
+        candidate = replica._view.table.candidates["good"]
+        candidate.here.limited_until = time.monotonic() + 300.0
+        with pytest.raises(NoProviderAvailable, match="cooling"):
+            replica.select_provider("m")
+        other.update_health("good", available=True, weight=2.0)
+        eventually(lambda: not candidate.here.limited_until)
         assert replica.select_provider("m").name == "good"
 
 

@@ -172,7 +172,7 @@ class TestProbes:
         store, worker = backend.store(), checker()
 
         def said():
-            return store.snapshot(["openai"]).records["openai"].probe_failure
+            return store.snapshot(["openai"]).records["openai"].probe_result
 
         with target() as provider, caplog.at_level(logging.INFO, "redis_router"):
             register(store, probe=provider.url)
@@ -186,7 +186,7 @@ class TestProbes:
             assert "3 times in a row: it is taken out of service until it passes 2 times; HTTP 500" in caplog.text
             provider.status = 200
             worker.run_once()
-            assert said() == ""
+            assert said() == "passes"
             assert "probe of openai passes again" in caplog.text
             worker.run_once()
             assert "passed 2 times in a row: it is back in service" in caplog.text
@@ -218,7 +218,33 @@ class TestProbes:
             for _ in range(3):
                 assert worker.run_once().probed == {}
             assert (provider.asked, text in caplog.text) == (0, True)
-        assert store.snapshot(["openai"]).records["openai"].available
+        found = store.snapshot(["openai"]).records["openai"]
+        assert found.available
+        assert found.probe_result.startswith("cannot: ")
+
+    def test_a_mark_does_not_outlive_the_worker_that_could_probe(self, backend, checker, monkeypatch):
+        """The next leader cannot: it says so, and lifts it."""
+        monkeypatch.setenv("TEST_PROBE_KEY", "x")
+        store, first = backend.store(), checker(probe_env=["TEST_PROBE_KEY"])
+        register(store, probe=Probe("http://127.0.0.1:1/", headers={"Authorization": "${TEST_PROBE_KEY}"}))
+        for _ in range(3):
+            first.run_once()
+        assert store.snapshot(["openai"]).records["openai"].unavailable_reason == "probe"
+        first.stop()
+        second = checker()
+        for _ in range(2):
+            second.run_once()
+        found = store.snapshot(["openai"]).records["openai"]
+        assert (found.available, found.probe_result[:8]) == (True, "cannot: ")
+
+    def test_a_probe_of_a_newer_version_leaves_the_rest_of_the_spec(self, backend):
+        """Fields that are not known yet, and a probe that is none."""
+        store, client = backend.store(), backend.client()
+        newer = {"url": "http://h/", "body": "ping"}
+        for probe, expected in ((newer, Probe("http://h/")), (7, None), ({"method": "GET"}, None)):
+            client.hset(store.keys.providers, "openai", json.dumps({"models": ["m"], "probe": probe, "provider": "x"}))
+            spec = store.specs()["openai"]
+            assert (spec.models, spec.probe, spec.provider) == (("m",), expected, "x")
 
     @pytest.mark.parametrize(
         "bad",

@@ -1,5 +1,6 @@
 """A provider that speaks OpenAI's and Anthropic's HTTP, and does what it is told to each request in turn."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -17,7 +18,8 @@ class LlmServer:
     """`faults` are taken one for each request; without one it answers well.
 
     A fault is a status, with headers and body; or "hang", "reset" (the connection is cut before an answer),
-    "cut" (in the middle of a stream), "overloaded" (an error inside a stream).
+    "cut" (in the middle of a stream), "overloaded" (an error inside a stream), "short" (it ends well, half way),
+    "keep_alive" (comments for ever, and no content).
     """
 
     def __init__(self) -> None:
@@ -63,7 +65,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("content-type", "text/event-stream")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            half = len(events) // 2
+            half = 0 if fault == "keep_alive" else len(events) // 2
             for event in events[: half if fault else None]:
                 self._chunk(event)
             if fault == "overloaded":
@@ -73,6 +75,10 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             elif fault == "cut":
                 self._reset()
                 return
+            elif fault == "keep_alive":
+                with contextlib.suppress(OSError):  # until the client hangs up
+                    while not server.ended.wait(0.02):
+                        self._chunk(": still at it\n\n")
             self.wfile.write(b"0\r\n\r\n")
 
         def _chunk(self, event: str) -> None:
@@ -100,7 +106,7 @@ def _openai_answer() -> dict[str, Any]:
 def _openai_events() -> list[str]:
     found = []
     for part in ANSWER:
-        choice = {"index": 0, "delta": {"content": part}, "finish_reason": None}
+        choice = {"index": 0, "delta": {"content": part}, "finish_reason": "stop" if part == ANSWER[-1] else None}
         chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
         found.append(f"data: {json.dumps(chunk)}\n\n")
     return [*found, "data: [DONE]\n\n"]

@@ -212,13 +212,13 @@ def test_status_tells_why_and_until_when(one_real):
     store.register(Provider("gemini", ("m",)), CircuitConfig())
     failure = Result("openai", Outcome.FAILURE, 1.0, 1, reason="http_503")
     recorded(store, "openai", 1, failure)
-    store.update("openai", {"probe_failure": "HTTP 500"}, source="probe")
+    store.update("openai", {"probe_result": "HTTP 500"}, source="probe")
     lines = {line.split()[0]: line for line in run(*base).stdout.splitlines()[2:]}
     assert re.search(r"in \d+ s", lines["openai"])
     assert "http_503" in lines["openai"]
     assert "fails: HTTP 500" in lines["openai"]
-    assert "passes" in lines["azure"]
-    assert "passes" not in lines["gemini"]
+    assert "not yet" in lines["azure"]
+    assert "not yet" not in lines["gemini"]
     client.hset(store.keys.health("openai"), "last_state_change_ms", 1)
     client.hset(store.keys.health("azure"), "circuit_state", "ajar")
     done = run(*base)
@@ -301,6 +301,20 @@ def test_counters_and_pending_results_of_several_processes_add_up(one_real, tmp_
     assert samples["redis_router_results_pending"] == "0.0"
     until = float(samples['redis_router_cooldown_until_timestamp_seconds{provider="openai"}'])
     assert 0 < until - time.time() <= 60
+
+
+def test_a_router_that_never_starts_is_not_out_of_touch(one_real, tmp_path):
+    """gunicorn's master with preload: it makes the router, and its children use it."""
+    code = (
+        "import os; from redis_router import *; from redis_router.exposition import *\n"
+        f"r = Router({one_real.url!r}, namespace={one_real.namespace!r})\n"
+        "if not os.fork():\n"
+        "    r.start(); print(generate_latest(scrape_registry()).decode(), flush=True); r.close(); os._exit(0)\n"
+        "os.wait()"
+    )
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=30, check=True)
+    assert "redis_router_redis_up 1.0" in done.stdout
 
 
 def test_status_without_redis():

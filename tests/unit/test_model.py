@@ -110,6 +110,12 @@ def test_values_are_frozen_and_travel():
     assert pickle.loads(pickle.dumps(provider)) == provider
 
 
+def test_a_provider_is_generic_in_its_client():
+    """Also when it is made with the client's type."""
+    assert Provider[str]("p", ("m",), client="it") == Provider("p", ("m",))
+    assert pickle.loads(pickle.dumps(Provider[str]("p", ("m",)))) == Provider("p", ("m",))
+
+
 def test_a_client_never_shows():
     """Whatever secrets a client holds, a provider's repr leaves them out."""
     assert "secret" not in repr(Provider("p", ("m",), client="secret"))

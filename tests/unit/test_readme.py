@@ -1,5 +1,6 @@
 """What the README and the compose file promise: the examples run, the commands and the named tests exist."""
 
+import asyncio
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from prometheus_client import CollectorRegistry
 from benchmarks.measure import Row
 from benchmarks.quality.policies import GUIDE
 from benchmarks.report import number
-from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, cli
+from redis_router import CircuitConfig, NoProviderAvailable, Outcome, Provider, Router, classify, cli
 from redis_router.connect import connect
 from redis_router.demo import gateway, provider
 from redis_router.metrics import Metrics
@@ -46,7 +47,7 @@ def as_a_user(code, tmp_path, one_real, *urls):
     ):
         code = code.replace(theirs, ours)
     (tmp_path / "snippet.py").write_text(code)
-    env = {**os.environ, "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": urls[0]}
+    env = {**os.environ, "OPENAI_API_KEY": "none", "AZURE_API_KEY": "none", "OPENAI_BASE_URL": urls[0]}
     command = [sys.executable, "-W", "error", str(tmp_path / "snippet.py")]
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
@@ -70,8 +71,7 @@ def test_the_sync_quick_start_runs(one_real, tmp_path):
             for name in ("openai", "azure"):
                 store.register(Provider(name, ("gpt-4o",)), CircuitConfig())
                 recorded(store, name, 1, *[result(name, False, generation=g) for g in range(1, 9) for _ in range(6)])
-        code = PYTHON[0].partition("    provider = router.select")[0]
-        assert "ROUTER_NO_PROVIDER_AVAILABLE" in as_a_user(code, tmp_path, one_real, *urls)
+        assert "ROUTER_NO_PROVIDER_AVAILABLE" in as_a_user(PYTHON[0], tmp_path, one_real, *urls)
 
 
 def test_the_asyncio_quick_start_runs(one_real, tmp_path):
@@ -184,7 +184,7 @@ def streaming(one_real):
 
     app = FastAPI()
     router = Router(one_real.url, namespace=one_real.namespace)
-    scope = {"app": app, "router": router, "json": json}
+    scope = {"app": app, "router": router, "json": json, "asyncio": asyncio}
     scope |= {"Request": Request, "Response": Response, "JSONResponse": JSONResponse}
     scope |= {"StreamingResponse": StreamingResponse, "NoProviderAvailable": NoProviderAvailable}
     exec(named("async def stream(question)"), scope)
@@ -201,7 +201,7 @@ def streaming(one_real):
     [
         ("all", 1, ["The answer", " is 42.", "[DONE]"]),
         ("second", 2, ["The answer", " is 42.", "[DONE]"]),
-        ("half", 1, ["The answer", {"error": {"message": "the answer broke off: cut"}}]),
+        ("half", 1, ["The answer", {"error": {"message": "the answer broke off: ConnectionError('cut')"}}]),
     ],
 )
 def test_a_stream_is_one_providers(streaming, question, calls, data):
@@ -221,6 +221,52 @@ def test_a_stream_that_nobody_begins_is_a_status(streaming):
         router.update_health(name, available=False)
     assert ask(json={"question": "all"}).status_code == 503
     assert asked == []
+
+
+def test_a_stream_that_fails_everywhere_is_a_status(streaming):
+    """Of ours: what the providers said of our key is not the user's."""
+    ask, _, router = streaming
+    said = ask(json={"question": "nothing"})
+    assert (said.status_code, said.json()["error"]["message"]) == (502, "ConnectionError")
+    assert router.flush()
+    assert sorted(h.consecutive_failures for h in router.get_health_status().values()) == [1, 1]
+
+
+def test_by_hand_as_printed(one_real):
+    """A success, a failure with its reason, a rate limit with its time."""
+    scope = {"time": time, "classify": classify, "Outcome": Outcome}
+    with Router(one_real.url, namespace=one_real.namespace) as router:
+        router.register_provider(Provider("openai", ("gpt-4o",)))
+        answers = iter(["well", httpx.ConnectError("refused"), limited("30")])
+
+        def call(client, model, timeout):
+            said = next(answers)
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+        code = named("provider, began = router.select_provider")
+        exec(code, scope | {"router": router, "ask": call})
+        for _ in range(2):
+            with pytest.raises(httpx.HTTPError):
+                exec(code, scope | {"router": router, "ask": call})
+        assert router.flush()
+        found = router.get_health_status()["openai"]
+        assert (found.last_failure, found.consecutive_failures, found.cooldown_ms > 29_000) == ("connection", 1, True)
+
+
+def limited(seconds):
+    """A 429 as httpx raises it."""
+    request = httpx.Request("GET", "http://127.0.0.1/")
+    response = httpx.Response(429, headers={"retry-after": seconds}, request=request)
+    return httpx.HTTPStatusError("429", request=request, response=response)
+
+
+def test_draining_as_printed(one_real, tmp_path):
+    """From a process of its own, for a fleet that it is no part of."""
+    with connect(one_real.url) as client:
+        Store(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+        assert as_a_user(named("operator = Router("), tmp_path, one_real, "http://127.0.0.1/") == ""
 
 
 def test_the_readmes_metrics_of_several_processes(tmp_path, monkeypatch):
@@ -253,7 +299,8 @@ def streaming_example(one_real, monkeypatch):
         monkeypatch.setenv("OPENAI_URL", f"{openai.url}/v1")
         monkeypatch.setenv("AZURE_URL", f"{azure.url}/v1")
         example: dict[str, Any] = {}
-        exec((ROOT / "examples" / "fastapi_streaming.py").read_text(), example)
+        code = (ROOT / "examples" / "fastapi_streaming.py").read_text()
+        exec(code.replace("first_token_timeout=15.0", "first_token_timeout=1.0"), example)
         with served(example["app"]) as url:
             yield partial(httpx.post, f"{url}/v1/chat/completions", timeout=30), (openai, azure), example["router"]
             for name in ("openai", "azure"):
@@ -267,7 +314,7 @@ def content(text):
     return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if "choices" in c), events[-1]
 
 
-@pytest.mark.parametrize("fault", [(503, {}), (401, {}), (429, {"retry-after": "30"}), "reset"])
+@pytest.mark.parametrize("fault", [(503, {}), (401, {}), (429, {"retry-after": "30"}), "reset", "hang", "keep_alive"])
 def test_the_streaming_example_fails_over(streaming_example, fault):
     """Before the first content: status, rate limit, cut connection."""
     ask, servers, _ = streaming_example
@@ -281,7 +328,7 @@ def test_the_streaming_example_fails_over(streaming_example, fault):
     raise AssertionError("the first server was never asked")
 
 
-@pytest.mark.parametrize("fault", ["cut", "overloaded"])
+@pytest.mark.parametrize("fault", ["cut", "overloaded", "short"])
 def test_the_streaming_example_breaks_off_and_says_so(streaming_example, fault):
     """After the first content: no second answer behind the first, an error event, no [DONE]; and it is counted."""
     ask, servers, router = streaming_example
@@ -297,11 +344,16 @@ def test_the_streaming_example_breaks_off_and_says_so(streaming_example, fault):
 
 
 def test_the_streaming_example_passes_a_bad_request_on(streaming_example):
-    """With its status."""
+    """With its status; and what is about our key, or a limit, with a status that fits."""
     ask, servers, _ = streaming_example
-    for server in servers:
-        server.faults.append((400, {}))
-    assert ask(json={"model": "gpt-4o", "messages": []}).status_code == 400
+    assert ask(json={"messages": []}).status_code == 400
+    for fault, status in (((400, {}), 400), ((401, {}), 502), ((429, {"retry-after": "7"}), 429)):
+        for server in servers:
+            server.faults.append(fault)
+        said = ask(json={"model": "gpt-4o", "messages": []})
+        assert (said.status_code, said.headers.get("retry-after")) == (status, "7" if status == 429 else None)
+        for server in servers:
+            server.faults.clear()
 
 
 def test_the_readmes_lifespan_runs(one_real):

@@ -8,7 +8,7 @@ import pytest
 
 from redis_router import Candidate, InvalidArgument, Outcome, Provider, ProviderHealth, circuit
 from redis_router.model import Result
-from redis_router.strategies import STRATEGIES, Latency, best_first, looking, or_mean, resolve, smooth
+from redis_router.strategies import STRATEGIES, Latency, alias_table, best_first, looking, or_mean, resolve, smooth
 from redis_router.table import EMPTY, Tables
 
 
@@ -103,6 +103,16 @@ def test_p2c_follows_the_shares():
         taken = picks("p2c", candidates(fast={"latency_ms": 250.0}, slow=slow), times=8_000)
         expected = 8_000 * 0.0723 / 1.0723
         assert abs(taken["slow"] - expected) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (1, 1), (3, 1), (0.005, 1, 1), (5, 1, 1e-9, 2), tuple(range(1, 400))])
+def test_draws_by_share_are_exact(shares):
+    """What each index keeps of its own, and gets of the others', is its share of the whole."""
+    kept, other_of = alias_table(shares)
+    parts = [min(1.0, part) for part in kept]
+    for index, other in enumerate(other_of):
+        parts[other] += max(0.0, 1.0 - kept[index]) if other != index else 0.0
+    assert [part / len(shares) for part in parts] == pytest.approx([share / sum(shares) for share in shares])
 
 
 def test_p2c_prefers_the_one_with_fewer_calls_in_flight():

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from redis_router import InvalidArgument, NoProviderAvailable, Outcome, RouterError, Verdict, classify
-from redis_router.verdict import Judge, retry_after
+from redis_router.verdict import IGNORED, Judge, Waited, retry_after
 
 NOW = 1_795_000_000.0
 
@@ -230,3 +230,57 @@ def test_bad_settings_are_refused(options):
     """Before anything runs."""
     with pytest.raises(InvalidArgument):
         Judge(*options)
+
+
+class ConnectTimeout(Exception):
+    """As httpx has it."""
+
+
+class APITimeoutError(Exception):
+    """As openai has it."""
+
+
+def behind(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+async def own_deadline():
+    """What `asyncio.timeout` raises."""
+    try:
+        async with asyncio.timeout(0):
+            await asyncio.sleep(1)
+    except TimeoutError as error:
+        return error
+
+
+OWN = asyncio.run(own_deadline())
+COUNTED, NOT_COUNTED = Verdict(Outcome.FAILURE, "timeout"), Verdict(Outcome.IGNORED, "timeout")
+
+
+@pytest.mark.parametrize(
+    ("error", "waited", "expected"),
+    [
+        (APITimeoutError(), Waited(1.0), COUNTED),  # nothing is known of the provider
+        (APITimeoutError(), Waited(1.0, usual=1.9), COUNTED),
+        (APITimeoutError(), Waited(1.0, usual=2.1), NOT_COUNTED),
+        (APITimeoutError(), Waited(1.0, share=30.0, usual=1.0), COUNTED),
+        (ConnectTimeout(), Waited(0.1, usual=9.0), COUNTED),
+        (behind(APITimeoutError(), ConnectTimeout()), Waited(0.1, usual=9.0), COUNTED),
+        (OWN, Waited(1.0), IGNORED),
+        (OWN, Waited(1.0, share=1.2), IGNORED),
+        (OWN, Waited(1.0, share=1.0), COUNTED),
+        (OWN, Waited(1.0, share=1.0, usual=2.1), NOT_COUNTED),
+        (Raised(status_code=400), Waited(9.0, share=1.0), IGNORED),
+        (Raised(status_code=408), Waited(0.1, usual=9.0), Verdict(Outcome.FAILURE, "http_408")),
+    ],
+)
+def test_what_a_time_out_says(error, waited, expected):
+    """By who ended the call, what it was given, and what answers take."""
+    assert Judge(None, 5.0, 300.0)(error, waited) == expected
+
+
+def test_a_classifier_of_ones_own_has_the_last_word_on_time_outs():
+    """Whatever was waited for."""
+    judge = Judge(lambda said: Outcome.SUCCESS, 5.0, 300.0)
+    assert judge(APITimeoutError(), Waited(1.0, share=1.0)).outcome is Outcome.SUCCESS
