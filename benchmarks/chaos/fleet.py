@@ -112,7 +112,7 @@ class Fleet:
     def store(self) -> Store:
         return Store(connect(self.servers.url), "rr", "chaos")
 
-    def wait_served(self, since: EmbeddedServer | None = None) -> None:
+    def wait_served(self, since: EmbeddedServer | None = None, timeout: float = 60.0) -> None:
         """Until the master takes writes; another one than `since`."""
 
         def served() -> bool:
@@ -122,7 +122,7 @@ class Fleet:
                     return True
             return False
 
-        eventually(served, "the master serves", 60)
+        eventually(served, "the master serves", timeout)
 
     def wait_replicated(self) -> None:
         """Until both servers run and one follows the other, so that the next fault finds a whole set."""
@@ -183,9 +183,12 @@ class Fleet:
 
     def failover(self, line: Line) -> None:
         before = self.server()
-        with redis.Redis(port=self.servers.ports[0], decode_responses=True) as sentinel, suppress(redis.ResponseError):
-            sentinel.execute_command("SENTINEL", "FAILOVER", "mymaster")
-            self.wait_served(since=before)
+        with redis.Redis(port=self.servers.ports[0], decode_responses=True) as sentinel:
+            for _ in range(6):  # sentinels give up where the replica is one that came back just now
+                with suppress(redis.ResponseError, AssertionError):
+                    sentinel.execute_command("SENTINEL", "FAILOVER", "mymaster")
+                    self.wait_served(since=before, timeout=10.0)
+                    break
         self.wait_replicated()
 
     def flushed(self, line: Line) -> None:
