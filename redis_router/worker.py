@@ -294,7 +294,7 @@ class HealthChecker:
                 continue
             if reply.transitions:
                 moved.append(health.name)
-                del self._retry_at[health.name]
+                self._retry_at.pop(health.name, None)  # the mirror may have forgotten it meanwhile
             elif reply.status == "not_due":
                 self._retry_at[health.name] = now + 0.05  # our idea of Redis's clock was early
         return moved
