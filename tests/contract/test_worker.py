@@ -51,6 +51,21 @@ class TestRunOnce:
             eventually(lambda: worker.run_once().half_opened)
         assert time.monotonic() - began < 4.0, "a second for each, where it waits a second after it moved it"
 
+    def test_a_record_that_is_lost_while_its_circuit_is_moved(self, backend, checker, monkeypatch):
+        """The mirror forgets it just then: the pass goes on."""
+        store, worker = backend.store(), checker()
+        register(store)
+        trip(store)
+        moves = worker._store.half_open
+
+        def half_open(name, epoch):
+            reply = moves(name, epoch)
+            worker.lost(name)
+            return reply
+
+        monkeypatch.setattr(worker._store, "half_open", half_open)
+        eventually(lambda: worker.run_once().half_opened)
+
     def test_leaves_a_circuit_that_is_not_due(self, backend, checker):
         """open_timeout is a promise."""
         store, worker = backend.store(), checker()
