@@ -23,7 +23,7 @@ from redis_router.store import Batch, Store
 THREADS = 4
 MUTATIONS = {
     "none": ("", "", ""),
-    "sequence": ("record", "if did then return reply('replayed', did, record, applied) end", ""),
+    "sequence": ("record", "if did then", "if false then"),
     "generation": (
         "record",
         "if generation ~= record.generation or state == 'open' then return end",
