@@ -8,7 +8,7 @@ at once; successes wait for company and travel together; without traffic they lo
 
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from redis_router.alarm import Alarm, Flag
 from redis_router.background import Background
@@ -23,7 +23,7 @@ from redis_router.log import Seldom, log
 from redis_router.messages import Event, Reply
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
-from redis_router.model import Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Result
+from redis_router.model import ANY_MODEL, Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Result
 from redis_router.permits import Permit, Permits
 from redis_router.registrar import REFUSED_SECONDS, Registrar
 from redis_router.store import Store
@@ -98,6 +98,7 @@ class Engine:
         self._look_at = 0.0
         self._try_at = 0.0
         self._unclaimable: set[str] = set()
+        self._leaving: set[str] = set()  # providers that were taken out, and of which something is still kept here
         self._stop = Flag()
         self._work = Alarm()
         self._decider = Background("engine", self._decide, metrics.background_failed)
@@ -202,12 +203,12 @@ class Engine:
         self.metrics.pending_changed()
         return flushed
 
-    def add(self, provider: Provider, config: CircuitConfig) -> None:
-        """Route to a provider from now on; its record is joined in the background."""
+    def add(self, parts: Sequence[Provider], config: CircuitConfig) -> None:
+        """Route to these from now on; their records are joined in the background."""
         with self.mirror.lock:
-            self.view.add(provider, config)
+            self.view.add(parts, config)
             if self.running:
-                self._registrar.join(provider.name)
+                self._registrar.join(*(part.name for part in parts))
         self.courier.urge()
 
     def remove(self, name: str) -> None:
@@ -215,6 +216,7 @@ class Engine:
         with self.mirror.lock:
             self.view.remove(name)
             self.mirror.forget(name)
+            self._leaving.add(name)
         self.courier.urge()
 
     def now_ms(self) -> float:
@@ -239,6 +241,7 @@ class Engine:
             if self._registrar.joins(name) or not self.view.remove(name):  # registered again meanwhile
                 return
             self.mirror.forget(name)
+            self._leaving.add(name)
         log.warning("provider %s was deregistered for the whole fleet", name)
 
     def heard(self, event: Event) -> None:
@@ -271,7 +274,23 @@ class Engine:
         self.view.settle(now=self.view.alone and self.courier.awaited)
         self._work.ring()
         self.view.say()
+        self._forget_gone()
         return not self._stop.is_set()
+
+    def _forget_gone(self) -> None:
+        """Drop what is kept of providers that are no more, when their last results are settled."""
+        for name in list(self._leaving):
+            if name in self.view.providers:
+                self._leaving.discard(name)
+            elif not self.courier.carries(name):
+                self._leaving.discard(name)
+                for kept in (self._last_used, self._net_check_at):
+                    kept.pop(name, None)
+                self._unclaimable.discard(name)
+                self.permits.forget(name)
+                self._registrar.forget(name)
+                self.failovers.forget(name)
+                self.metrics.forget(name)
 
     def _nap(self) -> float:
         """Seconds until there is something to look at, where nobody wakes us."""
@@ -304,7 +323,8 @@ class Engine:
             self._registrar.put_right()
             self.courier.carry()
         self._registrar.say_seen()
-        self.permits.tend(self.view.on_trial.copy(), self._in_demand)
+        trials = self.view.on_trial.copy()
+        self.permits.tend(trials, self._in_demand(trials))
         self._safety_net()
         self._look_for_lost()
         self.metrics.pending_changed()
@@ -385,22 +405,25 @@ class Engine:
         self._unclaimable.discard(name)
         self.bell.ring(self.view.table.models.get(name, ()), 1)
 
-    def _in_demand(self, name: str) -> bool:
-        """Were this provider or one that could stand in for it in use here lately?"""
-        since = time.monotonic() - DEMAND_SECONDS
-        peers = {name}
-        provider = self.view.providers.get(name)
-        for model in provider.models if provider is not None else ():
-            if self._last_asked.get(model, 0.0) > since:
-                return True
-            selector = self.view.table.find(model)
-            peers.update(c.health.name for c in (selector.candidates if selector else ()))
-        return any(self._last_used.get(peer, 0.0) > since for peer in peers)
+    def _in_demand(self, trials: Iterable[str]) -> set[str]:
+        """Those of these providers that were in use here lately, or that could stand in for one that was."""
+        if not trials:
+            return set()
+        since, models = time.monotonic() - DEMAND_SECONDS, self.view.table.models
+        asked = {model for model, at in list(self._last_asked.items()) if at > since}
+        for name, at in list(self._last_used.items()):
+            if at > since:
+                asked.update(models.get(name, ()))
+        if ANY_MODEL in asked:
+            return set(trials)
+        return {
+            n for n in trials if not asked.isdisjoint(models.get(n, ())) or (asked and ANY_MODEL in models.get(n, ()))
+        }
 
     def _safety_net(self) -> None:
         """Make a due transition where no worker has held the lease for a while."""
         redis_now, now = self.mirror.redis_now_ms(), time.monotonic()
-        grace_ms = self._safety_net_after * 1000
+        grace_ms, leader = self._safety_net_after * 1000, None
         for name in self.view.open.copy():
             health = self.mirror.records.get(name)
             if health is None or health.circuit_state is not OPEN or redis_now is None:
@@ -410,9 +433,10 @@ class Engine:
             if now < self._net_check_at.get(health.name, 0.0):
                 continue
             self._net_check_at[health.name] = now + self._safety_net_after * random.uniform(0.5, 1.0)
-            _, leader = self.store.leader()
+            if leader is None:
+                _, leader = self.store.leader()
             if leader is not None and leader.remaining_ms > -grace_ms:
-                continue
+                return
             try:
                 reply = self.store.half_open(health.name)
             except AccessDenied:

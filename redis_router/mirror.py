@@ -33,6 +33,8 @@ PING_INTERVAL = 0.25
 PATIENCE = 4.0
 """So many round trips, as measured, may pass until an answer is overdue: on a slow link that is more."""
 CONFIRM_SECONDS = 1.0
+REST = 5.0
+"""So many times as long as it took nobody reads everything again, where many providers are registered at once."""
 STUCK_SECONDS, STUCK_TRIPS = 1.0, 8.0
 """A thread that got no answer for so long, and for so many round trips, is held up: by a look-up of a name, say."""
 
@@ -270,7 +272,7 @@ class Mirror:
         return subscription
 
     def _listen(self, subscription: Subscription) -> None:
-        pinged_at = 0.0
+        pinged_at = rested_at = 0.0
         refresh_at = self._next_refresh()
         while not self._stop.is_set():
             self._turned_at = time.monotonic()
@@ -287,9 +289,11 @@ class Mirror:
             elif time.monotonic() - pinged_at >= self.patience:
                 raise RedisUnavailable(f"Redis did not answer a ping on the push channel for {self.patience:.2f} s")
             # "subscribed": redis-py reconnected by itself, and pushes were lost meanwhile
-            if message == "subscribed" or self._stale or time.monotonic() >= refresh_at:
+            now = time.monotonic()
+            if message == "subscribed" or (self._stale and now >= rested_at) or now >= refresh_at:
                 self._stale = False
                 self.refresh()
+                rested_at = time.monotonic() + REST * (time.monotonic() - now)
                 refresh_at = self._next_refresh()
 
     def _took(self, seconds: float) -> None:

@@ -6,7 +6,7 @@
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -114,6 +114,11 @@ class Permits:
         self.done(permit)
         self._put(Result(permit.provider, Outcome.IGNORED, 0.0, permit.generation, permit.token))
 
+    def forget(self, name: str) -> None:
+        """This provider is no more."""
+        for kept in (self._in_hand, self._unreported, self._asked, self._claim_at):
+            kept.pop(name, None)
+
     def done(self, permit: Permit) -> Permit:
         """The call is over: stop renewing. Its outcome carries the token back."""
         self._running.pop(permit.token, None)
@@ -125,7 +130,7 @@ class Permits:
         """Nothing in hand and nothing running: there is nothing to tend."""
         return not self._running and not any(self._in_hand.values())
 
-    def tend(self, trials: Mapping[str, ProviderHealth], in_demand: Callable[[str], bool]) -> None:
+    def tend(self, trials: Mapping[str, ProviderHealth], in_demand: Collection[str]) -> None:
         """Give back, renew what runs, claim where there is demand: this one talks to Redis. Raises RouterError.
 
         `trials` are the providers on trial, by name; where this replica alone made one half-open, permits are its own.
@@ -140,7 +145,7 @@ class Permits:
         for name, health in trials.items():
             if is_local(health):
                 self._serve_own(name, health)
-            elif not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and in_demand(name):
+            elif not self._in_hand.get(name) and now >= self._claim_at.get(name, 0.0) and name in in_demand:
                 self._claim(name)
 
     def serve_alone(self, trials: Mapping[str, ProviderHealth]) -> None:

@@ -1,7 +1,6 @@
 """Puts records into Redis: joined when a provider is registered here, restored where Redis lost one."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from redis_router.errors import AccessDenied, RedisRefused
@@ -38,22 +37,26 @@ class Registrar:
         self._view = view
         self._on_deregistered = on_deregistered
         self._on_refused = on_refused
-        self._to_join: deque[str] = deque()
-        self._to_restore: deque[str] = deque()
+        self._to_join: dict[str, object] = {}
+        self._to_restore: dict[str, object] = {}
         self._try_again_at: dict[str, float] = {}
 
     def join(self, *names: str) -> None:
         """These providers' records are joined at the next `put_right`."""
-        self._to_join.extend(names)
+        self._to_join.update({name: object() for name in names})
 
     def restore(self, name: str) -> None:
         """Redis lost this record: it is put back at the next `put_right`."""
-        if name not in self._to_restore:
-            self._to_restore.append(name)
+        self._to_restore[name] = object()
 
     def joins(self, name: str) -> bool:
         """Does this provider wait to be joined?"""
         return name in self._to_join
+
+    def forget(self, name: str) -> None:
+        """This provider is no more."""
+        for kept in (self._to_join, self._to_restore, self._try_again_at):
+            kept.pop(name, None)
 
     @property
     def busy(self) -> bool:
@@ -66,21 +69,20 @@ class Registrar:
         Raises RedisUnavailable, and AccessDenied, which is no matter of one record.
         """
         now = time.monotonic()
-        for queue, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
-            for _ in range(len(queue)):
-                name = queue[0]
+        for waiting, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
+            for name, asked in list(waiting.items()):
+                if now < self._try_again_at.get(name, 0.0):
+                    continue
                 try:
-                    if now >= self._try_again_at.get(name, 0.0):
-                        act(name)
-                    else:
-                        queue.append(name)
+                    act(name)
                 except AccessDenied:
                     raise
                 except RedisRefused as error:
                     self._on_refused(name, str(error))
                     self._try_again_at[name] = now + REFUSED_SECONDS
-                    queue.append(name)
-                queue.popleft()
+                else:
+                    if waiting.get(name) is asked:  # else it was asked for once more meanwhile
+                        waiting.pop(name, None)
 
     def say_seen(self) -> None:
         """Tell the fleet from time to time which providers are served here. Raises RedisUnavailable."""
@@ -94,8 +96,8 @@ class Registrar:
             log.warning("cannot note which providers are in use, for `redis-router purge`: %s", error)
 
     def _join(self, name: str) -> None:
-        provider, config = self._view.providers.get(name), self._view.configs[name]
-        if provider is None:
+        provider, config = self._view.providers.get(name), self._view.configs.get(name)
+        if provider is None or config is None:
             return
         reply = self._store.register(provider, config, self._circuit_version)
         health = reply.health

@@ -242,7 +242,8 @@ class Router(Generic[ClientT]):
         if not isinstance(provider, Provider):
             raise InvalidArgument(f"cannot register {provider!r}: give a Provider")
         self._check_open()
-        for part in provider.parts():
+        parts = {part.name: part for part in provider.parts()}
+        for part in parts.values():
             known = self._view.providers.get(part.name)
             if known is not None and known.whole.name != provider.name:
                 raise InvalidArgument(
@@ -257,10 +258,8 @@ class Router(Generic[ClientT]):
                 provider.name,
                 retries,
             )
-        parts = {part.name: part for part in provider.parts()}
-        old = [n for n, known in self._view.providers.items() if known.whole.name == provider.name and n not in parts]
-        for part in parts.values():
-            self._engine.add(part, self._circuit)
+        old = [name for name in self._view.records_of(provider.name) if name not in parts]
+        self._engine.add(list(parts.values()), self._circuit)
         for name in old:  # registered again, for other models; after the new ones, so that none is without a provider
             self._engine.remove(name)
 
@@ -299,7 +298,7 @@ class Router(Generic[ClientT]):
         Raises NoProviderAvailable.
         """
         try:
-            pick = self._view.table.picks.get(model)
+            pick = self._view.picks.get(model)
         except TypeError:  # not hashable: no name
             pick = None
         if pick is not None:
@@ -338,7 +337,7 @@ class Router(Generic[ClientT]):
         """
         if exclude != ():
             check_names("exclude", exclude)
-        pick = self._view.table.picks.get(model) if type(model) is str and not exclude else None
+        pick = self._view.picks.get(model) if type(model) is str and not exclude else None
         if pick is not None:
             candidate = pick()
             if not candidate.here.limited_until:
@@ -552,8 +551,10 @@ class Router(Generic[ClientT]):
             checker.stop(timeout)
 
     def _known_here(self, name: str) -> list[str]:
-        candidates = self._view.table.candidates if isinstance(name, str) else {}
-        return [record for record, c in candidates.items() if name in (record, c.provider.name)]
+        if not isinstance(name, str):
+            return []
+        records = self._view.records_of(name)
+        return [*records, name] if name in self._view.providers and name not in records else records
 
     def _records(self, name: str) -> list[str]:
         """The names of a provider's records: its own, or one for each model. Raises UnknownProvider."""

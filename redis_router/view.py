@@ -16,7 +16,8 @@ from redis_router.local import LocalBreaker, OwnView, fleet_generation, is_local
 from redis_router.log import log
 from redis_router.metrics import Metrics
 from redis_router.model import ANY_MODEL, CLOCK_SKEW_MS, CircuitConfig, Provider, ProviderHealth, Result, Transition
-from redis_router.table import EMPTY, Tables, changes_in_ms, depends_on_time, is_half_open
+from redis_router.strategies import Pick
+from redis_router.table import EMPTY, RoutingTable, Tables, changes_in_ms, depends_on_time, is_half_open
 
 SETTLE_INTERVAL = 0.05
 """Seconds between tables that differ in averages alone."""
@@ -24,6 +25,10 @@ NEWS_MS = 1000
 """A cooldown that ends so much later, or earlier, is in the table at once."""
 SETTLE_SHARE = 0.05
 """And at most this share of the time goes into making them: large tables are made less often."""
+QUICK_SECONDS = 0.005
+"""A table that takes longer is made half of the time at most, also where it changes where calls may go."""
+RETIRED_SECONDS = 3600.0
+"""For so long a provider that was taken out is remembered."""
 
 
 class View:
@@ -43,11 +48,15 @@ class View:
         replica: str,
     ) -> None:
         self._replica = replica
-        self.table = EMPTY
+        self.picks: Mapping[str, Pick] = {}
+        """The table's, for a choice that is no more than this: empty while the table is outdated."""
+        self._table = EMPTY
+        self._is_outdated = False
+        self._records_of: dict[str, dict[str, None]] = {}
         self.providers: dict[str, Provider] = {}
         self.configs: dict[str, CircuitConfig] = {}
-        self.retired: set[str] = set()
-        """Providers that were taken out: results of calls still under way are no mistake."""
+        self.retired: dict[str, float] = {}
+        """Providers that were taken out, and when: results of calls still under way are no mistake."""
         self.on_trial: dict[str, ProviderHealth] = {}
         """The half-open ones that take trial calls."""
         self.open: set[str] = set()
@@ -64,29 +73,67 @@ class View:
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
         self._unsaid: deque[tuple[int, str]] = deque()  # log lines and their levels
-        self._settle_at = 0.0
+        self._settle_at = 0.0  # averages
+        self._moves_at = 0.0  # what changes where calls may go
+        self._took = 0.0  # to make the last table
+        self._moved: set[str] = set()
+        self._changes: deque[tuple[ProviderHealth, ProviderHealth, str]] = deque()
 
     # Providers
 
-    def add(self, provider: Provider, config: CircuitConfig) -> None:
-        """Route to a provider from now on, as to a new one until its record comes."""
+    @property
+    def table(self) -> RoutingTable:
+        """What requests are routed by."""
+        if self._is_outdated:
+            with self._lock:
+                if self._is_outdated:
+                    self._rebuild()
+        return self._table
+
+    def add(self, parts: Iterable[Provider], config: CircuitConfig) -> None:
+        """Route to these from now on, as to new ones until their records come. The table follows when it is read."""
         with self._lock:
-            self.retired.discard(provider.name)
-            self.configs[provider.name] = config
-            self.providers[provider.name] = provider
-            self._rebuild()
+            for part in parts:
+                self.retired.pop(part.name, None)
+                self.configs[part.name] = config
+                self.providers[part.name] = part
+                self._records_of.setdefault(part.whole.name, {})[part.name] = None
+            self._outdate()
 
     def remove(self, name: str) -> bool:
         """Route there no more; False where nobody did."""
         with self._lock:
-            self.retired.add(name)
-            if self.providers.pop(name, None) is None:
+            now = time.monotonic()
+            self.retired[name] = now
+            while (oldest := next(iter(self.retired))) and now - self.retired[oldest] > RETIRED_SECONDS:
+                del self.retired[oldest]
+            part = self.providers.pop(name, None)
+            if part is None:
                 return False
+            records = self._records_of[part.whole.name]
+            records.pop(name, None)
+            if not records:
+                del self._records_of[part.whole.name]
+            for kept in (self.configs, self._unsettled, self._unshown, self._by_time, self.on_trial):
+                kept.pop(name, None)
+            self.open.discard(name)
             self._own.forget(name)
-            self._rebuild()
-            self._unshown.pop(name, None)
             self._metrics.forget(name)
+            self._outdate()
         return True
+
+    def records_of(self, provider: str) -> list[str]:
+        """The names of this provider's records here: its own, or one for each model; [] where it is not registered."""
+        return list(self._records_of.get(provider, ()))
+
+    def _outdate(self) -> None:
+        self._is_outdated = True
+        self.picks = {}  # whoever chooses finds nothing there, and reads the table
+        self._bell.ring()
+
+    def _publish(self, table: RoutingTable) -> None:
+        self._table = table
+        self.picks = {} if self._is_outdated else table.picks
 
     def take_over(self, parent: "View", records: Mapping[str, ProviderHealth]) -> None:
         """In a forked child: begin with the parent's providers and the fleet's records.
@@ -96,6 +143,7 @@ class View:
         self.retired = parent.retired
         self.providers.update(parent.providers)
         self.configs.update(parent.configs)
+        self._records_of.update(parent._records_of)
         self._unsettled = dict(records)
         self._rebuild()
 
@@ -104,7 +152,8 @@ class View:
         return ProviderHealth(name, weight=self.providers[name].weight, config=self.configs[name])
 
     def _rebuild(self) -> None:
-        known = {name: candidate.health for name, candidate in self.table.candidates.items()} | self._unsettled
+        began = time.monotonic()
+        known = {name: candidate.health for name, candidate in self._table.candidates.items()} | self._unsettled
         records = {name: known.get(name) or self.new_record(name) for name in self.providers}
         if self._local is not None:
             self._local.records = dict(records)
@@ -112,9 +161,10 @@ class View:
         self.open = {name for name, health in records.items() if health.circuit_state is OPEN}
         self._by_time = {}
         self._note_states(records.values())
-        self.table = self._tables.build(list(self.providers.values()), records, self.table)
-        self._unsettled = {}
-        self._bell.ring()
+        table = self._tables.build(list(self.providers.values()), records, self._table)
+        self._is_outdated = False
+        self._publish(table)
+        self._settled(began)
 
     # Records
 
@@ -128,38 +178,35 @@ class View:
                 self._show([self._own.shown(health)], told=not first, by=by)
 
     def _show(self, records: Iterable[ProviderHealth], *, told: bool = True, by: str = "") -> None:
-        moved: list[ProviderHealth] = []
-        was_settled, changes = not self._unsettled, []
+        was_settled = not self._unsettled
         for new in records:
-            candidate = self.table.candidates.get(new.name)
-            if candidate is None:
+            candidate = self._table.candidates.get(new.name)
+            if new.name not in self.providers:
                 continue
-            old = self._unsettled.get(new.name, candidate.health)
+            old = self._unsettled.get(new.name) or (candidate.health if candidate else self.new_record(new.name))
             self._unsettled[new.name] = new
             if not _routes_alike(old, new):
-                moved.append(new)
+                self._moved.add(new.name)
             if told and old.circuit_state is not new.circuit_state:
-                changes.append((old, new))
+                self._changes.append((old, new, by))
             if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
                 self._note_cooldown(new, by)
-        if moved:
+        if self._is_time() and self._took <= QUICK_SECONDS:  # large tables are made by the thread that calls `settle`
             self._settle()
-            for change in changes:  # when the table shows them, and in their order
-                self._announce(*change, by)
-            self._ring({change.name for change in moved})
-            if self.on_trial or self._by_time or self._unsaid:
-                self._wake()  # to claim permits, to look up in time, or to say it
-        elif time.monotonic() >= self._settle_at:
-            self._settle()
-        elif was_settled:
+        elif was_settled or self._moved:
             self._wake()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() >= (self._moves_at if self._moved else self._settle_at)
 
     def settle(self, *, now: bool = False) -> None:
         """Make the table of what changed if it is time for that, or `now`; and show it in the metrics."""
         with self._lock:
             due = self._due()
             self._unsettled = due | self._unsettled
-            if now or time.monotonic() >= self._settle_at:
+            if self._is_outdated and (now or time.monotonic() >= self._moves_at):
+                self._rebuild()
+            elif now or self._is_time():
                 self._settle()
             if due:
                 self._ring(due)
@@ -169,16 +216,18 @@ class View:
 
     def _ring(self, names: Iterable[str]) -> None:
         """Wake those who wait for a model of these providers that somebody may be called for now."""
-        models = {model for name in names for model in self.table.models.get(name, ())}
+        models = {model for name in names for model in self._table.models.get(name, ())}
         if ANY_MODEL in models:
             self._bell.ring()
         else:
-            self._bell.ring([model for model in models if self.table.selectors[model].routable])
+            self._bell.ring([model for model in models if self._table.selectors[model].routable])
 
     def unsettled_for(self) -> float | None:
         """Seconds until `settle` has something to do; None where nothing changed, and time will change nothing."""
         now = self._tables.now_ms() if self._by_time else 0.0
         waits = [0.0] if self._unsettled else [(at - now) / 1000 for at, _ in list(self._by_time.values())]
+        if self._is_outdated or self._moved:
+            return max(0.0, self._moves_at - time.monotonic())
         return max(0.0, self._settle_at - time.monotonic(), min(waits)) if waits else None
 
     def _due(self) -> dict[str, ProviderHealth]:
@@ -187,7 +236,7 @@ class View:
         offset = now - time.monotonic() * 1000
         if abs(offset - self._clock_offset) > CLOCK_SKEW_MS / 2:  # or is known for the first time
             self._clock_offset = offset
-            return {n: c.health for n, c in self.table.candidates.items() if depends_on_time(c.health)}
+            return {n: c.health for n, c in self._table.candidates.items() if depends_on_time(c.health)}
         return {name: health for name, (at, health) in self._by_time.items() if at <= now}
 
     def _settle(self) -> None:
@@ -196,10 +245,24 @@ class View:
         began = time.monotonic()
         records = list(self._unsettled.values())
         self._note_states(records)  # before the table: what it leaves out for a time is looked at again
-        self.table = self._tables.updated(self.table, records)
-        self._unsettled = {}
-        took = time.monotonic() - began
-        self._settle_at = began + max(SETTLE_INTERVAL, took / SETTLE_SHARE)
+        self._publish(self._tables.updated(self._table, records))
+        self._settled(began)
+
+    def _settled(self, began: float) -> None:
+        """The table shows what changed: say so, and take a rest that goes by how long it took to make."""
+        ended = time.monotonic()
+        self._settle_at = began + max(SETTLE_INTERVAL, (ended - began) / SETTLE_SHARE)
+        self._took = ended - began
+        self._moves_at = ended + self._took if self._took > QUICK_SECONDS else 0.0
+        # what a table that is outdated does not have yet is in the next one
+        self._unsettled = {n: h for n, h in self._unsettled.items() if n not in self._table.candidates}
+        while self._changes:
+            self._announce(*self._changes.popleft())
+        if self._moved:
+            self._ring(self._moved)
+            self._moved = set()
+            if self.on_trial or self._by_time or self._unsaid:
+                self._wake()  # to claim permits, to look up in time, or to say it
 
     def _note_states(self, records: Iterable[ProviderHealth]) -> None:
         # the engine's thread reads these without the lock: what stays in them is in them at every moment

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import threading
 import time
-from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry

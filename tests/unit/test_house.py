@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "local": {"circuit", "store", "model"},
     "courier": {"store", "messages", "metrics", *VALUES},
     "herald": {"model"},
-    "view": {"table", "bell", "local", "circuit", "store", "metrics", *VALUES},
+    "view": {"table", "strategies", "bell", "local", "circuit", "store", "metrics", *VALUES},
     "registrar": {"mirror", "view", "store", *VALUES},
     "permits": {"store", "metrics", "local", *VALUES},
     "engine": {

@@ -40,7 +40,7 @@ def view(registry, told, woken):
     """With the providers a and b, settled a moment ago."""
     made = View(TABLES, Metrics(registry), told.append, lambda: woken.append(1), Bell(), "here")
     for name in ("a", "b"):
-        made.add(Provider(name, ("m",)), CircuitConfig())
+        made.add([Provider(name, ("m",))], CircuitConfig())
         made.take(ProviderHealth(name, latency_ms=100.0, version=1), first=True)
     made.settle(now=True)
     woken.clear()
@@ -90,7 +90,7 @@ def test_a_change_brings_the_averages_that_wait(view, monkeypatch):
 
 def test_what_is_read_for_the_first_time_is_no_change(view, told):
     """A replica that joins an open circuit did not see it open."""
-    view.add(Provider("c", ("m",)), CircuitConfig())
+    view.add([Provider("c", ("m",))], CircuitConfig())
     view.take(ProviderHealth("c", generation=4, version=9, **OPEN), first=True)
     assert "c" not in choices(view)
     assert told == []
@@ -138,7 +138,7 @@ def test_a_log_handler_may_take_its_time_and_call_the_router(view):
 
     class Handler(logging.Handler):
         def emit(self, record):
-            other = threading.Thread(target=view.add, args=(Provider("c", ("m",)), CircuitConfig()), daemon=True)
+            other = threading.Thread(target=view.add, args=([Provider("c", ("m",))], CircuitConfig()), daemon=True)
             other.start()
             other.join(5.0)
             seen.append(other.is_alive())
@@ -163,7 +163,7 @@ def test_what_time_alone_changes_is_in_the_table_in_time(registry):
     bell = Bell()
     view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, bell, "here")
     for name in ("a", "b"):
-        view.add(Provider(name, ("m",)), CircuitConfig())
+        view.add([Provider(name, ("m",))], CircuitConfig())
     view.take(ProviderHealth("a", latency_ms=1.0, cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
     view.take(ProviderHealth("b", latency_ms=9.0, version=1), first=True)
     view.settle(now=True)
@@ -197,7 +197,7 @@ def test_a_cooldown_counts_though_the_clock_is_not_known_exactly(registry, behin
         Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, Bell(), "here"
     )
     for name in ("a", "b"):
-        view.add(Provider(name, ("m",)), CircuitConfig())
+        view.add([Provider(name, ("m",))], CircuitConfig())
     view.take(ProviderHealth("a", cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
     view.settle(now=True)
     assert choices(view) == {"b"}
