@@ -591,3 +591,58 @@ def test_two_thousand_requests_wait_for_fifty_providers(server):
         took = time.process_time() - began
     assert len(served) == 2000
     assert took < 30.0, f"{took:.1f} s of CPU"
+
+
+def _size(kept):
+    return sum(len(family.samples) for family in kept._registry.collect())
+
+
+def test_providers_that_come_and_go_leave_nothing_behind(made):
+    """No series, and nothing in the router's own books."""
+    router = made()
+
+    def come_and_go(names):
+        for name in names:
+            router.register_provider(Provider(name, ("m",)))
+            assert router.flush()
+            fail(router, name)
+            router.record_result(name, success=True, latency_ms=1.0)
+            router.update_health(name, available=True)
+            assert router.flush()
+            router.deregister_provider(name, everywhere=True)
+        eventually(lambda: not router._engine._leaving)
+
+    def kept():
+        parts = (router._engine, router._engine.view, router._engine.courier, router._engine.permits)
+        parts += (router._engine._registrar, router._engine.mirror, router._engine.metrics, router._engine.store)
+        return {
+            (type(part).__name__, name): len(value)
+            for part in parts
+            for name, value in vars(part).items()
+            if isinstance(value, dict | set) and name not in ("retired", "_asked_at", "_unsettled", "_unshown")
+        }
+
+    come_and_go([f"first{n}" for n in range(5)])
+    series, books = _size(router), kept()
+    come_and_go([f"then{n}" for n in range(20)])
+    eventually(lambda: _size(router) == series, "the same series")
+    eventually(lambda: kept() == books, "the same books")
+
+
+def test_registering_and_opening_is_linear(server):
+    """Ten times as many providers take about ten times as long, not a hundred times."""
+    took = {}
+    for number in (100, 1000):
+        router = Router(server.url, namespace=f"n{number}", registry=CollectorRegistry(), circuit=CONFIG)
+        began = time.process_time()
+        for n in range(number):
+            router.register_provider(Provider(f"p{n}", [f"m{m}" for m in range(50)]))
+        with router:
+            assert router.flush(60)
+            for n in range(number):
+                fail(router, f"p{n}")
+            assert router.flush(60)
+            took[number] = time.process_time() - began
+            with pytest.raises(NoProviderAvailable):
+                router.select_provider("m7")
+    assert took[1000] < 40 * took[100], took
