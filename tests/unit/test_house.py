@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "circuit": {"model"},
     "keys": set(),
     "scripts": set(),
-    "connect": {"errors"},
+    "urls": {"checks", "errors"},
+    "connect": {"urls", "errors"},
     "store": {"keys", "scripts", "connect", "probe", *VALUES},
     "strategies": VALUES,
     "table": {"strategies", *VALUES},
@@ -102,7 +103,7 @@ MAY_IMPORT = {
     "__init__": {"probe", "router", "attempt", "attempts", "verdict", "worker", "strategies", *VALUES},
 }
 ONLY_IN = {
-    "redis": {"connect"},
+    "redis": {"connect", "urls"},
     "prometheus_client": {"exposition", "metrics"},
     "httpx": {"probes"},
     "rich": set(),
