@@ -11,7 +11,7 @@ import redis.sentinel
 from redis import exceptions as rex
 
 from redis_router.errors import AccessDenied, InvalidArgument, RedisRefused, RedisUnavailable, RouterError
-from redis_router.urls import LEAST_CONNECTIONS, LateCluster, from_url
+from redis_router.urls import LEAST_CONNECTIONS, LEAST_WITHOUT_WAITING, LateCluster, from_url
 from redis_router.urls import Client as Client
 
 log = logging.getLogger("redis_router")
@@ -70,11 +70,12 @@ def _check_client(client: Any) -> None:
             "a client of valkey-py was given: pass a URL such as redis://localhost:6379/0, or a redis.Redis; redis-py"
             " talks to Valkey as well"
         )
-    most = getattr(getattr(client, "connection_pool", None), "max_connections", None)
-    if isinstance(most, int) and most < LEAST_CONNECTIONS:
+    pool = getattr(client, "connection_pool", None)
+    most = getattr(pool, "max_connections", None)
+    least = LEAST_CONNECTIONS if isinstance(pool, redis.BlockingConnectionPool) else LEAST_WITHOUT_WAITING
+    if isinstance(most, int) and most < least:
         raise InvalidArgument(
-            f"the Redis client's max_connections is {most}: give at least {LEAST_CONNECTIONS}, as the push channel"
-            " holds one"
+            f"the Redis client's max_connections is {most}: give at least {least}, as the push channel holds one"
         )
 
 

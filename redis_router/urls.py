@@ -24,10 +24,10 @@ TIMEOUT = 0.5
 """Seconds for a connect and for an answer. A hung server must be noticed within about this time."""
 
 LEAST_CONNECTIONS = 2
-"""The push channel holds one."""
+"""Of a pool where one waits for a free connection: the push channel holds one."""
 
-LEAST_IN_CLUSTER = 4
-"""For the push channel, the refresh after a lost push, results, and a caller, all at once."""
+LEAST_WITHOUT_WAITING = 4
+"""Of other pools: for the push channel, a refresh, results and a caller, all at once."""
 
 _MOST = 999_999
 _NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
@@ -150,7 +150,7 @@ def _cluster(scheme: str, rest: str) -> Client:
     startup = [_redis.cluster.ClusterNode(host, port or 6379) for host, port in nodes]
     pool_size = {"max_connections": options.pop("max_connections")} if "max_connections" in options else {}
     for most in pool_size.values():  # of each node; there is no waiting for a free one
-        check_number("max_connections", most, least=LEAST_IN_CLUSTER, most=_MOST)
+        check_number("max_connections", most, least=LEAST_WITHOUT_WAITING, most=_MOST)
     settings = {**_settings(), **login, **options}
     (_redis.SSLConnection if scheme == "rediss" else _redis.Connection)(**settings)  # refuses unknown options
     return LateCluster(startup_nodes=startup, ssl=scheme == "rediss", **pool_size, **settings)

@@ -248,11 +248,12 @@ def test_max_connections_of_a_master_and_of_nodes():
         connect("redis+cluster://h?max_connections=3")
 
 
-def test_a_client_that_has_one_connection_is_refused():
-    """The push channel holds it, and nothing else would ever be served."""
-    with pytest.raises(InvalidArgument, match=r"max_connections is 1.*2"):
-        connect(redis.Redis(max_connections=1))
-    assert connect(redis.Redis(max_connections=2))
+@pytest.mark.parametrize(("kind", "least"), [(redis.ConnectionPool, 4), (redis.BlockingConnectionPool, 2)])
+def test_a_client_without_room_is_refused(kind, least):
+    """The push channel holds a connection, and where nobody waits for a free one the others need one each."""
+    with pytest.raises(InvalidArgument, match=rf"max_connections is {least - 1}.*{least}"):
+        connect(redis.Redis(connection_pool=kind(max_connections=least - 1)))
+    assert connect(redis.Redis(connection_pool=kind(max_connections=least)))
 
 
 class Renamed(redis.asyncio.Redis):
