@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from redis_router.checks import check_flag, check_number, check_reason
 from redis_router.errors import InvalidArgument, RouterError
 from redis_router.model import Outcome
-from redis_router.retry_after import retry_after
+from redis_router.retry_after import retry_after as retry_after
 
 log = logging.getLogger("redis_router")
 

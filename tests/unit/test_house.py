@@ -97,9 +97,10 @@ MAY_IMPORT = {
         "metrics",
         *VALUES,
     },
-    "status": {"store", "model"},
+    "terminal": {"errors"},
+    "status": {"store", "model", "terminal"},
     "endpoints": {"exposition", "errors"},
-    "cli": {"names", "purge", "status", "endpoints", "worker", "store", "connect", "demo", *VALUES},
+    "cli": {"names", "purge", "status", "terminal", "endpoints", "worker", "store", "connect", "demo", *VALUES},
     "__main__": {"cli"},
     "__init__": {"probe", "router", "attempt", "attempts", "verdict", "worker", "strategies", *VALUES},
 }
