@@ -52,18 +52,19 @@ def from_url(url: str) -> Client:
             f"Redis URL {redacted(url)!r} is not usable: it must begin with {', '.join(f'{s}://' for s in _SCHEMES)}"
         )
     try:
-        _check_numbers(rest.partition("?")[2])
+        _check_numbers(rest.partition("?")[2], LEAST_CONNECTIONS if make is _single else LEAST_WITHOUT_WAITING)
         return make(scheme.lower().partition("+")[0], rest)
     except (ValueError, TypeError, AttributeError, rex.RedisError) as error:
         why = "the port is no number; is the password percent-encoded?" if "Port" in str(error) else error
         raise InvalidArgument(f"Redis URL {redacted(url)!r} is not usable: {why}") from None
 
 
-def _check_numbers(query: str) -> None:
+def _check_numbers(query: str, connections: int) -> None:
     """redis-py takes any of them, and a socket or the pool stumbles over it later."""
     for name, values in parse_qs(query, keep_blank_values=True).items():
         if name in _NUMBERS:
             read, least, most = _NUMBERS[name]
+            least = max(least, connections) if name == "max_connections" else least
             value: object = values[0]
             with suppress(ValueError):
                 value = read(values[0])
@@ -80,10 +81,6 @@ def _settings() -> dict[str, Any]:
         "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.1), 1, (rex.ConnectionError,)),
         "protocol": 2,  # RESP3 adds maintenance notifications, which older servers answer with errors
     }
-
-
-class _WaitingForMaster(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
-    """At most so many connections: who finds none free waits for one."""
 
 
 def _check_options(pool: Any) -> None:
@@ -136,8 +133,6 @@ def _sentinel(scheme: str, rest: str) -> Client:
     )
     settings = {**_settings(), **tls, **login, **options, "db": int(database or 0)}
     settings["connection_class"] = _ToMasterByTLS if tls else _ToMaster
-    if "max_connections" in options:
-        settings = {"timeout": TIMEOUT, **settings, "connection_pool_class": _WaitingForMaster}
     client: Client = sentinels.master_for(service, **settings, retry_on_error=[rex.ReadOnlyError])
     _check_options(client.connection_pool)
     return client
@@ -149,8 +144,6 @@ def _cluster(scheme: str, rest: str) -> Client:
         raise ValueError(f"a cluster has no database {path}")
     startup = [_redis.cluster.ClusterNode(host, port or 6379) for host, port in nodes]
     pool_size = {"max_connections": options.pop("max_connections")} if "max_connections" in options else {}
-    for most in pool_size.values():  # of each node; there is no waiting for a free one
-        check_number("max_connections", most, least=LEAST_WITHOUT_WAITING, most=_MOST)
     settings = {**_settings(), **login, **options}
     (_redis.SSLConnection if scheme == "rediss" else _redis.Connection)(**settings)  # refuses unknown options
     return LateCluster(startup_nodes=startup, ssl=scheme == "rediss", **pool_size, **settings)

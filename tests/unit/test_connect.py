@@ -238,14 +238,16 @@ def test_a_router_lives_with_two_connections(one_real):
         assert len([each for each in admin.client_list() if each["name"] == "two"]) == 2
 
 
-def test_max_connections_of_a_master_and_of_nodes():
-    """They wait for the one and, in a cluster, need a few of each node, as nobody waits there."""
-    pool = connect("redis+sentinel://h/m?max_connections=2").connection_pool
-    assert isinstance(pool, redis.BlockingConnectionPool)
-    assert (pool.max_connections, len(pool._connections)) == (2, 0)
-    assert connect("redis+cluster://h?max_connections=4")
+@pytest.mark.parametrize("url", ["redis+sentinel://h/m", "redis+cluster://h"])
+def test_max_connections_where_nobody_waits(url):
+    """Behind sentinels, and of each node of a cluster, all that go at once need one each."""
     with pytest.raises(InvalidArgument, match=r"max_connections is 3.*4"):
-        connect("redis+cluster://h?max_connections=3")
+        connect(f"{url}?max_connections=3")
+    client = connect(f"{url}?max_connections=4")
+    if "sentinel" in url:
+        held = [client.connection_pool.make_connection() for _ in range(4)]
+        assert len(held) == 4
+    client.close()
 
 
 @pytest.mark.parametrize(("kind", "least"), [(redis.ConnectionPool, 4), (redis.BlockingConnectionPool, 2)])
