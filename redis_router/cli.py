@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router import purge, status
+from redis_router import purge, status, terminal
 from redis_router.checks import check_name
 from redis_router.connect import connect, where
 from redis_router.endpoints import Endpoints
@@ -18,6 +18,7 @@ from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.log import log
 from redis_router.names import operator_name
 from redis_router.store import Store
+from redis_router.terminal import complain, printable, say
 from redis_router.worker import HealthChecker
 
 
@@ -26,7 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     1 where a demo went wrong, or a record cannot be read.
     """
-    arguments = parser().parse_args(argv)
+    terminal.prepare()
+    try:
+        return _run(parser().parse_args(argv))
+    except BrokenPipeError:  # the reader of a pipe went away
+        return 1
+    finally:
+        terminal.finish()
+
+
+def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore"):  # a line for each probe
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -34,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         return code
     except RouterError as error:
-        print(f"redis-router: {error}", file=sys.stderr)
+        complain(printable(f"redis-router: {error}", keep="\n"))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -52,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--redis",
         metavar="URL",
         default=os.environ.get("REDIS_ROUTER_URL", "redis://localhost:6379/0"),
-        help="redis://, redis+sentinel://, redis+cluster://, rediss… with TLS, unix:// (default: $REDIS_ROUTER_URL, or redis://localhost:6379/0)",
+        help="redis://, redis+sentinel://, redis+cluster://, rediss:// (TLS), unix:// (default: $REDIS_ROUTER_URL, or redis://localhost:6379/0)",
     )
     shared.add_argument("--namespace", default="rr", help="first part of every key (default: rr)")
 
@@ -74,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--metrics-port", type=int, default=9464, help="port of /metrics, /healthz, /readyz (default: 9464)"
     )
-    worker.add_argument("--metrics-host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
+    worker.add_argument("--metrics-host", default="127.0.0.1", help="address to bind, such as :: (default: 127.0.0.1)")
     worker.add_argument(
         "--name", default=None, help="this worker's name in logs and in the lease (default: host and pid)"
     )
@@ -140,12 +150,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         readyz=lambda: (checker.redis_up, _role(checker)),
     )
     checker.start()
-    log.info(
-        "worker %s, metrics at http://%s:%d/metrics",
-        checker.worker,
-        arguments.metrics_host,
-        endpoints.port,
-    )
+    log.info("worker %s, metrics at %s/metrics", checker.worker, endpoints.url)
     stop.wait()
     log.info("worker %s ends", checker.worker)
     checker.stop()
@@ -179,7 +184,7 @@ def _status(arguments: argparse.Namespace) -> int:
         snapshot = Store(client, check_name("namespace", arguments.namespace), operator_name()).snapshot()
     except RedisUnavailable as error:
         raise RedisUnavailable(f"{error}; is Redis running at {where(client)}, is --redis right?") from None
-    print(status.as_json(snapshot) if arguments.json else status.as_table(snapshot))
+    say(status.as_json(snapshot) if arguments.json else status.as_table(snapshot))
     return 1 if snapshot.unreadable else 0
 
 
@@ -187,7 +192,7 @@ def _purge(arguments: argparse.Namespace) -> int:
     store = Store(connect(arguments.redis), check_name("namespace", arguments.namespace), operator_name())
     if arguments.all:
         for line in purge.in_use(store):
-            print(f"{line}: stop it first, or what is removed comes back", file=sys.stderr)
+            complain(f"{printable(line)}: stop it first, or what is removed comes back")
         keys = purge.all_keys(store)
         _list(keys, arguments.yes)
         store.delete(keys if arguments.yes else ())
@@ -200,9 +205,9 @@ def _purge(arguments: argparse.Namespace) -> int:
 
 
 def _list(lines: Sequence[str], removes: bool) -> None:
-    print("\n".join(lines) or "nothing to remove")
+    say("\n".join(map(printable, lines)) or "nothing to remove")
     if lines:
-        print(f"removing {len(lines)}" if removes else f"{len(lines)} to remove: once more with --yes")
+        say(f"removing {len(lines)}" if removes else f"{len(lines)} to remove: once more with --yes")
 
 
 def _duration(text: str) -> float:
@@ -224,11 +229,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     dumb = not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb")
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, _leave)  # so that the demo ends its processes
-    try:
-        return play(plain=arguments.plain or dumb)
-    except BrokenPipeError:  # the reader of a pipe went away
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at exit
-        return 1
+    return play(plain=arguments.plain or dumb)
 
 
 def _leave(number: int, frame: object) -> None:

@@ -228,9 +228,9 @@ class CircuitConfig:
         return max(round(self.open_timeout_max * 1000), self.open_timeout_ms) if self.open_timeout_max else _WEEK_MS
 
     def differences(self, other: "CircuitConfig") -> list[str]:
-        """What changes from here to there, field by field: `open_timeout 30 → 10`."""
+        """What changes from here to there, field by field: `open_timeout 30 -> 10`."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
-        return [f"{name} {old:g} → {new:g}" for name, old, new in pairs if old != new]
+        return [f"{name} {old:g} -> {new:g}" for name, old, new in pairs if old != new]
 
     def to_fields(self) -> dict[str, str]:
         """The thresholds as they stand in the Redis hash: durations in ms."""

@@ -110,7 +110,7 @@ class Registrar:
         elif reply.status == "declined":
             differing = health.config.differences(config)
             if health.weight != provider.weight:
-                differing.append(f"weight {health.weight:g} → {provider.weight:g}")
+                differing.append(f"weight {health.weight:g} -> {provider.weight:g}")
             log.warning(
                 "provider %s keeps the settings of its record: %s not taken; Router(circuit_version=%d) makes the"
                 " thresholds given here count, set_circuit_config and update_health(name, weight=...) change them",

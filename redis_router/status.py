@@ -7,6 +7,7 @@ from typing import Any
 
 from redis_router.model import Leader, ProviderHealth
 from redis_router.store import Snapshot
+from redis_router.terminal import printable
 
 _HEAD = (
     "PROVIDER",
@@ -35,16 +36,17 @@ def as_json(snapshot: Snapshot) -> str:
 
 
 def as_table(snapshot: Snapshot) -> str:
-    """A line per provider, fit for a terminal."""
-    lines = [_leader(snapshot.leader, snapshot.now_ms), ""]
+    """A line per provider, fit for a terminal whatever a hand wrote into the records."""
+    lines = [printable(_leader(snapshot.leader, snapshot.now_ms)), ""]
     if not snapshot.records and not snapshot.unreadable:
         return "\n".join(
             [*lines, "no provider is registered: check --namespace, or start a gateway that registers one"]
         )
-    rows = [_HEAD, *(_row(snapshot, health) for _, health in sorted(snapshot.records.items()))]
+    rows: list[Sequence[str]] = [_HEAD]
+    rows += [tuple(map(printable, _row(snapshot, health))) for _, health in sorted(snapshot.records.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *(str(error) for error in snapshot.unreadable.values())])
+    return "\n".join([*lines, *(printable(str(error)) for error in snapshot.unreadable.values())])
 
 
 def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
         f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
         f"{health.failure_rate:.1%}",
         f"{health.weight:g}",
-        ", ".join(snapshot.specs[health.name].models),
+        ", ".join(map(str, snapshot.specs[health.name].models)),
     )
 
 

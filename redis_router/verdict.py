@@ -6,16 +6,14 @@ status as `status_code`, `response.status_code` or `status`, and the headers bes
 
 import math
 import re
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis_router.checks import check_flag, check_number, check_reason
 from redis_router.errors import InvalidArgument, RouterError
 from redis_router.log import log
 from redis_router.model import Outcome
+from redis_router.retry_after import retry_after as retry_after
 
 MAX_COOLDOWN = 7 * 24 * 3600.0
 
@@ -85,8 +83,16 @@ def classify(said: object) -> Verdict:
     ignored       other 4xx; cancellation; the caller's own deadline (`asyncio.timeout`, `asyncio.wait_for`)
     success       a response below 400
 
+    A group of exceptions, as `asyncio.TaskGroup` raises, is as bad as the worst in it, however deep: a failure is worse
+    than a rate limit, and that worse than what is ignored; of several rate limits the longest counts. A cancellation
+    among them is what the others brought about, and counts only where there is nothing else.
+
     An attempt knows how long the call was waited for, too, and may say otherwise of a time-out: see `Judge`.
     """
+    return _worst([_classify_one(each) for each in _members(said)])
+
+
+def _classify_one(said: object) -> Verdict:
     error = said if isinstance(said, BaseException) else None
     if error is not None and (not isinstance(error, Exception) or isinstance(error, RouterError)):
         return IGNORED  # a cancellation, or our own word
@@ -105,6 +111,30 @@ def classify(said: object) -> Verdict:
         return IGNORED if is_own_deadline(error) else TIMED_OUT
     connection = isinstance(error, OSError) or _is_named(error, "Connect", "Network", "Protocol", "Disconnect")
     return Verdict(Outcome.FAILURE, "connection" if connection else "error")
+
+
+def _members(said: object) -> Sequence[object]:
+    """The exceptions of a group, in their order, without cancellations where there are others; else `said` alone."""
+    if not isinstance(said, BaseExceptionGroup):
+        return (said,)
+    found: list[BaseException] = []
+    waiting: list[Iterator[BaseException]] = [iter(said.exceptions)]
+    while waiting:  # no recursion: a group may be deep
+        for each in waiting[-1]:
+            if isinstance(each, BaseExceptionGroup):
+                waiting.append(iter(each.exceptions))
+                break
+            found.append(each)
+        else:
+            waiting.pop()
+    return [each for each in found if isinstance(each, Exception)] or found
+
+
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    for outcome in (Outcome.FAILURE, Outcome.RATE_LIMITED):
+        if alike := [verdict for verdict in verdicts if verdict.outcome is outcome]:
+            return max(alike, key=lambda verdict: verdict.cooldown or 0.0)  # the first of equals
+    return IGNORED if IGNORED in verdicts else verdicts[0]
 
 
 def _by_status(status: int, said: object) -> Verdict:
@@ -139,9 +169,7 @@ class Judge:
         try:
             verdict = self._classifier(said) if self._classifier is not None else None
             if verdict is None:
-                verdict = classify(said)
-                if waited is not None and (verdict == TIMED_OUT or is_own_deadline(said)):
-                    verdict = _on_a_time_out(said, waited)
+                verdict = _worst([_judged(each, waited) for each in _members(said)])
             elif isinstance(verdict, Outcome):
                 verdict = Verdict(verdict)
             return self._made_usable(verdict)
@@ -182,6 +210,13 @@ class Judge:
             return Verdict(outcome, check_reason(verdict.reason))
         wanted = self._cooldown if verdict.cooldown is None else verdict.cooldown
         return Verdict(outcome, "", min(check_number("cooldown", wanted, most=math.inf), self._most))
+
+
+def _judged(said: object, waited: Waited | None) -> Verdict:
+    verdict = _classify_one(said)
+    if waited is not None and (verdict == TIMED_OUT or is_own_deadline(said)):
+        return _on_a_time_out(said, waited)
+    return verdict
 
 
 def _on_a_time_out(error: object, waited: Waited) -> Verdict:
@@ -251,67 +286,3 @@ def is_own_deadline(error: object) -> bool:
     while trace is not None:
         module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
     return module.partition(".")[0] in ("asyncio", "anyio")
-
-
-# When to come back
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds until the provider may be called again; None where its headers do not say. Names in lower case.
-
-    `retry-after-ms`, `Retry-After` in seconds or as an HTTP date (by the answer's own `Date`, where it has one), then
-    the resets of what is used up: `x-ratelimit-reset-requests: 6m0s` (openai), `anthropic-ratelimit-tokens-reset` (a
-    moment). `now` is in seconds since the epoch.
-    """
-    now = time.time() if now is None else now
-    if (milliseconds := _float(headers.get("retry-after-ms"))) is not None:
-        return max(0.0, milliseconds / 1000)
-    if (said := headers.get("retry-after")) is not None:
-        wait = _float(said)
-        if wait is None and (moment := _http_date(said)) is not None:
-            wait = moment - (_http_date(headers.get("date", "")) or now)
-        if wait is not None:
-            return max(0.0, wait)
-    waits: dict[str, float] = {}
-    for name, value in headers.items():
-        if "ratelimit" in name and "reset" in name and (until := _duration(value, now)) is not None:
-            waits[name] = max(0.0, until)
-    used_up = [wait for name, wait in waits.items() if _float(headers.get(name.replace("reset", "remaining"))) == 0]
-    return max(used_up) if used_up else min(waits.values(), default=None)
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        return _as_utc(parsedate_to_datetime(text)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
-
-
-def _duration(text: str, now: float) -> float | None:
-    """Seconds: 20, 20ms, 6m0s, a moment as seconds or ms since the epoch, or 2026-11-23T18:00:00Z."""
-    text = text.strip()
-    if (number := _float(text)) is not None:
-        number = number / 1000 if number > 1e11 else number
-        return number - now if number > 1e9 else number
-    if _PART.sub("", text) == "" and text:
-        return _float(str(sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text))))
-    try:
-        return _as_utc(datetime.fromisoformat(text)).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
-
-
-def _as_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

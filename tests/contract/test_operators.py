@@ -103,7 +103,7 @@ class TestDeploys:
             assert late.get_health_status()["openai"].config == QUICK
         said = [r.message for r in caplog.records if "keeps the settings" in r.message]
         assert len(said) == 1
-        assert "consecutive_failure_limit 3 → 7, open_timeout 0.05 → 10, weight 2 → 1 not taken" in said[0]
+        assert "consecutive_failure_limit 3 -> 7, open_timeout 0.05 -> 10, weight 2 -> 1 not taken" in said[0]
         assert "circuit_version=1" in said[0]
         assert [entry["event"] for entry in log_of(backend, "openai")] == ["registered", "declined"]
 

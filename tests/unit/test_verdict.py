@@ -11,7 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from redis_router import InvalidArgument, NoProviderAvailable, Outcome, RouterError, Verdict, classify
-from redis_router.verdict import IGNORED, Judge, Waited, retry_after
+from redis_router.retry_after import retry_after
+from redis_router.verdict import IGNORED, Judge, Waited
 
 NOW = 1_795_000_000.0
 
@@ -284,3 +285,87 @@ def test_a_classifier_of_ones_own_has_the_last_word_on_time_outs():
     """Whatever was waited for."""
     judge = Judge(lambda said: Outcome.SUCCESS, 5.0, 300.0)
     assert judge(APITimeoutError(), Waited(1.0, share=1.0)).outcome is Outcome.SUCCESS
+
+
+def limited(**headers):
+    return Raised(status_code=429, headers=headers)
+
+
+def group(*errors):
+    return BaseExceptionGroup("of a TaskGroup", errors)
+
+
+BAD_REQUEST, DOWN = Raised(status_code=400), Raised(status_code=503)
+CANCELLED = asyncio.CancelledError()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (group(limited()), Verdict(Outcome.RATE_LIMITED)),
+        (group(group(group(limited(**{"retry-after": "7"})))), Verdict(Outcome.RATE_LIMITED, cooldown=7.0)),
+        (group(limited(**{"retry-after": "7"}), limited(), limited(**{"retry-after": "9"})),
+         Verdict(Outcome.RATE_LIMITED, cooldown=9.0)),
+        (group(BAD_REQUEST, group(BAD_REQUEST)), IGNORED),
+        (group(DOWN, ConnectionResetError()), Verdict(Outcome.FAILURE, "http_503")),
+        (group(BAD_REQUEST, limited(), group(DOWN)), Verdict(Outcome.FAILURE, "http_503")),
+        (group(BAD_REQUEST, limited()), Verdict(Outcome.RATE_LIMITED)),
+        (group(NoProviderAvailable("m", {}), RouterError()), IGNORED),
+        (group(TimeoutError("late")), Verdict(Outcome.FAILURE, "timeout")),
+        (group(CANCELLED), IGNORED),
+        (group(CANCELLED, group(KeyboardInterrupt())), IGNORED),
+        (group(CANCELLED, ConnectionResetError()), Verdict(Outcome.FAILURE, "connection")),
+        (group(CANCELLED, group(CANCELLED, limited())), Verdict(Outcome.RATE_LIMITED)),
+    ],
+)  # fmt: skip
+def test_a_group_is_as_bad_as_its_worst(error, expected):
+    """However deep; a cancellation in it is what the others brought about."""
+    assert classify(error) == expected
+
+
+def test_what_a_task_group_raises():
+    """As `asyncio.TaskGroup` wraps it, while a sibling waits."""
+
+    async def work():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(9))
+            tasks.create_task(limited_call())
+
+    async def limited_call():
+        raise limited(**{"retry-after": "7"})
+
+    assert classify(raised_by(work)) == Verdict(Outcome.RATE_LIMITED, cooldown=7.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "waited", "expected"),
+    [
+        (group(APITimeoutError()), Waited(1.0, usual=1.9), COUNTED),
+        (group(APITimeoutError()), Waited(1.0, usual=2.1), NOT_COUNTED),
+        (group(CANCELLED, group(APITimeoutError())), Waited(1.0, usual=2.1), NOT_COUNTED),
+        (group(ConnectTimeout()), Waited(0.1, usual=9.0), COUNTED),
+        (group(OWN), Waited(1.0, share=1.2), IGNORED),
+        (group(OWN), Waited(1.0, share=1.0), COUNTED),
+        (group(OWN, DOWN), Waited(1.0, share=1.2), Verdict(Outcome.FAILURE, "http_503")),
+        (group(APITimeoutError(), DOWN), Waited(1.0, usual=2.1), Verdict(Outcome.FAILURE, "http_503")),
+        (group(APITimeoutError(), BAD_REQUEST), Waited(1.0, usual=2.1), IGNORED),
+    ],
+)
+def test_what_a_time_out_in_a_group_says(error, waited, expected):
+    """The same as one alone, before the worst is looked for."""
+    assert Judge(None, 5.0, 300.0)(error, waited) == expected
+
+
+def test_a_classifier_of_ones_own_sees_the_group():
+    """And may leave it to ours."""
+    seen = []
+    assert Judge(seen.append, 5.0, 300.0)(group(limited())).outcome is Outcome.RATE_LIMITED
+    assert isinstance(seen[0], BaseExceptionGroup)
+
+
+def test_a_group_that_is_very_deep():
+    """Nobody's stack ends here."""
+    error = DOWN
+    for _ in range(5000):
+        error = ExceptionGroup("deeper", [error])
+    assert classify(error) == Verdict(Outcome.FAILURE, "http_503")

@@ -1,0 +1,58 @@
+"""What the command line prints: a reader may leave before the end, and a terminal may lack characters."""
+
+import io
+import os
+import sys
+from typing import TextIO
+
+from redis_router.errors import RouterError
+
+
+def prepare() -> None:
+    """From now on what stdout or stderr cannot show is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """Print to stdout; where its reader has gone, go on without one. Raises RouterError where it cannot be written."""
+    _print(text, sys.stdout)
+
+
+def complain(text: str) -> None:
+    """The same, to stderr."""
+    _print(text, sys.stderr)
+
+
+def finish() -> None:
+    """Write what others left in buffers: the interpreter would show a traceback where that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            _give_up(stream)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape sequences, line ends and their like as they are written in code, except those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        _give_up(stream)
+    except OSError as error:
+        _give_up(stream)
+        raise RouterError(f"cannot write the output: {error}") from None
+
+
+def _give_up(stream: TextIO) -> None:
+    """What still is in the buffer, and what follows, goes nowhere."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
