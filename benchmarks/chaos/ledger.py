@@ -13,7 +13,7 @@ MUTATIONS = {
         "if state == 'open' then return end",
     ),
     "limit": ("claim", "if known or free > 0 then", "if known or record.circuit_state == 'half_open' then"),
-    "remember": ("record", "REMEMBER-CONDITION", ""),
+    "remember": ("record", " or record.version < tonumber(version)", ""),
 }
 """Bugs put in on purpose: script, what to replace, by what. `remember` believes what is remembered of a batch whose
 write was refused after it had been remembered."""

@@ -54,17 +54,30 @@ MANGLED: dict[str, Sequence[tuple[bytes, bytes]]] = {
 
 def lost(kind: str, fleet: Fleet, line: Line) -> None:
     """One key of this kind is evicted, as a Redis that is short of memory does."""
-    found = within(8.0, lambda: _key(kind, fleet, line))
-    if found is None:  # nobody was half-open for so long, or complained
-        line["missed"] = True
+    if not _found(kind, fleet, line):
         return
-    if kind == "events":
-        fleet.keep_history()
     with fleet.admin() as admin:
         if kind == "spec":
             admin.hdel(KEYS.providers, line["provider"])
         else:
             admin.delete(line["gone"][0])
+    fleet.tell("free")
+
+
+def _found(kind: str, fleet: Fleet, line: Line) -> bool:
+    """Choose a key of this kind for the line; where it is rarely there, see to it that it is."""
+    if kind == "reporters":
+        fleet.tell(f"shaky {SHUNNED}")
+    if kind == "permits":
+        trial = line["provider"] = fleet.one_closed()
+        fleet.tell(f"down {trial}")
+        within(5.0, lambda: fleet.state(trial) == "open")
+        for command in ("fine", "slow"):
+            fleet.tell(f"{command} {trial}")
+    line["missed"] = within(8.0, lambda: _key(kind, fleet, line)) is None
+    if kind == "events":
+        fleet.keep_history()
+    return not line["missed"]
 
 
 def _key(kind: str, fleet: Fleet, line: Line) -> str:
@@ -167,11 +180,8 @@ def wrong_type_health(fleet: Fleet, line: Line) -> None:
 
 def wrong_type(kind: str, fleet: Fleet, line: Line) -> None:
     """Another key holds another type for two seconds."""
-    if within(8.0, lambda: _key(kind, fleet, line)) is None:
-        line["missed"] = True
+    if not _found(kind, fleet, line):
         return
-    if kind == "events":
-        fleet.keep_history()
     key = line["gone"][0]
     with fleet.admin() as admin:
         if kind == "seq":
@@ -180,6 +190,7 @@ def wrong_type(kind: str, fleet: Fleet, line: Line) -> None:
             admin.set(key, "not what it was")
         within(2.0, lambda: False)
         admin.delete(key)
+    fleet.tell("free")
 
 
 for _kind in ("permits", "seq", "events", "reporters", "providers", "leader", "seen"):

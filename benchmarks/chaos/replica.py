@@ -23,6 +23,9 @@ THREADS = 4
 TICK = 0.25
 """Seconds between two lines that say how many calls each provider was chosen for."""
 
+FORCED = {"down": 1.0, "shaky": 0.2, "fine": 0.0}
+"""Commands that say how many of a provider's calls fail."""
+
 
 class Journal:
     """One JSON line for each event, in the file when the call returns."""
@@ -74,8 +77,10 @@ class Gateway:
         self.selects: list[float] = []
         self.refusals = count()
         self.quiet = threading.Event()
-        self.forced: dict[str, bool] = {}
-        """provider -> is it down? What a fault wants to be so, whatever `truth` says."""
+        self.forced: dict[str, float] = {}
+        """provider -> the part of its calls that fail, as a fault wants it, whatever `truth` says."""
+        self.slow = ""
+        """A provider that takes about a second for each call."""
         self.calls: dict[str, int] = dict.fromkeys(truth.PROVIDERS, 0)
         self._counting = threading.Lock()
         self.router = Router(
@@ -127,7 +132,10 @@ class Gateway:
         with self._counting:
             self.calls[provider] += 1
         failing, seconds = truth.call(self.seed, provider, time.time(), draw)
-        failing = self.forced.get(provider, failing)
+        if provider in self.forced:
+            failing = draw.random() < self.forced[provider]
+        if provider == self.slow:
+            seconds = draw.uniform(0.9, 1.6)
         facts = {"provider": provider, "permit": attempt.permit, "generation": attempt.generation}
         if attempt.permit:
             self.journal.write("trial", **facts)
@@ -151,10 +159,12 @@ class Gateway:
 
     def obey(self, command: str, argument: str) -> None:
         """What a fault does inside this process: `down beta`, `fine beta`, `free`, `dns hangs`, `log raises`, …"""
-        if command in ("down", "fine"):
-            self.forced = {**self.forced, argument: command == "down"}
+        if command in FORCED:
+            self.forced = {**self.forced, argument: FORCED[command]}
+        elif command == "slow":
+            self.slow = argument
         elif command == "free":
-            self.forced = {}
+            self.forced, self.slow = {}, ""
         elif command == "dns":
             (net.dns_hangs.set if argument == "hangs" else net.dns_hangs.clear)()
         elif command == "log":
