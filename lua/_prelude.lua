@@ -11,6 +11,7 @@ local BUCKETS = 10 -- of the sliding window
 local REOPENINGS = 30 -- so many times at most the open timeout is multiplied
 local WEEK_MS = 604800000
 local LOCAL_GENERATIONS = 2 ^ 50 -- those that a replica made by itself, as in local.py
+local LARGEST = 2 ^ 53 -- whole numbers are exact up to here; no field of ours is negative
 
 -- What is off, or says nothing, while it has this value: then it is neither written nor pushed, nor in a reply.
 local QUIET = {
@@ -61,9 +62,16 @@ local function text(value)
   return string.format('%.17g', value)
 end
 
+-- A number that a record or a lease can hold; nil for anything else: no number, negative, infinite, not-a-number.
+local function number(value)
+  local found = tonumber(value)
+  return found and found >= 0 and found <= LARGEST and found or nil
+end
+
 local function parse(field, value)
   local kind = ALWAYS[field] or type(QUIET[field])
-  if kind == 'number' then return tonumber(value) or error(field .. ' is no number: ' .. value, 0) end
+  -- the first word says whose fault it is, whatever the value says
+  if kind == 'number' then return number(value) or error('BADRECORD ' .. field .. ' is no number from 0 up: ' .. value, 0) end
   return value -- a word, or a note that a hand left there
 end
 
@@ -103,8 +111,9 @@ local function load(key)
   return nil
 end
 
--- Writes the fields that changed. `version` never falls, even where Redis lost a newer one: it follows the clock.
-local function save(key, record, now_us)
+-- The fields that changed, and the new version; nil where nothing did. `version` never falls, even where Redis lost a
+-- newer one: it follows the clock.
+local function changes(record, now_us)
   local stored, loaded, changed, version = record.stored, record.loaded, {}, nil
   local known = #stored
   for field, quiet in pairs(QUIET) do -- those that say something for the first time
@@ -125,11 +134,11 @@ local function save(key, record, now_us)
       changed[#changed + 1], changed[#changed + 2] = field, stored[i + 1]
     end
   end
-  if #changed == 0 and loaded[version] then return end
+  if #changed == 0 and loaded[version] then return nil end
   record.version = math.max(record.version + 1, now_us)
   stored[version + 1] = text(record.version)
   changed[#changed + 1], changed[#changed + 2] = 'version', stored[version + 1]
-  redis.call('HSET', key, unpack(changed))
+  return changed
 end
 
 -- The sliding window of `window_ms`: calls, failures and slow calls of the last ten buckets, newest last.
@@ -320,16 +329,13 @@ local function cool_down(record, cooldown_ms, now)
 end
 
 -- Exactly once: what this writer's batch `seq` did when it was applied and how many outcomes it had, nil when it was
--- not applied yet.
-local function replayed(key, seq)
-  local last, applied, did = string.match(redis.call('GET', key) or '', '^(%d+) (%d+) (.*)$')
-  if not last or tonumber(last) < seq then return nil end
+-- not applied yet. The note is written a moment before the record, so it counts only where the record has the version
+-- that it names: a write that Redis refused in between was none.
+local function replayed(key, record, seq)
+  local last, applied, version, did = string.match(redis.call('GET', key) or '', '^(%d+) (%d+) (%d+) (.*)$')
+  if not last or tonumber(last) < seq or record.version < tonumber(version) then return nil end
   if tonumber(last) == seq then return did, applied end
   return '', '0'
-end
-
-local function remember(key, seq, applied, did)
-  redis.call('SET', key, text(seq) .. ' ' .. text(applied) .. ' ' .. did, 'PX', SEQ_TTL_MS)
 end
 
 -- Transitions as one word-list a transition, for the reply and for `replayed`.
@@ -354,14 +360,25 @@ end
 
 local function provider_of(key) return string.match(key, '{(.-)}') end
 
+-- Announces the record as it is, without a change of its circuit.
+local function push_averages(key, channel, by, record)
+  redis.call('PUBLISH', channel, object({ 'event', 'averages', 'provider', provider_of(key), 'by', by,
+    'health', record.stored }))
+end
+
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
--- Averages alone are pushed at most once in `push_interval` ms.
-local function commit(keys, channel, by, record, now, now_us, action, push_interval)
+-- Averages alone are pushed at most once in `push_interval` ms. `note` is what `replayed` reads: key, seq, applied, did.
+local function commit(keys, channel, by, record, now, now_us, action, push_interval, note)
   local moved = #record.transitions > 0 or action ~= nil
   local push = moved or now - record.last_push_ms >= push_interval or now < record.last_push_ms
   if push then record.last_push_ms = now end
   keep_window(record)
-  save(keys.health, record, now_us)
+  local changed = changes(record, now_us)
+  if note then
+    redis.call('SET', note.key, table.concat({ text(note.seq), note.applied, text(record.version), note.did }, ' '),
+      'PX', SEQ_TTL_MS)
+  end
+  if changed then redis.call('HSET', keys.health, unpack(changed)) end
   if not push then return end
   local provider = provider_of(keys.health)
   for _, t in ipairs(record.transitions) do
@@ -379,8 +396,7 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
     redis.call('PUBLISH', channel, object({ 'event', action.event, 'provider', provider, 'detail', action.detail,
       'by', by, 'health', record.stored }))
   elseif not moved then
-    redis.call('PUBLISH', channel, object({ 'event', 'averages', 'provider', provider, 'by', by,
-      'health', record.stored }))
+    push_averages(keys.health, channel, by, record)
   end
 end
 

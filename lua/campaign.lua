@@ -13,10 +13,11 @@
 
 local now = clock(ARGV[1])
 local held = redis.call('HMGET', KEYS[1], 'worker', 'epoch', 'since_ms', 'until_ms', 'session', 'lease_ms')
-local worker, epoch, since, until_ms = held[1] or '', tonumber(held[2] or 0), tonumber(held[3] or 0), tonumber(held[4] or 0)
+-- what no worker wrote is no lease
+local worker, epoch, since, until_ms = held[1] or '', number(held[2]) or 0, number(held[3]) or 0, number(held[4]) or 0
 local status, ours = 'standby', held[5] == ARGV[4]
 -- no lease lasts so long: Redis's clock was set back, and a dead leader must not stay until it caught up
-local set_back = held[6] and until_ms - now > 2 * tonumber(held[6])
+local set_back = until_ms - now > 2 * (number(held[6]) or 0)
 if until_ms <= now or (set_back and not ours) then
   status, worker, epoch, since = 'elected', ARGV[3], math.max(epoch + 1, tonumber(ARGV[6]) + 1, now), now
 elseif ours then

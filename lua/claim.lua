@@ -18,7 +18,8 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 -- nobody asks for so long: Redis's clock was set back, and a dead replica's permits must not stay until it caught up
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. text(now + 10 * tonumber(ARGV[2])), '+inf')
 local free = 0
-if record.circuit_state == 'half_open' and record.unavailable_reason ~= 'operator' and not is_cooling(record, now) then
+local in_service = record.unavailable_reason ~= 'operator' and record.weight > 0
+if record.circuit_state == 'half_open' and in_service and not is_cooling(record, now) then
   free = record.half_open_max_probes - redis.call('ZCARD', KEYS[2])
 end
 local expiry = text(now + tonumber(ARGV[2]))

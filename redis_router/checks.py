@@ -67,13 +67,13 @@ def check_seconds(what: str, value: object) -> float:
 
 
 def check_weight(value: object) -> float:
-    """A routing weight, above 0."""
+    """A routing weight: 0 for no calls at all, or a share."""
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
     try:
-        return check_number("weight", value, above=0.0, most=1e6)
+        return check_number("weight", value, least=1e-6, most=1e6)
     except InvalidArgument as error:
-        raise InvalidArgument(
-            f"{error}; to take a provider out of service use update_health(name, available=False)"
-        ) from None
+        raise InvalidArgument(f"{error}; or 0, for no calls at all") from None
 
 
 def check_latency(value: object) -> float:

@@ -112,7 +112,7 @@ def count(health: ProviderHealth, success: bool, slow: bool, now_ms: int) -> Pro
 
 def buckets_of(text: str) -> list[int]:
     """One of the window's counts: a number a bucket, newest last."""
-    return [int(number) for number in re.findall("[0-9]+", text)]
+    return [int(number) for number in re.findall("[0-9]{1,15}", text)]
 
 
 def rule_fired(health: ProviderHealth, success: bool, slow: bool) -> str:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from itertools import repeat
 
 from redis_router.errors import RedisRefused, RouterError
+from redis_router.messages import Reply
 from redis_router.metrics import Metrics
 from redis_router.model import Outcome, Result, is_request
-from redis_router.store import Batch, Reply, Store
+from redis_router.store import Batch, Store
 
 log = logging.getLogger("redis_router")
 

@@ -18,13 +18,14 @@ from redis_router.courier import Courier
 from redis_router.errors import RedisRefused, RedisUnavailable, RouterError
 from redis_router.herald import Herald, TransitionListener
 from redis_router.link import COMMANDS, PUSH, Link
+from redis_router.messages import Event, Reply
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Result
 from redis_router.permits import Permit, Permits
 from redis_router.registrar import Registrar
 from redis_router.seldom import Seldom
-from redis_router.store import Event, Reply, Store
+from redis_router.store import Store
 from redis_router.strategies import Strategy, looking
 from redis_router.table import Selector, Tables
 from redis_router.verdict import Judge

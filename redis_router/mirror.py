@@ -23,8 +23,9 @@ from tenacity import (
 
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.link import PUSH, Link
+from redis_router.messages import Event, Spec
 from redis_router.model import ProviderHealth
-from redis_router.store import Event, Snapshot, Spec, Store, Subscription
+from redis_router.store import Snapshot, Store, Subscription
 
 log = logging.getLogger("redis_router")
 

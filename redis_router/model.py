@@ -92,7 +92,8 @@ class Provider(Generic[ClientT]):
 
     name    the key of its shared record: the same string in every replica
     models  the models it serves; "*" serves any
-    weight  its share under `weighted`, relative to the others; above 0
+    weight  its share under the weighted strategies, relative to the others, from 0.000001 to 1,000,000; 0: drained, it
+            gets no calls
     client  anything the gateway wants back from `select_provider` (an SDK client, a base URL); never leaves the process
             (make SDK clients without retries of their own: openai and anthropic with `max_retries=0`)
     probe   what a worker checks: an http(s):// URL that answers below 400, tcp://host:port that accepts connections, or
@@ -268,19 +269,29 @@ def _text(value: object) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _number(text: str) -> float:
-    """What Lua takes for a number: a hand may have written 6e4 or 0x10."""
-    try:
-        return float(text)
-    except ValueError:
-        return float(int(text, 0))
+_LARGEST = 2.0**53
+_LAST_MOMENT_MS = 253_402_300_799_000
+"""The end of the year 9999: later ones are no moments."""
 
 
-def _whole(text: str) -> int:
+def _number(text: str, most: float = _LARGEST) -> float:
+    """What Lua takes for a number: a hand may have written 6e4 or 0x10. Not below 0, which no field of ours is."""
     try:
-        return int(text)
+        number = float(text)
     except ValueError:
-        return int(_number(text))
+        number = float(int(text, 0))
+    if 0 <= number <= most:
+        return number
+    raise ValueError(f"{text[:40]} is not from 0 to {most:g}")
+
+
+def _whole(text: str, most: float = _LARGEST) -> int:
+    # most are digits, and short; a float would lose the last ones of a long number
+    return int(text) if text.isdecimal() and len(text) < 16 and int(text) <= most else int(_number(text, most))
+
+
+def _moment(text: str) -> int:
+    return _whole(text, _LAST_MOMENT_MS)
 
 
 CONFIG_FIELDS = tuple(CircuitConfig().to_fields())
@@ -359,6 +370,11 @@ class ProviderHealth:
     leader_epoch: int = 0
     version: int = 0
 
+    @property
+    def is_drained(self) -> bool:
+        """Did an operator take it out of service, or leave it no share of the calls?"""
+        return self.unavailable_reason == "operator" or self.weight == 0
+
     def due_in_ms(self, now_ms: float) -> float:
         """Milliseconds until an open circuit may become half-open, on Redis's clock; 0 or less: now.
 
@@ -413,11 +429,11 @@ class ProviderHealth:
             available=values["available"] == "1",
             unavailable_reason=values["unavailable_reason"],
             probe_result=may("probe_result", ""),
-            cooldown_until_ms=_whole(may("cooldown_until_ms", "0")),
-            cooldown_ms=_whole(may("cooldown_ms", "0")),
+            cooldown_until_ms=_moment(may("cooldown_until_ms", "0")),
+            cooldown_ms=_whole(may("cooldown_ms", "0"), _WEEK_MS),
             latency_ms=_number(values["latency_ms"]),
-            failure_rate=_number(values["failure_rate"]),
-            weight=_number(values["weight"]),
+            failure_rate=_number(values["failure_rate"], 1.0),
+            weight=check_weight(_number(values["weight"])),
             consecutive_failures=_whole(values["consecutive_failures"]),
             consecutive_successes=_whole(values["consecutive_successes"]),
             calls=_whole(may("calls", "0")),
@@ -428,9 +444,9 @@ class ProviderHealth:
             times_opened=_whole(may("times_opened", "0")),
             open_timeout_factor=_number(may("open_timeout_factor", "1")),
             generation=_whole(values["generation"]),
-            last_state_change_ms=_whole(values["last_state_change_ms"]),
-            last_check_ms=_whole(values["last_check_ms"]),
-            last_result_ms=_whole(may("last_result_ms", "0")),
+            last_state_change_ms=_moment(values["last_state_change_ms"]),
+            last_check_ms=_moment(values["last_check_ms"]),
+            last_result_ms=_moment(may("last_result_ms", "0")),
             config=CircuitConfig.from_fields(values),
             circuit_version=_whole(may("circuit_version", "0")),
             declined_settings=may("declined_settings", ""),

@@ -41,6 +41,8 @@ def _why_not(candidate: Candidate, now_ms: float) -> tuple[str, float | None]:
     cooling = max(health.cooling_for_ms(now_ms) / 1000, candidate.here.limited_for)
     if health.unavailable_reason == "operator":
         return "drained: taken out of service by an operator", None
+    if health.is_drained:
+        return "drained: its weight is 0", None
     if health.circuit_state is CircuitState.OPEN:
         wait = max(cooling, health.due_in_ms(now_ms) / 1000, 0.0)
         failure = f"; last failure: {health.last_failure}" if health.last_failure else ""

@@ -74,6 +74,8 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
 def _available(health: ProviderHealth, now_ms: int) -> str:
     if health.circuit_state == "half_open" and health.unavailable_reason == "circuit":
         return "trial calls"
+    if health.weight == 0 and health.unavailable_reason != "operator":
+        return "no (weight 0)"
     if not health.available:
         return f"no ({health.unavailable_reason})"
     cooling = health.cooling_for_ms(now_ms)

@@ -1,4 +1,4 @@
-"""One method per Lua script: the order of KEYS and ARGV, and what the reply means.
+"""One method per Lua script: the order of KEYS and ARGV.
 
 With `connect.py` the only module that knows redis-py. Every method raises RedisUnavailable or RedisRefused.
 """
@@ -7,6 +7,8 @@ import hashlib
 import json
 import random
 import secrets
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,25 +16,19 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
 
-from redis_router import scripts
+from redis_router import messages, scripts
 from redis_router.checks import NO_PROBE
 from redis_router.connect import REDIS_ERRORS, Client, NoScript, subscriber, translated
-from redis_router.errors import InvalidArgument, RedisRefused, RouterError
+from redis_router.errors import RedisRefused, RouterError
 from redis_router.keys import Keys
-from redis_router.model import (
-    CircuitConfig,
-    CircuitState,
-    Leader,
-    Outcome,
-    Provider,
-    ProviderHealth,
-    Result,
-    Transition,
-)
+from redis_router.messages import Event, Reply, Spec, text
+from redis_router.model import CircuitConfig, Leader, Outcome, Provider, ProviderHealth, Result
 from redis_router.probe import Probe
 
 _KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
 _LATENCY, _COOLDOWN = 2, 7
+_RAW = {"NEVER_DECODE": True}
+"""Bytes, whatever the client was told: `messages` reads them, and no byte of anybody's can make redis-py raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +38,6 @@ class Batch:
     provider: str
     seq: int
     results: Sequence[Result]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a script did: a status word, the transitions it made, the record after it (None where there is none).
-
-    `applied` counts the outcomes of a batch that were applied, now or when the batch was sent before: its last ones.
-    """
-
-    status: str
-    transitions: tuple[Transition, ...]
-    health: ProviderHealth | None
-    applied: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What rr:providers says of one provider.
-
-    One that was deregistered stays there, so that no replica takes its record for lost, with the generation it had:
-    a new registration begins above it, so that no replica takes the new record for an old one.
-
-    provider     whose record it is: the name itself, or the provider's, of which it is the part for one model
-    at_ms        when it was deregistered, ms since the epoch; 0 where that is unknown
-    """
-
-    models: tuple[str, ...] = ()
-    probe: Probe | None = None
-    provider: str = ""
-    deregistered: bool = False
-    generation: int = 0
-    at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +53,6 @@ class Snapshot:
     deregistered: Mapping[str, int]
     unreadable: dict[str, RedisRefused]
     records: dict[str, ProviderHealth]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One push: `kind` is transition, averages, cooling, updated, registered, restored, deregistered,
-    elected, resigned."""
-
-    kind: str
-    provider: str
-    by: str
-    health: ProviderHealth | None
-    transition: Transition | None
 
 
 class Store:
@@ -122,6 +74,12 @@ class Store:
         self.jitter: Callable[[], float] = random.random
         """For how long circuits stay open: scripts have no chance of their own."""
         self._half_open_seq: dict[str, int] = {}
+        self._asked_at: dict[int, float] = {}
+
+    def waits_for(self, thread: int | None) -> float:
+        """Seconds for which the command that this thread sent has been on its way; 0 where there is none."""
+        asked_at = self._asked_at.get(thread or 0)
+        return 0.0 if asked_at is None else time.monotonic() - asked_at
 
     # Registration
 
@@ -158,9 +116,8 @@ class Store:
         return self._register(provider.name, "restored", "", copy.to_fields())
 
     def _spec(self, name: str) -> Spec | None:
-        with _errors():
-            said = self.client.hget(self.keys.providers, name)
-        return None if said is None else _spec(name, _text(said))
+        said = self._ask("HGET", self.keys.providers, name)
+        return None if said is None else messages.spec(name, text(said))
 
     def _write_spec(self, provider: Provider, probe: str | Probe | None) -> None:
         spec = {
@@ -168,46 +125,59 @@ class Store:
             "probe": None if probe in (None, NO_PROBE) else probe.to_json() if isinstance(probe, Probe) else probe,
             "provider": provider.whole.name,
         }
-        with _errors():
-            self.client.hset(self.keys.providers, provider.name, json.dumps(spec))
+        self._ask("HSET", self.keys.providers, provider.name, json.dumps(spec))
 
     def _register(self, name: str, action: str, fingerprint: str, fields: Mapping[str, str]) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
         keys = [self.keys.health(name), self.keys.events(name)]
         args = [self._now, self.keys.channel, self.writer, action, fingerprint, *pairs]
-        return _reply(name, self._call("register", keys, args))
+        return messages.reply(name, self._call("register", keys, args))
 
     def deregister(self, name: str) -> bool:
         """Take the provider out for the whole fleet; False when there was none."""
-        with _errors():
-            said = self.client.hget(self.keys.health(name), "generation")
-            generation = int(said) if said is not None and _text(said).isdecimal() else 0
-            # first, for nobody must restore the record; and above a transition that comes in between
-            tombstone = {"deregistered": True, "generation": generation + 2, "at_ms": self.leader()[0]}
-            self.client.hset(self.keys.providers, name, json.dumps(tombstone))
+        # first, for nobody must restore the record; and above a transition that comes in between
+        tombstone = {"deregistered": True, "generation": self._generation(name) + 2, "at_ms": self.leader()[0]}
+        self._ask("HSET", self.keys.providers, name, json.dumps(tombstone))
         keys = [getattr(self.keys, key)(name) for key in ("health", "permits", "events", "reporters")]
-        return _reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
+        return messages.reply(name, self._call("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
+
+    def _generation(self, name: str) -> int:
+        """A record's generation; 0 where there is none that can be read: to take it out is how such a one is mended."""
+        try:
+            said = text(self._ask("HGET", self.keys.health(name), "generation"))
+        except RedisRefused:
+            return 0
+        return int(said) if said.isdecimal() and len(said) < 16 else 0
 
     def seen(self, names: Iterable[str], now_ms: int) -> None:
         """Say that a replica serves these providers at this moment of Redis's clock."""
-        with _errors():
+        with self._asking():
             self.client.hset(self.keys.seen, mapping=dict.fromkeys(names, now_ms))
 
     def specs(self) -> dict[str, Spec]:
         """What `rr:providers` says, by the names of records; those that were deregistered, too."""
-        with _errors():
-            texts = {_text(name): _text(spec) for name, spec in self.client.hgetall(self.keys.providers).items()}
-        return {name: _spec(name, text) for name, text in texts.items()}
+        return self._specs()[0]
+
+    def _specs(self) -> tuple[dict[str, Spec], dict[str, RedisRefused]]:
+        """And why an entry cannot be used."""
+        specs: dict[str, Spec] = {}
+        refused: dict[str, RedisRefused] = {}
+        for name, said in messages.pairs(self._ask("HGETALL", self.keys.providers)).items():
+            try:
+                specs[messages.name(name)] = messages.spec(name, said)
+            except RedisRefused as error:
+                refused[repr(name[:64])] = error
+        return specs, refused
 
     # Outcomes and permits
 
     def record(self, batches: Sequence[Batch]) -> list[Reply | RouterError]:
         """Send batches, one per provider, in one round trip; an error in place of a reply concerns that batch alone."""
         script = scripts.load("record")
-        with _errors():
+        with self._asking():
             pipe = self.client.pipeline(transaction=False)
             for batch in batches:
-                pipe.execute_command("EVALSHA", script.sha, *self._record_args(batch))
+                pipe.execute_command("EVALSHA", script.sha, *self._record_args(batch), **_RAW)
             replies = pipe.execute(raise_on_error=False)
         return [self._record_reply(batch, raw) for batch, raw in zip(batches, replies, strict=True)]
 
@@ -241,19 +211,20 @@ class Store:
     def _record_reply(self, batch: Batch, raw: Any) -> Reply | RouterError:
         try:
             if isinstance(raw, NoScript):  # EVAL caches the script on the node that lacked it
-                with _errors():
-                    raw = self.client.execute_command("EVAL", scripts.load("record").text, *self._record_args(batch))
+                raw = self._ask("EVAL", scripts.load("record").text, *self._record_args(batch))
             if isinstance(raw, Exception):
                 return translated(raw)
-            return _reply(batch.provider, raw)
+            return messages.reply(batch.provider, raw)
         except RouterError as error:
             return error
 
     def claim(self, name: str, tokens: Sequence[str], ttl_ms: int) -> tuple[int, list[str]]:
         """Claim half-open permits, or renew held ones: the record's generation and the tokens held now."""
         keys = [self.keys.health(name), self.keys.permits(name)]
-        generation, *held = self._call("claim", keys, [self._now, ttl_ms, *tokens])
-        return int(generation), held
+        said = self._call("claim", keys, [self._now, ttl_ms, *tokens])
+        with messages.reading(f"what Redis answered to a claim for {name!r}", messages.NOT_OURS):
+            generation, *held = map(text, said)
+            return int(generation), held
 
     # Transitions and settings
 
@@ -265,7 +236,9 @@ class Store:
         seq = self._half_open_seq.setdefault(name, 1)
         # a sequence of its own: a batch that waits for its retry must not be overtaken by this number
         keys = [self.keys.health(name), self.keys.seq(name, f"{self.session}:half_open"), self.keys.events(name)]
-        reply = _reply(name, self._call("half_open", keys, [self._now, self.keys.channel, self.writer, seq, epoch]))
+        reply = messages.reply(
+            name, self._call("half_open", keys, [self._now, self.keys.channel, self.writer, seq, epoch])
+        )
         self._half_open_seq[name] = seq + 1
         return reply
 
@@ -275,7 +248,7 @@ class Store:
         """Change settings of a record: `available`, `weight`, thresholds."""
         pairs = [part for pair in fields.items() for part in pair]
         keys = [self.keys.health(name), self.keys.events(name)]
-        return _reply(
+        return messages.reply(
             name, self._call("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
         )
 
@@ -283,78 +256,89 @@ class Store:
 
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
         """'elected', 'renewed' or 'standby', and who leads now; a new term's epoch is above `seen`."""
-        status, *leader = self._call(
-            "campaign", [self.keys.leader], [self._now, self.keys.channel, self.writer, self.session, lease_ms, seen]
-        )
-        return status, _leader(leader)
+        args = [self._now, self.keys.channel, self.writer, self.session, lease_ms, seen]
+        said = self._call("campaign", [self.keys.leader], args)
+        with messages.reading("what Redis answered to a campaign", messages.NOT_OURS):
+            status, *leader = said
+            return text(status), messages.leader(leader)
 
     def resign(self, epoch: int) -> bool:
         """Give the lease back; False when this worker no longer held it."""
-        return bool(self._call("resign", [self.keys.leader], [self._now, self.keys.channel, self.writer, epoch]) == "1")
+        return text(self._call("resign", [self.keys.leader], [self._now, self.keys.channel, self.writer, epoch])) == "1"
 
     # Reading
 
     def leader(self) -> tuple[int, Leader | None]:
         """Redis's clock in ms, and who leads; None where nobody ever did."""
-        now_ms, *leader = self._call("leader", [self.keys.leader], [self._now])
-        return int(now_ms), _leader(leader) if leader[0] else None
+        said = self._call("leader", [self.keys.leader], [self._now])
+        with messages.reading("what Redis answered about its clock and leader", messages.NOT_OURS):
+            now_ms, *leader = said
+            return int(now_ms), messages.leader(leader) if leader[0] else None
 
     def snapshot(self, names: Iterable[str] | None = None) -> Snapshot:
         """The records of `names`, or of every registered provider."""
         now_ms, leader = self.leader()
-        said = self.specs()
+        said, unreadable = self._specs()
         specs = {name: spec for name, spec in said.items() if not spec.deregistered}
         gone = {name: spec.at_ms for name, spec in said.items() if spec.deregistered}
         wanted = list(specs if names is None else names)
-        with _errors():
+        with self._asking():
             pipe = self.client.pipeline(transaction=False)
             for name in wanted:
-                pipe.hgetall(self.keys.health(name))
+                pipe.execute_command("HGETALL", self.keys.health(name), **_RAW)
             hashes = pipe.execute(raise_on_error=False) if wanted else []
-        records, unreadable = {}, {}
+        records = {}
         for name, fields in zip(wanted, hashes, strict=True):
             try:
                 if isinstance(fields, Exception):
                     raise translated(fields)
                 if fields:
-                    records[name] = _health(name, {_text(key): _text(value) for key, value in fields.items()})
+                    records[name] = messages.health(name, fields)
             except RedisRefused as error:
                 unreadable[name] = error
         return Snapshot(now_ms, leader, specs, gone, unreadable, records)
 
+    def lost(self, names: Sequence[str]) -> list[str]:
+        """Those of these providers that have no record."""
+        with self._asking():
+            pipe = self.client.pipeline(transaction=False)
+            for name in names:
+                pipe.execute_command("HGET", self.keys.health(name), "circuit_state", **_RAW)
+            found = pipe.execute(raise_on_error=False)
+        return [name for name, state in zip(names, found, strict=True) if state is None]
+
     def last_seen(self) -> dict[str, int]:
         """When a replica that serves it said so last, by provider; ms since the epoch."""
-        with _errors():
-            said = {_text(name): _text(at) for name, at in self.client.hgetall(self.keys.seen).items()}
-        return {name: int(at) for name, at in said.items() if at.isdecimal()}
+        said = messages.pairs(self._ask("HGETALL", self.keys.seen))
+        return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
 
     def last_event_ms(self, name: str) -> int:
         """When the last entry came into a provider's log, ms since the epoch; 0 where there is none."""
-        with _errors():
+        with self._asking():
             last = self.client.xrevrange(self.keys.events(name), count=1)
-        return int(_text(last[0][0]).partition("-")[0]) if last else 0
+        return int(text(last[0][0]).partition("-")[0]) if last else 0
 
     def scan(self) -> Iterator[str]:
         """All keys that begin with the namespace, those of a longer one too; on every node of a cluster."""
-        with _errors():
+        with self._asking():
             for key in self.client.scan_iter(match=f"{self.keys.namespace}:*", count=1000):
-                yield _text(key)
+                yield text(key)
 
     def forget(self, name: str) -> None:
         """Drop what `rr:providers` and `rr:seen` say of a provider."""
-        with _errors():
+        with self._asking():
             self.client.hdel(self.keys.providers, name)
             self.client.hdel(self.keys.seen, name)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete keys, one by one: in a cluster they lie on different nodes."""
-        with _errors():
+        with self._asking():
             for key in keys:
                 self.client.delete(key)
 
     def subscribe(self) -> "Subscription":
         """Begin to listen; the first message says that the subscription stands."""
-        with _errors():
+        with self._asking():
             pubsub = subscriber(self.client)
             pubsub.subscribe(self.keys.channel)
         return Subscription(pubsub)
@@ -367,12 +351,28 @@ class Store:
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script = scripts.load(name)
-        with _errors():
-            try:
-                raw = self.client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-            except NoScript:  # EVAL caches the script on the node that lacked it
-                raw = self.client.execute_command("EVAL", script.text, len(keys), *keys, *args)
-        return [_text(value) for value in raw] if isinstance(raw, list) else _text(raw)
+        try:
+            return self._ask("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScript:  # EVAL caches the script on the node that lacked it
+            return self._ask("EVAL", script.text, len(keys), *keys, *args)
+
+    def _ask(self, *command: Any) -> Any:
+        """One command, its answer in bytes."""
+        with self._asking():
+            return self.client.execute_command(*command, **_RAW)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._asked_at[thread] = time.monotonic()
+        try:
+            yield
+        except NoScript:
+            raise
+        except REDIS_ERRORS as error:
+            raise translated(error) from error
+        finally:
+            self._asked_at.pop(thread, None)
 
 
 class Subscription:
@@ -383,22 +383,22 @@ class Subscription:
 
     def next(self, timeout: float) -> Literal["subscribed", "silence", "alive"] | Event:
         """The next event; "subscribed" after each (re)connect: pushes may be lost; "alive": any other sign of life."""
-        with _errors():
-            message = self._pubsub.get_message(timeout=timeout)
+        with _translating():
+            try:
+                message = self._pubsub.get_message(timeout=timeout)
+            except UnicodeError:  # the user's client decodes, and somebody published what is no text
+                return "alive"
         if message is None:
             return "silence"
         if message["type"] == "subscribe":
             return "subscribed"
         if message["type"] != "message":
             return "alive"
-        try:
-            return _event(json.loads(_text(message["data"])))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            return "alive"  # not ours, or of another version: the next refresh brings what it said
+        return messages.event(message["data"]) or "alive"
 
     def ping(self) -> None:
         """Ask for a sign of life: a hung server never breaks a connection that only listens."""
-        with _errors():
+        with _translating():
             self._pubsub.ping()
 
     def close(self) -> None:
@@ -410,72 +410,8 @@ class Subscription:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _translating() -> Iterator[None]:
     try:
         yield
     except REDIS_ERRORS as error:
         raise translated(error) from error
-
-
-def _text(value: Any) -> str:
-    return value.decode() if type(value) is bytes else str(value)
-
-
-def _transition(provider: str, from_state: str, to_state: str, reason: str, generation: str) -> Transition:
-    return Transition(provider, CircuitState(from_state), CircuitState(to_state), reason, int(generation))
-
-
-def _reply(provider: str, raw: Sequence[Any]) -> Reply:
-    status, transitions, applied = map(_text, raw[:3])
-    told = tuple(_transition(provider, *line.split()) for line in transitions.split(";") if line)
-    health = None
-    if len(raw) > 3:
-        texts = list(map(_text, raw[3:]))
-        health = _health(provider, dict(zip(texts[::2], texts[1::2], strict=True)))
-    return Reply(status, told, health, int(applied))
-
-
-def _health(provider: str, fields: Mapping[str, str]) -> ProviderHealth:
-    try:
-        return ProviderHealth.from_fields(provider, fields)
-    except (KeyError, ValueError, OverflowError) as error:
-        raise RedisRefused(
-            f"the record of provider {provider!r} in Redis is no health record: {error!r}; delete it to start anew"
-        ) from error
-
-
-def _spec(name: str, text: str) -> Spec:
-    try:
-        said = json.loads(text)
-        if said.get("deregistered"):
-            return Spec(deregistered=True, generation=int(said.get("generation", 0)), at_ms=int(said.get("at_ms", 0)))
-        models = tuple(said["models"])
-        probe = said.get("probe")
-        whole, _, model = name.partition("/")
-        was_part = "provider" not in said and models == (model,)  # written by an older version
-        provider = str(said.get("provider", whole if was_part else name))
-        return Spec(models, _probe(probe), provider)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Spec(provider=name)  # written by hand or another version: the record still counts
-
-
-def _probe(said: Any) -> Probe | None:
-    """One that cannot be understood is none; the rest of the spec counts."""
-    try:
-        return None if said is None else Probe.from_json(said)
-    except (InvalidArgument, TypeError, KeyError):
-        return None
-
-
-def _leader(raw: Sequence[str]) -> Leader:
-    worker, epoch, since_ms, until_ms, remaining_ms = raw
-    return Leader(worker, int(epoch), int(since_ms), int(until_ms), int(remaining_ms))
-
-
-def _event(message: dict[str, Any]) -> Event:
-    provider, kind = message.get("provider", ""), message["event"]
-    health = ProviderHealth.from_fields(provider, message["health"]) if "health" in message else None
-    change = None
-    if kind == "transition":
-        change = _transition(provider, message["from"], message["to"], message["reason"], message["generation"])
-    return Event(kind, provider, message.get("by", ""), health, change)

@@ -23,12 +23,13 @@ LEAST_RAMP = 0.1
 
 def is_routable(health: ProviderHealth, now_ms: float) -> bool:
     """May calls go there without a permit? As in the original: a closed circuit, and available; and not cooling."""
-    return health.circuit_state is CircuitState.CLOSED and health.available and not health.cooling_for_ms(now_ms)
+    closed = health.circuit_state is CircuitState.CLOSED
+    return closed and health.available and health.weight > 0 and not health.cooling_for_ms(now_ms)
 
 
 def is_half_open(health: ProviderHealth) -> bool:
     """A half-open circuit, unless an operator took the provider out."""
-    return health.circuit_state is CircuitState.HALF_OPEN and health.unavailable_reason != "operator"
+    return health.circuit_state is CircuitState.HALF_OPEN and not health.is_drained
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Tables:
         """
         if self.max_ejection_percent == 100.0 and (any_routable or not self.least_bad):
             return []
-        in_service = [c for c in candidates if c.health.unavailable_reason != "operator"]
+        in_service = [c for c in candidates if not c.health.is_drained]
         ejected = [c for c in in_service if c.health.circuit_state is not CircuitState.CLOSED]
         number = len(ejected) - int(len(candidates) * self.max_ejection_percent / 100)
         if number <= 0 and self.least_bad and not any_routable:

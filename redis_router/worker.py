@@ -21,13 +21,14 @@ from redis_router.connect import connect, where
 from redis_router.election import Election
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.link import COMMANDS, Link
+from redis_router.messages import Event, Reply
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import ProviderHealth
 from redis_router.names import process_name
 from redis_router.probe import Probe
 from redis_router.probes import ProbeImpossible, Prober
-from redis_router.store import Event, Reply, Store
+from redis_router.store import Store
 
 log = logging.getLogger("redis_router")
 

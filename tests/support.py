@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from benchmarks.servers import eventually as eventually
 from redis_router import Outcome
 from redis_router.model import Result
-from redis_router.store import Batch, Reply, Store
+from redis_router.messages import Reply
+from redis_router.store import Batch, Store
 
 TRACES = [
     json.loads(line) for line in (Path(__file__).parent / "data" / "circuit_traces.jsonl").read_text().splitlines()

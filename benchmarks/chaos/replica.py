@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.chaos import ledger, net, truth
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
-from redis_router.store import Batch, Reply, Store
+from redis_router.messages import Reply
+from redis_router.store import Batch, Store
 
 THREADS = 4
 TICK = 0.25

@@ -24,8 +24,9 @@ from redis_router.demo.screen import Screen
 from redis_router.demo.server import EmbeddedServer
 from redis_router.demo.story import Line, Story
 from redis_router.errors import RouterError
+from redis_router.messages import Event
 from redis_router.model import CircuitConfig
-from redis_router.store import Event, Store
+from redis_router.store import Store
 
 REPLICAS = ["gateway-1", "gateway-2", "gateway-3"]
 WORKERS = ["worker-1", "worker-2"]

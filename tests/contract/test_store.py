@@ -8,7 +8,8 @@ import redis
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Probe, Provider, RedisRefused, RedisUnavailable
 from redis_router.model import Result
-from redis_router.store import Batch, Event, Spec
+from redis_router.messages import Event, Spec
+from redis_router.store import Batch
 from tests.support import eventually, recorded, result
 
 OPENAI = Provider("openai", models=("gpt-4o",), weight=2.0, probe="http://127.0.0.1:1/healthz")
@@ -37,8 +38,8 @@ def lose_one_reply(store):
     """The next command is carried out, and its reply lost."""
     execute = store.client.execute_command
 
-    def once(*args):
-        execute(*args)
+    def once(*args, **options):
+        execute(*args, **options)
         store.client.execute_command = execute
         raise redis.TimeoutError
 
@@ -487,7 +488,7 @@ class TestPush:
         registered, transition = self.events(subscription, 2)
         assert (registered.kind, transition.kind, transition.by) == ("registered", "transition", "gw")
         assert transition.health == health
-        assert transition.transition.reason == "consecutive_failures"
+        assert transition.health.open_reason == "consecutive_failures"
         subscription.close()
 
     def test_averages_are_pushed_at_most_once_in_an_interval(self, backend):
@@ -579,7 +580,7 @@ class TestWrittenByHand:
         store = backend.store()
         store.register(Provider("p", ("m",)), CircuitConfig())
         backend.client().hset(store.keys.health("p"), "open_timeout_ms", "soon")
-        with pytest.raises(RedisRefused, match="open_timeout_ms is no number: soon"):
+        with pytest.raises(RedisRefused, match="open_timeout_ms is no number from 0 up: soon"):
             recorded(store, "p", 1, *[result("p", False)] * 5)
         state, failures = backend.client().hmget(store.keys.health("p"), "circuit_state", "consecutive_failures")
         assert (as_text(state), as_text(failures)) == ("closed", "0")

@@ -15,7 +15,7 @@ import pytest
 from redis_router import CircuitConfig, Outcome, Probe, Provider
 from redis_router.demo.server import EmbeddedServer, free_port
 from redis_router.model import Result
-from redis_router.store import Event
+from redis_router.messages import Event
 from tests.support import eventually, recorded, result, target
 
 

@@ -30,10 +30,10 @@ def test_models_are_trimmed_and_counted_once():
     assert Provider("p", models=[" a ", "a", "*"]).models == ("a", "*")
 
 
-@pytest.mark.parametrize("weight", [0, -1, NAN, INF, -INF, "2", None, True, 1e9])
-def test_weights_are_finite_and_positive(weight):
+@pytest.mark.parametrize("weight", [-1, 1e-300, NAN, INF, -INF, "2", None, True, False, 1e9])
+def test_weights_are_finite_and_within_reason(weight):
     """The error says how to take a provider out of service."""
-    with pytest.raises(InvalidArgument, match="update_health"):
+    with pytest.raises(InvalidArgument, match="or 0, for no calls at all"):
         Provider("p", models=("m",), weight=weight)
 
 
