@@ -33,7 +33,7 @@ def figures(lines: list[Line]) -> list[tuple[str, str]]:
         ("outcomes recorded by replicas that lived", f"{recorded}"),
         ("  applied", f"{applied:g}"),
         ("  dropped and counted", ", ".join(f"{reason} {n:g}" for reason, n in dropped.items())),
-        ("requests that nobody could take", f"{sum(line['refusals'] for line in reports)}"),
+        ("requests that nobody could take", _refused(lines, faults)),
         ("transitions seen, of the fleet / alone", f"{len(saw)} / {len(alone)}"),
         ("trial calls", f"{len(of(lines, 'trial'))}"),
         (
@@ -46,6 +46,16 @@ def figures(lines: list[Line]) -> list[tuple[str, str]]:
             _spread(_known(v for f in faults for v in f.get("decided", {}).values())),
         ),
     ]
+
+
+def _refused(lines: list[Line], faults: list[Line]) -> str:
+    """How many, and during which faults or up to the next one most of them."""
+    kinds: dict[str, int] = defaultdict(int)
+    for line in of(lines, "chose"):
+        before = [each for each in faults if each["t"] <= line["t"]]
+        kinds[before[-1]["kind"] if before else "start"] += line["refused"]
+    most = sorted(((n, kind) for kind, n in kinds.items() if n), reverse=True)[:3]
+    return f"{sum(kinds.values())}" + (", most: " + ", ".join(f"{kind} {n}" for n, kind in most) if most else "")
 
 
 def _us(seconds: float) -> str:

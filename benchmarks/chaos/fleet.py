@@ -204,13 +204,14 @@ class Fleet:
 
     def keep_history(self) -> None:
         """Read the ledgers and streams: now, and before they are lost."""
-        client = self.store().client
-        for provider in truth.PROVIDERS:
-            self.ledgers.append(client.lrange(f"{KEYS.health(provider)}:ledger", 0, -1))
-            entries = client.xrange(KEYS.events(provider))
-            self.streams.append(
-                (provider, [{**fields, "at": int(at.partition("-")[0]) / 1000} for at, fields in entries])
-            )
+        with self.admin() as admin:
+            for provider in truth.PROVIDERS:
+                self.ledgers.append([_text(entry) for entry in admin.lrange(f"{KEYS.health(provider)}:ledger", 0, -1)])
+                entries = [
+                    {"at": int(key.partition(b"-")[0]) / 1000, **{_text(k): _text(v) for k, v in entry.items()}}
+                    for key, entry in admin.xrange(KEYS.events(provider))
+                ]
+                self.streams.append((provider, entries))
 
     def harm(self, kind: str, fault: "Callable[[Fleet, Line], None]") -> None:
         """One fault, and what it takes to be whole again; noted with its moments."""
@@ -237,6 +238,11 @@ class Fleet:
         self.draw.shuffle(among)
         within(5.0, lambda: any(self.state(name) == "closed" for name in among))
         return next((name for name in among if self.state(name) == "closed"), among[0])
+
+
+def _text(said: bytes) -> str:
+    """Readable, also where a fault wrote what is not."""
+    return said.decode(errors="replace")
 
 
 def within(seconds: float, condition: Callable[[], Any], began: float | None = None) -> float | None:

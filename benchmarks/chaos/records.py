@@ -75,6 +75,8 @@ def _found(kind: str, fleet: Fleet, line: Line) -> bool:
         for command in ("fine", "slow"):
             fleet.tell(f"{command} {trial}")
     line["missed"] = within(8.0, lambda: _key(kind, fleet, line)) is None
+    if line["missed"]:
+        fleet.tell("free")
     if kind == "events":
         fleet.keep_history()
     return not line["missed"]

@@ -76,7 +76,7 @@ class Gateway:
         self.registry = CollectorRegistry()
         self.recorded = count()
         self.selects: list[float] = []
-        self.refusals = count()
+        self.refused = 0
         self.quiet = threading.Event()
         self.forced: dict[str, float] = {}
         """provider -> the part of its calls that fail, as a fault wants it, whatever `truth` says."""
@@ -125,7 +125,8 @@ class Gateway:
         try:
             attempt = self.router.attempt(truth.MODEL)
         except NoProviderAvailable:
-            next(self.refusals)
+            with self._counting:
+                self.refused += 1
             return
         finally:
             self.selects.append(time.perf_counter() - began)
@@ -156,7 +157,8 @@ class Gateway:
         while not self.quiet.wait(TICK):
             with self._counting:
                 calls, self.calls = self.calls, dict.fromkeys(truth.PROVIDERS, 0)
-            self.journal.write("chose", calls=calls)
+                refused, self.refused = self.refused, 0
+            self.journal.write("chose", calls=calls, refused=refused)
 
     def obey(self, command: str, argument: str) -> None:
         """What a fault does inside this process: `down beta`, `fine beta`, `free`, `dns hangs`, `log raises`, …"""
@@ -190,7 +192,6 @@ class Gateway:
             up=self.router.redis_up,
             view={name: [h.circuit_state, h.generation] for name, h in self.router.get_health_status().items()},
             recorded=next(self.recorded),
-            refusals=next(self.refusals),
             counts=counts,
             selects=[len(self.selects), *(self.selects[int(len(self.selects) * q)] for q in (0.5, 0.99, 0.999))],
         )
