@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from statistics import median
 
-from benchmarks.chaos.fleet import Line
-from benchmarks.chaos.verdict import accounts, of
+from benchmarks.chaos.service import Line, of
+from benchmarks.chaos.verdict import accounts
 
 
 def figures(lines: list[Line]) -> list[tuple[str, str]]:

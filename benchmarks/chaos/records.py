@@ -90,7 +90,7 @@ def _key(kind: str, fleet: Fleet, line: Line) -> str:
         if kind in shared:
             line["provider"] = providers[0] if kind == "spec" else ""
             line["gone"] = [shared[kind]]
-            return shared[kind] if admin.exists(shared[kind]) else ""
+            return shared[kind]
         for provider in (SHUNNED,) if kind == "reporters" else providers:
             patterns = {"seq": KEYS.seq(provider, "*"), "permits": KEYS.permits(provider)}
             pattern = patterns.get(kind) or getattr(KEYS, kind)(provider)

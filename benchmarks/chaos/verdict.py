@@ -6,13 +6,12 @@ holds for the keys, the provider and the moments that the fault's own line names
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
-from benchmarks.chaos import truth
+from benchmarks.chaos import service, truth
 from benchmarks.chaos.net import HANG
-
-Line = dict[str, Any]
+from benchmarks.chaos.service import Line, of
 
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
 LOSES_WRITES = {"server_killed", "server_frozen_long", "failover", "flushed"}
@@ -24,9 +23,8 @@ REPLICATED = 1.0
 """Seconds after which a write is at the follower, too."""
 NOTICED = 6.0
 """Seconds after a fault in which a replica may still say what it met: it tries again what was refused after five."""
-BACK, OPENED, ALONE, DRAINED = 3.0, 5.0, 5.0, 2.0
-"""Seconds: until an open circuit that Redis lost is back; until a neighbour that is down is open for the fleet; until a
-replica that is cut off opened a circuit alone; until a weight of 0 is heeded."""
+DUE = 8.0
+"""Seconds until an open circuit is tried again, also where the leader died; faults not counted."""
 
 
 def broken(
@@ -43,19 +41,15 @@ def broken(
         "what was acknowledged is there": _acknowledged_and_gone(lines, ledgers, faults),
         "every outcome is applied or counted as dropped": _accounts(lines),
         "transitions are legal, one for each generation": _transitions(streams, faults),
+        "an open circuit is tried again in time": _overdue(streams, faults),
         "late results move no circuit": _unexplained(lines, streams),
         "trial calls stay within the limit": _too_many_trials(lines, faults),
-        "a healthy neighbour is served": _neighbours(lines, faults),
-        "a broken record's provider is served, a drained one is not": _own_calls(lines, faults),
-        "open circuits that Redis lost are back": _not_back(faults),
-        "who is cut off from Redis decides alone": _undecided(faults),
+        "a healthy neighbour is served": service.neighbours(lines, faults),
+        "a broken record's provider is served, a drained one is not": service.own_calls(lines, faults),
+        "open circuits that Redis lost are back": service.not_back(faults),
+        "who is cut off from Redis decides alone": service.undecided(faults),
         "after quiet every view equals Redis": _views(lines, truth_in_redis),
     }
-
-
-def of(lines: Iterable[Line], *whats: str) -> list[Line]:
-    """The lines of these kinds."""
-    return [line for line in lines if line["what"] in whats]
 
 
 def _loses_writes(fault: Line) -> bool:
@@ -175,6 +169,26 @@ def _transitions(streams: list[tuple[str, list[Line]]], faults: list[Line]) -> l
     return found
 
 
+def _overdue(streams: list[tuple[str, list[Line]]], faults: list[Line]) -> list[str]:
+    """From open to half-open takes the time that it should, beside the faults that came in between."""
+    found = []
+    for provider, stream in streams:
+        for before, after in pairwise(stream):
+            if before.get("to") != "open" or after["event"] != "transition":
+                continue
+            start, end = before["at"], after["at"]
+            meanwhile = sum(
+                max(0.0, min(end, each["until"]) - max(start, each["t"]))
+                for each in faults
+                if _loses_writes(each) or each["kind"] in CUTS_OFF or "broken" in each or "lost" in each
+            )
+            if end - start - meanwhile > DUE:
+                found.append(
+                    f"{provider} was open from {start:.3f} for {end - start:.1f} s, {meanwhile:.1f} s of faults"
+                )
+    return found
+
+
 def _unexplained(lines: list[Line], streams: list[tuple[str, list[Line]]]) -> list[str]:
     """A half-open circuit opens after a failed trial call of its generation, and closes after enough that went well."""
     went: dict[tuple[str, int, bool], int] = defaultdict(int)
@@ -241,71 +255,6 @@ def _too_many_trials(lines: list[Line], faults: list[Line]) -> list[str]:
             if now > truth.LIMIT:
                 found.append(f"{provider}: {now} trial calls at once at {moment:.3f}, the limit is {truth.LIMIT}")
     return found
-
-
-def _calls(lines: list[Line], start: float, end: float) -> dict[str, dict[str, int]]:
-    """By replica: how often each provider was chosen in this time."""
-    found: dict[str, dict[str, int]] = {}
-    for line in of(lines, "chose"):
-        if start <= line["t"] <= end:
-            mine = found.setdefault(line["replica"], dict.fromkeys(truth.PROVIDERS, 0))
-            for provider, number in line["calls"].items():
-                mine[provider] += number
-    return found
-
-
-def _neighbours(lines: list[Line], faults: list[Line]) -> list[str]:
-    """While a record is broken, every replica calls the others, and one that goes down then is open for the fleet."""
-    found = []
-    for each in faults:
-        if "broken" not in each:
-            continue
-        what = f"{each['kind']} ({each.get('detail', '')}) of {each['broken']} at {each['t']:.3f}"
-        for replica, calls in _calls(lines, each["t"] + 1.0, each["mended"]).items():
-            if not sum(number for provider, number in calls.items() if provider != each["broken"]):
-                found.append(f"{what}: {replica} called nobody else")
-        if each["opened"] is None or each["opened"] > OPENED:
-            found.append(f"{what}: {each['down']} was down, and open after {each['opened']} s (None: not at all)")
-        if each["whole"] is None:
-            found.append(f"{what}: its record was not put right again")
-    return found
-
-
-def _own_calls(lines: list[Line], faults: list[Line]) -> list[str]:
-    """A provider whose record broke while its circuit was closed is called on; one of weight 0 is not."""
-    found = []
-    for each in faults:
-        if each.get("was_closed"):
-            calls = _calls(lines, each["t"] + DRAINED, each["mended"])
-            idle = [replica for replica, mine in calls.items() if not mine[each["broken"]]]
-            what = f"{each['kind']} ({each.get('detail', '')}) of {each['broken']} at {each['t']:.3f}"
-            if idle:
-                found.append(f"{what}: it works and is not called by {', '.join(sorted(idle))}")
-        if "drained" in each:
-            calls = _calls(lines, each["t"] + DRAINED, each["mended"])
-            number = sum(mine[each["drained"]] for mine in calls.values())
-            if number:
-                found.append(f"{each['drained']} had the weight 0 at {each['t']:.3f}, and got {number} calls")
-    return found
-
-
-def _not_back(faults: list[Line]) -> list[str]:
-    return [
-        f"{each['kind']} at {each['t']:.3f}: the open circuit of {provider} was back after {seconds} s (None: never)"
-        for each in faults
-        for provider, seconds in each.get("lost", {}).items()
-        if seconds is None or seconds > BACK
-    ]
-
-
-def _undecided(faults: list[Line]) -> list[str]:
-    return [
-        f"{each['kind']} ({each.get('detail', '')}) at {each['t']:.3f}: {each['down_alone']} was down, and open in"
-        f" {replica} alone after {seconds} s (None: not at all)"
-        for each in faults
-        for replica, seconds in each.get("decided", {}).items()
-        if seconds is None or seconds > ALONE
-    ]
 
 
 def _views(lines: list[Line], truth_in_redis: dict[str, list[Any]]) -> list[str]:
