@@ -42,8 +42,17 @@ def wait_restored(fleet: Fleet, line: Line, names: Iterable[str], lose: Callable
     line["lost"] = {name: within(20.0, lambda name=name: is_back(name), lost_at) for name in generations}
 
 
+def begin_whole(fleet: Fleet, line: Line) -> None:
+    """The follower has all up to now: what it lacks later was written around the fault."""
+    began = time.time()
+    fleet.wait_replicated()
+    line["t"] = time.time()
+    line["waited"] = round(line["t"] - began, 3)
+
+
 @fault
 def server_killed(fleet: Fleet, line: Line) -> None:
+    begin_whole(fleet, line)
     dead = fleet.server()
     end(dead.process)
     fleet.wait_served(since=dead)
@@ -57,6 +66,7 @@ def server_killed(fleet: Fleet, line: Line) -> None:
 
 @fault
 def server_frozen_long(fleet: Fleet, line: Line) -> None:
+    begin_whole(fleet, line)
     frozen = fleet.server()
     frozen.process.send_signal(signal.SIGSTOP)
     fleet.wait_served(since=frozen)
@@ -79,6 +89,7 @@ def server_frozen(fleet: Fleet, line: Line) -> None:
 
 @fault
 def failover(fleet: Fleet, line: Line) -> None:
+    begin_whole(fleet, line)
     before = fleet.server()
     with redis.Redis(port=fleet.servers.ports[0], decode_responses=True) as sentinel:
         for _ in range(6):  # sentinels give up where the replica is one that came back just now

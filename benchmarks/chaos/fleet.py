@@ -193,10 +193,11 @@ class Fleet:
         eventually(served, "the master serves", timeout)
 
     def wait_replicated(self) -> None:
-        """Until both servers run and one follows the other, so that the next fault finds a whole set."""
+        """Until both servers run and one has what the other wrote, so that the next fault finds a whole set."""
 
         def whole() -> bool:
-            with suppress(redis.RedisError, OSError), redis.Redis(port=self.server().port, socket_timeout=1) as master:
+            with suppress(redis.RedisError, OSError), self.admin() as master:
+                master.set("rr:chaos:whole", time.time(), px=1000)  # WAIT is about what its own connection wrote
                 return bool(master.wait(1, 200))
             return False
 

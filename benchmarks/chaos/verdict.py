@@ -180,7 +180,11 @@ def _overdue(streams: list[tuple[str, list[Line]]], faults: list[Line]) -> list[
             meanwhile = sum(
                 max(0.0, min(end, each["until"]) - max(start, each["t"]))
                 for each in faults
-                if _loses_writes(each) or each["kind"] in CUTS_OFF or "broken" in each or "lost" in each
+                if _loses_writes(each)
+                or each["kind"] in CUTS_OFF
+                or each["kind"].startswith("rights_")
+                or "broken" in each
+                or "lost" in each
             )
             if end - start - meanwhile > DUE:
                 found.append(
