@@ -20,8 +20,8 @@ from redis.connection import Connection
 from benchmarks.measure import Row, quantile, row, server_cpu
 from redis_router import CircuitConfig, Outcome, Provider, scripts
 from redis_router.connect import connect
-from redis_router.model import Result
 from redis_router.messages import Reply
+from redis_router.model import Result
 from redis_router.store import Batch, Store
 
 PROVIDERS = 20

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -16,10 +15,9 @@ from redis_router.choose import Choice, Chooser
 from redis_router.deadline import Deadline
 from redis_router.engine import Engine
 from redis_router.errors import NoProviderAvailable, RouterError
+from redis_router.log import log
 from redis_router.model import ClientT, Outcome
 from redis_router.verdict import TOO_IMPATIENT, Verdict
-
-log = logging.getLogger("redis_router")
 
 MAX_WAIT = 60.0
 """Seconds that a request waits for a provider where it has no deadline."""
@@ -281,16 +279,29 @@ class Attempts(Generic[ClientT]):
         return max(0.001, min(moments) - now)
 
     def _wait_in_thread(self) -> Turn[ClientT] | None:
-        with self._engine.bell.in_thread() as wait:
-            while (turn := self._look()) is None and not self._over:
-                wait(self._pause())
-            return turn
+        turn = None
+        with self._engine.bell.in_thread(self._models) as wait:
+            try:
+                while (turn := self._look()) is None and not self._over:
+                    wait(self._pause())
+            finally:
+                self._pass_on(turn)
+        return turn
 
     async def _wait_in_loop(self) -> Turn[ClientT] | None:
-        with self._engine.bell.in_loop() as wait:
-            while (turn := self._look()) is None and not self._over:
-                await wait(self._pause())
-            return turn
+        turn = None
+        with self._engine.bell.in_loop(self._models) as wait:
+            try:
+                while (turn := self._look()) is None and not self._over:
+                    await wait(self._pause())
+            finally:
+                self._pass_on(turn)
+        return turn
+
+    def _pass_on(self, turn: Turn[ClientT] | None) -> None:
+        """Who was woken for a call and leaves without it leaves it to the next one."""
+        if turn is None:
+            self._engine.bell.ring(self._models, 1)
 
 
 def _may_go_on(turn: Turn[ClientT], verdict: Verdict) -> bool:

@@ -47,11 +47,11 @@ def check_number(what: str, value: object, *, above: float | None = None, least:
     raise InvalidArgument(f"{what} is {value!r}: give a finite number {bounds} up to {most:g}")
 
 
-def check_count(what: str, value: object, *, least: int = 1) -> int:
+def check_count(what: str, value: object, *, least: int = 1, most: int = _MAX_COUNT) -> int:
     """A whole number from `least` up."""
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_COUNT:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
-    raise InvalidArgument(f"{what} is {value!r}: give a whole number from {least} to {_MAX_COUNT}")
+    raise InvalidArgument(f"{what} is {value!r}: give a whole number from {least} to {most}")
 
 
 def check_flag(what: str, value: object) -> bool:

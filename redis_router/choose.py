@@ -41,8 +41,7 @@ class Chooser:
             rest = [c for c in left if not is_limited(c)] or (left if self._least_bad else [])
             if rest:
                 return tables.pick_from(self._further, selector.model, rest), None
-        for candidate in selector.candidates:
-            self._engine.want(candidate.health.name)
+        self._engine.want(selector.model)
         raise nobody(model, selector, self._engine.now_ms(), tried, excluded)
 
     def serving(self, model: str) -> list[str]:

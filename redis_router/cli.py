@@ -15,11 +15,10 @@ from redis_router.checks import check_name
 from redis_router.connect import connect, where
 from redis_router.endpoints import Endpoints
 from redis_router.errors import RedisUnavailable, RouterError
+from redis_router.log import log
 from redis_router.names import operator_name
 from redis_router.store import Store
 from redis_router.worker import HealthChecker
-
-log = logging.getLogger("redis_router")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """How we talk to Redis: a client with bounds that suit a router, and redis-py's errors as two of our own."""
 
-import logging
 import random
 import threading
 from typing import Any
@@ -14,8 +13,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from redis_router.errors import AccessDenied, InvalidArgument, RedisRefused, RedisUnavailable, RouterError
-
-log = logging.getLogger("redis_router")
+from redis_router.log import log
 
 Client = Any
 """A redis-py client, `redis.Redis` or `redis.RedisCluster`: their annotations do not agree, their methods do."""
@@ -68,10 +66,22 @@ def connect(target: Any) -> Client:
     )
 
 
+def _settings_of(client: Client) -> tuple[Any, dict[str, Any]]:
+    owner: Any = getattr(client, "nodes_manager", None) or getattr(client, "connection_pool", None)
+    return owner, getattr(owner, "connection_kwargs", {})
+
+
+def time_out_of(client: Client) -> float | None:
+    """Seconds for which a client waits for an answer; None for ever, or unknown."""
+    if isinstance(client, LateCluster):
+        return client.time_out
+    timeout: float | None = _settings_of(client)[1].get("socket_timeout")
+    return timeout
+
+
 def _warn_if_patient(client: Client) -> None:
     """redis-py's defaults suit no request path: a hung server would be noticed by the minute."""
-    owner: Any = getattr(client, "nodes_manager", None) or getattr(client, "connection_pool", None)
-    settings = getattr(owner, "connection_kwargs", {})
+    owner, settings = _settings_of(client)
     timeout = settings.get("socket_timeout")
     if ("host" in settings or "path" in settings or hasattr(owner, "startup_nodes")) and (not timeout or timeout > 1.0):
         log.warning(
@@ -197,8 +207,14 @@ class LateCluster:
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._client: Client = None
+
+    @property
+    def time_out(self) -> float | None:
+        """Seconds for which it waits for an answer."""
+        timeout: float | None = self._settings.get("socket_timeout")
+        return timeout
 
     @property
     def address(self) -> str:

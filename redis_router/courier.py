@@ -1,26 +1,26 @@
 """Carries results from the request path to Redis: in batches, each applied exactly once or counted as dropped.
 
-The request path appends to a deque and may set an event. One thread, the engine's, does the rest. A batch that got no
-answer keeps its number and is sent again under it, and what came after waits: results arrive in their order. What grew
-older than `ttl` is dropped, but not the number: the next reply says whether it had been applied after all.
+The request path appends to a deque and may ring an alarm. One thread sorts what was recorded (`sleep`, `drain`) and
+never waits for Redis; another carries it there (`carry`). A batch that got no answer keeps its number and is sent again
+under it, and what came after waits: results arrive in their order. What grew older than `ttl` is dropped, but not the
+number: the next reply says whether it had been applied after all.
 """
 
-import logging
 import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 
-from redis_router.errors import RedisRefused, RouterError
+from redis_router.alarm import Alarm
+from redis_router.errors import AccessDenied, RedisRefused, RouterError
+from redis_router.log import log
 from redis_router.messages import Reply
 from redis_router.metrics import Metrics
 from redis_router.model import Outcome, Result, is_request
 from redis_router.store import Batch, Store
-
-log = logging.getLogger("redis_router")
 
 _SUCCESS = Outcome.SUCCESS
 BATCH_LIMIT = 100
@@ -60,7 +60,8 @@ class Waiting:
 class Courier:
     """One router's results on their way; they are dropped `ttl` seconds after they were recorded.
 
-    `on_missing` is told of a provider that has no record in Redis.
+    `on_missing` is told of a provider that has no record in Redis, `on_unusable` of one whose record is refused or
+    cannot be read: why, and which results of it nobody decided on.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Courier:
         ttl: float,
         on_applied: Callable[[Reply, Sequence[Result]], None],
         on_missing: Callable[[str], None],
+        on_unusable: Callable[[str, str, Sequence[Result]], None],
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -78,15 +80,18 @@ class Courier:
         self._ttl = ttl
         self._on_applied = on_applied
         self._on_missing = on_missing
+        self._on_unusable = on_unusable
+        self._lock = threading.RLock()
+        """Held while what waits, or is on its way, changes hands; never while Redis is asked."""
         self._buffer: deque[Result] = deque()
         self._backlog = 0  # results that left the buffer and are not settled yet
         self._waiting: dict[str, Waiting] = {}
         self._unacked: dict[str, Parcel] = {}
-        self._seq: dict[str, int] = {}
+        self._numbers = count(1)
+        """Of batches: rising for each provider, and kept by nobody when it goes."""
         self._markers: deque[threading.Event] = deque()
         self._due_markers: list[threading.Event] = []
-        self._refused: set[str] = set()
-        self._wake = threading.Event()
+        self._alarm = Alarm()
         self._idle = True
         self._urgent = False
         self._hurried = False  # the thread was woken for something that must not wait
@@ -107,11 +112,7 @@ class Courier:
         if result[1] is _SUCCESS and not result[4]:  # by index, and first: nearly every result
             if self._idle:
                 self._idle = False
-                self._wake.set()
-        elif result.permit and result.outcome is Outcome.IGNORED:
-            # no lock here: the garbage collector may end an `attempts` loop inside `Event.set`. Whoever has a permit
-            # out looks up every few hundredths of a second anyway.
-            self._urgent = True
+                self._alarm.ring()
         else:
             self.urge()
         if self._closed:
@@ -126,7 +127,7 @@ class Courier:
     def urge(self) -> None:
         """Wake the thread now."""
         self._urgent = True
-        self._wake.set()
+        self._alarm.ring()
 
     def mark(self) -> threading.Event:
         """An event that is set once everything recorded before is settled."""
@@ -140,7 +141,7 @@ class Courier:
         """Results that are recorded and not yet acknowledged by Redis."""
         return len(self._buffer) + self._backlog
 
-    # The engine's thread
+    # The thread that decides
 
     @property
     def awaited(self) -> bool:
@@ -162,21 +163,23 @@ class Courier:
         if self._buffer:  # recorded before `_idle` was set, so nobody woke us
             self._idle = False
         elif not self._urgent:
-            self._wake.wait(nap)
-        self._wake.clear()
+            self._alarm.wait(nap)
         if self._buffer:
             enough = min(ENOUGH * self._in_use, self._limit // 2)
             for _ in range(COMPANY_ROUNDS):
                 if not self._urgent:
-                    self._wake.wait(min(company, max(0.0, until - time.monotonic())))
-                    self._wake.clear()
+                    self._alarm.wait(min(company, max(0.0, until - time.monotonic())))
                 if self._urgent or self.pending >= enough or time.monotonic() >= until:
                     break
-        self._hurried, self._urgent = self._urgent, False
+        self._hurried, self._urgent = self._hurried or self._urgent, False
 
     def drain(self) -> dict[str, list[Result]]:
         """Sort the buffer by provider, drop what grew too old; returns what was in the buffer, by provider."""
-        now, drained = time.monotonic(), defaultdict[str, list[Result]](list)
+        with self._lock:
+            return self._sort(time.monotonic())
+
+    def _sort(self, now: float) -> dict[str, list[Result]]:
+        drained = defaultdict[str, list[Result]](list)
         for _ in range(len(self._markers)):  # before the buffer: what a marker waits for is in it
             self._due_markers.append(self._markers.popleft())
         take = self._buffer.popleft
@@ -202,19 +205,22 @@ class Courier:
                 del self._waiting[name]
         return drained
 
+    # The thread that carries
+
     def carry(self) -> None:
         """Send all that was drained. Raises RedisUnavailable where Redis did not serve it, after all that it did serve.
 
-        What has no record in Redis stays, after `on_missing` was told; what is refused for good is dropped. Successes
-        that a full batch left over wait for the next round, unless somebody waits for them.
+        And AccessDenied, which is no matter of one record. What has no record in Redis stays, after `on_missing` was
+        told; what is refused for good is dropped. Successes that a full batch left over wait for the next round, unless
+        somebody waits for them.
         """
         held: set[str] = set()
         trouble: RouterError | None = None
-        least = 1
+        least, hurried, self._hurried = 1, self._hurried, False
         while batches := self._next_batches(held, least):
-            least = 1 if self._hurried or self.awaited else BATCH_LIMIT
+            least = 1 if hurried or self.awaited else BATCH_LIMIT
             for batch, reply in zip(batches, self._store.record(batches), strict=True):
-                if isinstance(reply, RedisRefused):
+                if isinstance(reply, RedisRefused) and not isinstance(reply, AccessDenied):
                     self._refused_once_more(batch.provider, str(reply))
                 elif isinstance(reply, RouterError):
                     held.add(batch.provider)
@@ -231,45 +237,50 @@ class Courier:
 
     def tell_settled(self) -> None:
         """Set the markers of what was drained, unless some of it still waits."""
-        if not self._unacked and not self._waiting:
-            for marker in self._due_markers:
-                marker.set()
-            self._due_markers.clear()
+        with self._lock:
+            if not self._unacked and not self._waiting:
+                for marker in self._due_markers:
+                    marker.set()
+                self._due_markers.clear()
 
-    def give_up(self, provider: str, reason: str, why: str) -> None:
-        """Drop the batch of this provider that got no answer, and count it."""
-        parcel = self._unacked.pop(provider, None)
-        if parcel is not None:
-            self._backlog -= len(parcel.results)
-            self._drop(reason, parcel.results)
-            self.say_refused(provider, why)
+    def give_up(self, provider: str, reason: str) -> list[Result]:
+        """Drop the batch of this provider that got no answer, and count it; returns it and what waits behind it."""
+        with self._lock:
+            undecided = self._unsettled_of(provider)
+            parcel = self._unacked.pop(provider, None)
+            if parcel is not None:
+                self._backlog -= len(parcel.results)
+                self._drop(reason, parcel.results)
+            return undecided
 
     def unsettled(self) -> list[Result]:
         """What is on its way or waits for it."""
-        # copies: where `close` could not wait for the thread, it goes on
-        sent = [result for parcel in list(self._unacked.values()) for result in parcel.results]
-        return sent + [result for waiting in list(self._waiting.values()) for result in list(waiting.results)]
+        with self._lock:
+            return [result for name in {*self._unacked, *self._waiting} for result in self._unsettled_of(name)]
+
+    def _unsettled_of(self, provider: str) -> list[Result]:
+        parcel, waiting = self._unacked.get(provider), self._waiting.get(provider)
+        return [*(parcel.results if parcel is not None else ()), *(waiting.results if waiting is not None else ())]
+
+    def carries(self, provider: str) -> bool:
+        """Are results of this provider on their way, or waiting for it?"""
+        return provider in self._unacked or provider in self._waiting
 
     def _refused_once_more(self, provider: str, why: str) -> None:
         parcel = self._unacked.get(provider)
         if parcel is None or parcel.refused:
-            self.give_up(provider, "refused", why)
+            self._on_unusable(provider, why, self.give_up(provider, "refused"))
         else:
             parcel.refused = why
-
-    def say_refused(self, provider: str, why: str) -> None:
-        """Log once that a provider's record cannot be used, until it can."""
-        if provider not in self._refused:
-            self._refused.add(provider)
-            log.error("the record of provider %s cannot be used: %s", provider, why)
 
     def close(self) -> int:
         """Take no more; returns how many results were left behind, counted as dropped."""
         self._closed = True
-        left = self.unsettled()
-        self._waiting.clear()
-        self._unacked.clear()
-        self._backlog = 0
+        with self._lock:
+            left = self.unsettled()
+            self._waiting.clear()
+            self._unacked.clear()
+            self._backlog = 0
         return self._drop("closed", left) + self._abandon_buffer()
 
     def _next_batches(self, held: set[str], least: int) -> list[Batch]:
@@ -277,15 +288,17 @@ class Courier:
 
         None for a provider of which fewer than `least` results wait.
         """
-        for name, waiting in list(self._waiting.items()):
-            if name not in self._unacked and len(waiting.results) >= least:
-                self._seq[name] = self._seq.get(name, 0) + 1
-                self._unacked[name] = Parcel(self._seq[name], *waiting.take(BATCH_LIMIT))
-            if not waiting.results:
-                del self._waiting[name]
-        return [
-            Batch(name, parcel.seq, self._young(parcel)) for name, parcel in self._unacked.items() if name not in held
-        ]
+        with self._lock:
+            for name, waiting in list(self._waiting.items()):
+                if name not in self._unacked and len(waiting.results) >= least:
+                    self._unacked[name] = Parcel(next(self._numbers), *waiting.take(BATCH_LIMIT))
+                if not waiting.results:
+                    del self._waiting[name]
+            return [
+                Batch(name, parcel.seq, self._young(parcel))
+                for name, parcel in self._unacked.items()
+                if name not in held
+            ]
 
     def _young(self, parcel: Parcel) -> list[Result]:
         if parcel.refused:
@@ -293,20 +306,21 @@ class Courier:
         return parcel.results[bisect_left(parcel.drained_at, time.monotonic() - self._ttl) :]
 
     def _settle(self, provider: str, reply: Reply) -> None:
-        parcel = self._unacked.pop(provider, None)
-        if parcel is None:
-            return  # closed meanwhile, and counted as dropped
-        self._backlog -= len(parcel.results)
-        if parcel.refused:
-            self.say_refused(provider, parcel.refused)
-        else:
-            self._refused.discard(provider)
+        with self._lock:
+            undecided = self._unsettled_of(provider)
+            parcel = self._unacked.pop(provider, None)
+            if parcel is None:
+                return  # closed meanwhile, and counted as dropped
+            self._backlog -= len(parcel.results)
         for change in reply.transitions:
             self._metrics.transition(change)
         expired = len(parcel.results) - reply.applied
         self._drop("refused" if parcel.refused else "expired", parcel.results[:expired])
         self._metrics.results(provider, parcel.results[expired:])
-        self._on_applied(reply, parcel.results)
+        if why := parcel.refused or reply.unreadable:
+            self._on_unusable(provider, why, undecided)
+        else:
+            self._on_applied(reply, parcel.results)
 
     def _abandon_buffer(self) -> int:
         left: list[Result] = []

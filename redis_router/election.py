@@ -5,14 +5,12 @@ in Redis. What it does not promise: that at every moment at most one process bel
 between a check and a write may write late. That is why every write carries the epoch: the record refuses a lower one.
 """
 
-import logging
 import random
 import time
 
+from redis_router.log import log
 from redis_router.model import Leader
 from redis_router.store import Store
-
-log = logging.getLogger("redis_router")
 
 SAFETY = 0.9
 """The share of the lease that a leader uses: the rest covers clocks that run at different speeds."""

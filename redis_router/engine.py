@@ -1,37 +1,36 @@
 """The background of a router: carries outcomes to Redis, keeps its view of the fleet current, tends half-open permits.
 
-One daemon thread beside the mirror's. The request path only appends to the courier's buffer and reads `view.table`. A
-failure wakes the thread at once; successes wait for company and travel together; without traffic the thread looks up
-once a second. Where Redis does not serve it, the thread decides by a local breaker, and tries again from time to time.
+Two daemon threads beside the mirror's. One decides and never waits for Redis: it sorts what was recorded, and where
+Redis does not serve, it decides by a local breaker. The other talks to Redis, and may be held up there by whatever can
+hold up a connection. The request path only appends to the courier's buffer and reads `view.table`. A failure wakes both
+at once; successes wait for company and travel together; without traffic they look up once a second.
 """
 
-import logging
 import random
-import threading
 import time
 from collections.abc import Collection, Sequence
 
+from redis_router.alarm import Alarm, Flag
+from redis_router.background import Background
 from redis_router.bell import Bell
 from redis_router.circuit import OPEN
 from redis_router.connect import where
 from redis_router.courier import Courier
-from redis_router.errors import RedisRefused, RedisUnavailable, RouterError
+from redis_router.errors import AccessDenied, RedisRefused, RedisUnavailable, RouterError
 from redis_router.herald import Herald, TransitionListener
 from redis_router.link import COMMANDS, PUSH, Link
+from redis_router.log import Seldom, log
 from redis_router.messages import Event, Reply
 from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Result
 from redis_router.permits import Permit, Permits
 from redis_router.registrar import Registrar
-from redis_router.seldom import Seldom
 from redis_router.store import Store
 from redis_router.strategies import Strategy, looking
 from redis_router.table import Selector, Tables
 from redis_router.verdict import Judge
 from redis_router.view import View
-
-log = logging.getLogger("redis_router")
 
 DEMAND_SECONDS = 60.0
 """A replica claims permits for a provider if its models were in use here within this time."""
@@ -41,6 +40,12 @@ WATCH_INTERVAL = 0.5
 """Seconds between looks for overdue circuits while one is open, and at records that wait to be put right."""
 IDLE_INTERVAL = 1.0
 """Seconds between looks at whether there is anything of that."""
+GUARD_INTERVAL = 0.25
+"""Seconds between looks at whether the thread that talks to Redis is held up, while it does."""
+LOST_INTERVAL = 1.0
+"""Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
+LOOKED_AT_ONCE = 100
+"""So many of them at most."""
 
 
 class Engine:
@@ -66,26 +71,37 @@ class Engine:
     ) -> None:
         self.store = store
         self.metrics = metrics
-        self._herald = Herald(on_transition)
-        self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing)
+        self._herald = Herald(on_transition, metrics.background_failed)
+        self.courier = Courier(store, metrics, buffer_limit, result_ttl, self._applied, self._missing, self._cannot_use)
         self.judge = judge
-        self.failovers = Seldom(log)
+        self.failovers = Seldom()
         self.bell = Bell()
         tables = Tables(looking(strategy, self.now_ms), self.now_ms, least_bad, max_ejection_percent)
         self.view = View(tables, metrics, self._herald.tell, self._view_changed, self.bell, store.writer)
         self.link = Link(where(store.client), metrics, self.courier.urge)
-        self.mirror = Mirror(store, self.link, self, self.view.providers.keys, metrics.saw_epoch, refresh_interval)
-        refused = self.courier.say_refused
-        self.permits = Permits(store, metrics, self.courier.put, refused, self.bell.ring, permit_ttl)
-        self._registrar = Registrar(
-            store, self.mirror, self.view, self.deregistered, self.courier.say_refused, circuit_version
+        self.mirror = Mirror(
+            store,
+            self.link,
+            self,
+            lambda: self.view.providers.keys(),
+            metrics.saw_epoch,
+            metrics.background_failed,
+            refresh_interval,
         )
+        self.permits = Permits(store, metrics, self.courier.put, self._cannot_claim, self._permit_claimed, permit_ttl)
+        self._registrar = Registrar(store, self.mirror, self.view, self.deregistered, self._cannot_use, circuit_version)
         self._flush_interval = flush_interval
         self._safety_net_after = safety_net_after
-        self._last_used: dict[str, float] = {}
+        self._last_used: dict[str, float] = {}  # by provider: when results of it were recorded
+        self._last_asked: dict[str, float] = {}  # by model that a provider is registered for: when nobody could be had
         self._net_check_at: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._look_at = 0.0
+        self._unclaimable: set[str] = set()
+        self._stop = Flag()
+        self._work = Alarm()
+        self._decider = Background("engine", self._decide, metrics.background_failed)
+        self._talker = Background("courier", self._talk, metrics.background_failed)
+        self._started = False
 
     # The request path
 
@@ -99,15 +115,15 @@ class Engine:
             if permit is not None:
                 self.courier.urge()  # to claim the next
                 return candidate, permit
-            self.want(name)
+        self.want(selector.model)
         return None
 
-    def want(self, name: str) -> None:
-        """A call would have gone to this provider: claim a permit for it as soon as there is one."""
+    def want(self, model: str) -> None:
+        """A call for this model would have gone to one on trial: claim permits as soon as there are some."""
         now = time.monotonic()
-        if now - self._last_used.get(name, -DEMAND_SECONDS) >= DEMAND_SECONDS:
+        if now - self._last_asked.get(model, -DEMAND_SECONDS) >= DEMAND_SECONDS:
             self.courier.urge()
-        self._last_used[name] = now
+        self._last_asked[model] = now
 
     # What the router asks for
 
@@ -115,7 +131,7 @@ class Engine:
         """Join the fleet, then run in the background. Without Redis it goes on alone; a refused login is raised."""
         self._registrar.join(*self.view.providers)
         try:
-            self._registrar.put_right(access_denied_is_raised=True)
+            self._registrar.put_right()
             self.mirror.connect()
         except RedisUnavailable as error:
             self.link.failed(PUSH, error)
@@ -134,23 +150,33 @@ class Engine:
             self.link.close()
 
     def _start_threads(self) -> None:
+        self._started = True
         self._herald.start()
         self.mirror.start()
-        self._thread = threading.Thread(target=self._run, name="redis-router-engine", daemon=True)
-        self._thread.start()
+        self._talker.start()
+        self._decider.start()
         self.courier.urge()
 
     @property
     def running(self) -> bool:
-        return self._thread is not None and not self._stop.is_set()
+        return self._started and not self._stop.is_set()
 
     @property
     def closed(self) -> bool:
         return self._stop.is_set()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was recorded before is in Redis and in the table; False where time ran out."""
-        return self.running and self.courier.mark().wait(timeout)
+        """Wait until all that was recorded before is in Redis and in the table; False where time ran out.
+
+        And at once on a thread of ours, which would wait for itself: a log handler may call it there.
+        """
+        return self.running and not self._is_ours and self.courier.mark().wait(timeout)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Is this a thread of our own that asks?"""
+        threads = (self._decider, self._talker, self.mirror.thread, self._herald.thread)
+        return any(thread.is_current for thread in threads)
 
     def stop(self, timeout: float) -> bool:
         """Hand permits back, carry the rest to Redis, end the threads; False where results were left behind."""
@@ -163,14 +189,16 @@ class Engine:
         self._stop.set()
         self.bell.ring()  # nobody will come back here
         self.courier.urge()
-        if self._thread is not None:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-        self.mirror.stop(max(0.0, deadline - time.monotonic()))
-        self._herald.stop(max(0.0, deadline - time.monotonic()))
+        self._work.ring()
+        for thread in () if self._is_ours else (self._decider, self._talker):
+            thread.join(deadline - time.monotonic())
+        self.mirror.stop(0.0 if self._is_ours else deadline - time.monotonic())
+        self._herald.stop(0.0 if self._is_ours else deadline - time.monotonic())
         dropped = self.courier.close()
         if dropped:
             log.warning("closed with %d results that did not reach Redis", dropped)
         self.link.close()
+        self.metrics.pending_changed()
         return flushed
 
     def add(self, provider: Provider, config: CircuitConfig) -> None:
@@ -195,7 +223,7 @@ class Engine:
     # What the mirror tells
 
     def _view_changed(self) -> None:
-        if threading.current_thread() is not self._thread:  # which looks anyway before it sleeps
+        if not self._decider.is_current:  # which looks anyway before it sleeps
             self.courier.urge()
 
     def changed(self, old: ProviderHealth | None, new: ProviderHealth, by: str) -> None:
@@ -218,19 +246,31 @@ class Engine:
         if candidate is not None and event.kind == "updated" and event.health is not None and event.health.available:
             candidate.here.limited_until = 0.0
 
-    # The thread
+    def unusable(self, name: str) -> None:
+        if not self.view.decides_apart(name):
+            self.view.decide_apart(name, [])
 
-    def _run(self) -> None:
-        retrying = reconnecting(self._stop, self._failed, self._work_alone)
-        while not self._stop.is_set():
-            try:
-                self.courier.sleep(self._nap(), self._flush_interval, self.view.unsettled_for())
-                retrying(self._cycle)
-            except RouterError as error:
-                log.debug("stopped while out of touch with Redis: %s", error)
-            except Exception:
-                log.exception("the engine failed, and goes on")
-                self._stop.wait(1.0)
+    # The thread that decides
+
+    def _decide(self) -> bool:
+        nap = self._nap()
+        if self.store.waits_for(self._talker.ident):
+            nap = min(nap, GUARD_INTERVAL)
+        self.courier.sleep(nap, self._flush_interval, self.view.unsettled_for())
+        drained = self.courier.drain()
+        self._last_used.update(dict.fromkeys(drained, time.monotonic()))
+        self._notice_trouble()
+        if self.link.is_down and not self.view.alone:
+            self.view.go_alone(self.now_ms)
+            self.view.decide(self.courier.unsettled())  # what Redis did not take, it did not decide on
+        elif self.view.decides:
+            self.view.decide([result for results in drained.values() for result in results])
+        if self.view.alone:
+            self.permits.serve_alone(self.view.on_trial.copy())
+        self.view.settle(now=self.view.alone and self.courier.awaited)
+        self._work.ring()
+        self.view.say()
+        return not self._stop.is_set()
 
     def _nap(self) -> float:
         """Seconds until there is something to look at, where nobody wakes us."""
@@ -238,10 +278,25 @@ class Engine:
             return TEND_INTERVAL
         return WATCH_INTERVAL if self.view.open or self._registrar.busy else IDLE_INTERVAL
 
-    def _cycle(self) -> None:
+    def _notice_trouble(self) -> None:
+        """What holds up the other threads is trouble, too: they cannot say so themselves."""
+        for side, thread in ((COMMANDS, self._talker), (PUSH, self.mirror.thread)):
+            if not self.link.is_down and self.mirror.is_held_up(thread):
+                self.link.failed(side, RedisUnavailable("no answer for a while"))
+
+    # The thread that talks to Redis
+
+    def _talk(self) -> bool:
+        self._work.wait(IDLE_INTERVAL)
+        try:
+            reconnecting(self._stop, self._failed, self._pause)(self._exchange)
+        except RouterError as error:
+            log.debug("stopped while out of touch with Redis: %s", error)
+        return not self._stop.is_set()
+
+    def _exchange(self) -> None:
         if self.link.push_up is False:
             raise RedisUnavailable("the push channel is down")
-        self._drain()
         self._registrar.put_right()
         self.courier.carry()
         if self._registrar.busy:  # the courier met providers without a record
@@ -250,49 +305,47 @@ class Engine:
         self._registrar.say_seen()
         self.permits.tend(self.view.on_trial.copy(), self._in_demand)
         self._safety_net()
+        self._look_for_lost()
         self.metrics.pending_changed()
+        if (records := self.view.providers) and len(self.mirror.unusable) >= len(records):
+            raise RedisUnavailable("every record is refused, or cannot be read")
         self.link.works(COMMANDS)
         if self.view.alone and self.link.up:
-            self.view.rejoin(self.mirror.records)
+            self.view.rejoin(self.mirror.records, list(self.mirror.unusable))
         self.view.settle(now=self.courier.awaited)
+        self.view.say()
         if not self.view.alone:
             self.courier.tell_settled()
 
-    def _drain(self) -> None:
-        drained = self.courier.drain()
-        self._last_used.update(dict.fromkeys(drained, time.monotonic()))
-        if self.view.decides:
-            self.view.decide([result for results in drained.values() for result in results])
-
-    # Without Redis
-
     def _failed(self, error: BaseException) -> None:
-        """Redis does not serve us: from here on this replica decides for itself."""
-        self.link.failed(COMMANDS, error)
-        if not self.view.alone:
-            self.view.go_alone(self.now_ms)
-            self.view.decide(self.courier.unsettled())  # what Redis did not take, it did not decide on
+        self.link.failed(COMMANDS, error)  # and the other thread decides alone
+        self.courier.urge()
 
-    def _work_alone(self, seconds: float) -> None:
-        """Decide alone for so long, or until the push channel is back."""
+    def _pause(self, seconds: float) -> None:
+        """Wait so long, or until the push channel is back; without it there is nothing to try."""
         retry_at, push_was_up = time.monotonic() + seconds, self.link.push_up
         while not self._stop.is_set():
-            if self.link.push_up and (not push_was_up or time.monotonic() >= retry_at):
+            left = retry_at - time.monotonic() if self.link.push_up else IDLE_INTERVAL
+            if self.link.push_up and (left <= 0 or not push_was_up):
                 return
-            nap = self._nap()
-            if self.link.push_up:
-                nap = min(nap, max(0.0, retry_at - time.monotonic()))
-            self.courier.sleep(nap, self._flush_interval, self.view.unsettled_for())
-            self._drain()
-            self.view.settle()
-            self.permits.serve_alone(self.view.on_trial.copy())
+            self._work.wait(left)
 
-    # What a cycle meets
+    def _look_for_lost(self) -> None:
+        """Records that nobody writes now: an open circuit gets no results that would show that Redis lost it."""
+        now = time.monotonic()
+        names = [name for name in {*self.view.open, *self.view.on_trial} if name in self.mirror.records]
+        if not names or now < self._look_at:
+            return
+        self._look_at = now + LOST_INTERVAL * random.uniform(0.5, 1.0)
+        for name in self.store.lost(random.sample(names, min(len(names), LOOKED_AT_ONCE))):
+            self.lost(name)
+
+    # What an exchange meets
 
     def _applied(self, reply: Reply, results: Sequence[Result]) -> None:
         if reply.health is None:
             return
-        self.mirror.apply(reply.health, self.store.writer)
+        self.mirror.apply(reply.health, self.store.writer, accepted=True)
         candidate = self.view.table.candidates.get(reply.health.name)
         if candidate is None or not candidate.here.limited_until or self.view.alone:
             return
@@ -301,11 +354,27 @@ class Engine:
 
     def _missing(self, name: str) -> None:
         if name not in self.view.providers:
-            self.courier.give_up(name, "deregistered", "it was deregistered")
+            self.courier.give_up(name, "deregistered")
         elif name in self.mirror.records:
             self._registrar.restore(name)  # then the batch goes once more, under its number
         elif not self._registrar.joins(name):
             self._registrar.join(name)
+
+    def _cannot_use(self, name: str, why: str, undecided: Sequence[Result] = ()) -> None:
+        if name not in self.view.providers:
+            return
+        self.mirror.cannot_use(name, why, refused=True)
+        if not self.view.decides_apart(name):
+            self.view.decide_apart(name, undecided)
+
+    def _cannot_claim(self, name: str, why: str) -> None:
+        if name not in self._unclaimable:
+            self._unclaimable.add(name)
+            log.error("no trial calls for provider %s: %s", name, why)
+
+    def _permit_claimed(self, name: str) -> None:
+        self._unclaimable.discard(name)
+        self.bell.ring(self.view.table.models.get(name, ()), 1)
 
     def _in_demand(self, name: str) -> bool:
         """Were this provider or one that could stand in for it in use here lately?"""
@@ -313,6 +382,8 @@ class Engine:
         peers = {name}
         provider = self.view.providers.get(name)
         for model in provider.models if provider is not None else ():
+            if self._last_asked.get(model, 0.0) > since:
+                return True
             selector = self.view.table.find(model)
             peers.update(c.health.name for c in (selector.candidates if selector else ()))
         return any(self._last_used.get(peer, 0.0) > since for peer in peers)
@@ -321,7 +392,7 @@ class Engine:
         """Make a due transition where no worker has held the lease for a while."""
         redis_now, now = self.mirror.redis_now_ms(), time.monotonic()
         grace_ms = self._safety_net_after * 1000
-        for name in list(self.view.open):
+        for name in self.view.open.copy():
             health = self.mirror.records.get(name)
             if health is None or health.circuit_state is not OPEN or redis_now is None:
                 continue
@@ -335,8 +406,10 @@ class Engine:
                 continue
             try:
                 reply = self.store.half_open(health.name)
+            except AccessDenied:
+                raise
             except RedisRefused as error:
-                self.courier.say_refused(health.name, str(error))
+                self._cannot_use(health.name, str(error))
                 continue
             for change in reply.transitions:
                 self.metrics.transition(change)

@@ -1,6 +1,10 @@
 """The exception family: everything the library raises on purpose is a RouterError."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Why = tuple[dict[str, str], float | None, str]
+"""Of a refusal: the reasons by provider, the seconds until one may be tried again, a hint in place of reasons."""
 
 
 class RouterError(Exception):
@@ -49,6 +53,8 @@ class NoProviderAvailable(RouterError):
     model        the model asked for
     reasons      provider name -> why it was passed over, for every provider that serves the model
     retry_after  seconds until the first of them may be tried again, None where that is unknown
+
+    The reasons are put into words when somebody reads them: most refusals are caught, and wait or fall back.
     """
 
     code = "ROUTER_NO_PROVIDER_AVAILABLE"
@@ -56,22 +62,56 @@ class NoProviderAvailable(RouterError):
     def __init__(
         self, model: str, reasons: Mapping[str, str], retry_after: float | None = None, hint: str = ""
     ) -> None:
+        super().__init__(model)
         self.model = model
-        self.reasons = dict(reasons)
-        self.retry_after = retry_after
-        why = hint or "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-        after = "" if retry_after is None else f" (retry after {retry_after:.1f} s)"
-        super().__init__(model, self.reasons, retry_after, hint)  # what a pickle is made from again
-        self._text = f"no provider available for model {model[:200]!r}: {why}{after}"
+        self._why: Why | Callable[[], Why] = (dict(reasons), retry_after, hint)
+
+    @classmethod
+    def because(cls, model: str, why: Callable[[], Why]) -> "NoProviderAvailable":
+        """`why` is asked once, when it is read."""
+        error = cls(model, {})
+        error._why = why
+        return error
 
     @classmethod
     def merged(cls, found: Sequence["NoProviderAvailable"]) -> "NoProviderAvailable":
         """One for several models; it is of the first."""
         if len(found) == 1:
             return found[0]
-        reasons = {name: reason for each in found for name, reason in each.reasons.items()}
-        waits = [each.retry_after for each in found if each.retry_after is not None]
-        return cls(found[0].model, reasons, min(waits, default=None), "" if reasons else found[0].args[3])
+
+        def why() -> Why:
+            reasons = {name: reason for each in found for name, reason in each.reasons.items()}
+            waits = [each.retry_after for each in found if each.retry_after is not None]
+            return reasons, min(waits, default=None), "" if reasons else found[0]._said[2]
+
+        return cls.because(found[0].model, why)
+
+    @property
+    def _said(self) -> Why:
+        if callable(self._why):
+            self._why = self._why()
+        return self._why
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        return self._said[0]
+
+    @property
+    def retry_after(self) -> float | None:
+        return self._said[1]
 
     def __str__(self) -> str:
-        return self._text
+        reasons, retry_after, hint = self._said
+        why = hint or "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        after = "" if retry_after is None else f" (retry after {retry_after:.1f} s)"
+        return f"no provider available for model {self.model[:200]!r}: {why}{after}"
+
+    def __repr__(self) -> str:
+        return f"NoProviderAvailable({self.model[:200]!r}, {self.reasons!r}, {self.retry_after!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model, *self._said), {"__notes__": notes} if (notes := _notes_of(self)) else None
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))

@@ -1,12 +1,10 @@
 """Whether this process is in touch with Redis: one word, one metric and one log line for each edge."""
 
-import logging
 import threading
 from collections.abc import Callable
 
+from redis_router.log import log
 from redis_router.metrics import Metrics
-
-log = logging.getLogger("redis_router")
 
 COMMANDS, PUSH = "commands", "push channel"
 
@@ -25,7 +23,7 @@ class Link:
         self._address = address
         self._metrics = metrics
         self._on_change = on_change
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close the router while it is held
         self._told: bool | None = None
         self._closed = False
         metrics.watch_link(self)
@@ -45,24 +43,30 @@ class Link:
             self.up, self._told, self._closed = False, False, True
         self._metrics.drop_link(self)
 
+    @property
+    def is_down(self) -> bool:
+        """Did either side fail since it last worked?"""
+        return self.push_up is False or not self._commands_up
+
     def _set(self, side: str, works: bool, why: str) -> None:
         with self._lock:
-            before = (self.push_up, self._commands_up)
             if self._closed:
                 return
+            before = (self.push_up, self._commands_up)
             if side == PUSH:
                 self.push_up = works
             else:
                 self._commands_up = works
             self.up = bool(self.push_up) and self._commands_up
             # one side may be back, and the other not yet: no news
-            if self.up != self._told and (self.up or why):
+            is_news = self.up != self._told and (self.up or bool(why))
+            if is_news:
                 self._told = self.up
                 self._metrics.link_changed()
-                if self.up:
-                    log.info("in touch with Redis at %s", self._address)
-                else:
-                    log.warning("out of touch with Redis at %s, deciding alone meanwhile: %s", self._address, why)
             changed = (self.push_up, self._commands_up) != before
+        if is_news and works:
+            log.info("in touch with Redis at %s", self._address)
+        elif is_news:
+            log.warning("out of touch with Redis at %s, deciding alone meanwhile: %s", self._address, why)
         if changed:
             self._on_change()

@@ -1,7 +1,8 @@
 """The breaker of one replica alone: `circuit.py` on its own copies of the records.
 
-It decides while Redis is away, and is forgotten when Redis is back. And where a circuit opens for the fleet only when
-several replicas complain (`min_reporters`), it decides what this replica does meanwhile. Its generations lie far above
+It decides while Redis is away, and is forgotten when Redis is back; on a provider whose record cannot be used, while
+that is so. And where a circuit opens for the fleet only when several replicas complain (`min_reporters`), it decides
+what this replica does meanwhile. Its generations lie far above
 Redis's: a call that began under a decision made here is late for the fleet's circuit, so it moves the averages and
 never the circuit.
 """
@@ -87,29 +88,40 @@ class OwnView(LocalBreaker):
     def __init__(self, now_ms: Callable[[], float]) -> None:
         super().__init__({}, now_ms)
         self._fleet: dict[str, ProviderHealth] = {}
+        self.unusable: set[str] = set()
+        """Providers whose record cannot be used: on these this replica decides as if Redis were away."""
 
     def decide(self, results: Iterable[Result]) -> list[ProviderHealth]:
         """Fold this replica's outcomes; returns the records to show of providers whose circuit moved here."""
         if not self.records:
             return []
         changes = self.fold(results) + self.half_open_due()
+        apart = [new for _, new in changes if new.name in self.unusable]
         moved = [new.name for old, new in changes if old.circuit_state is not new.circuit_state]
-        return [self.shown(self._fleet[name]) for name in moved]
+        return apart + [self.shown(self._fleet[name]) for name in moved if name not in self.unusable]
+
+    def take_apart(self, health: ProviderHealth) -> None:
+        """Decide on this provider alone from here on, until `shown` is given a record of the fleet's again."""
+        self.records[health.name] = self._fleet[health.name] = health
+        self.unusable.add(health.name)
 
     def forget(self, name: str) -> None:
         """This provider is no more, or no matter of this replica's alone."""
         self.records.pop(name, None)
         self._fleet.pop(name, None)
+        self.unusable.discard(name)
 
     def forget_all(self) -> None:
         """Begin anew."""
         self.records.clear()
         self._fleet.clear()
+        self.unusable.clear()
 
     def shown(self, fleet: ProviderHealth) -> ProviderHealth:
         """The fleet's record, with this replica's circuit where that is not closed."""
-        if fleet.config.min_reporters <= 1:
+        if fleet.config.min_reporters <= 1 or fleet.name in self.unusable:
             self.forget(fleet.name)
+        if fleet.config.min_reporters <= 1:
             return fleet
         own, before = self.records.get(fleet.name), self._fleet.get(fleet.name)
         self._fleet[fleet.name] = fleet

@@ -6,10 +6,11 @@ routers that share a registry share the set.
 
 import os
 import threading
-from collections import Counter as Tally
+from collections import Counter as Times
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, wraps
+from itertools import count
 from typing import Literal, ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -42,6 +43,26 @@ def _gated(change: Callable[P, None]) -> Callable[P, None]:
 @cache
 def _guard_forks() -> None:
     os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_gate.release)
+
+
+class Tally:
+    """Counts without a lock: from a signal handler, too, which may interrupt whoever counts."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._looks = 0
+
+    def add(self) -> None:
+        """One more."""
+        next(self._numbers)
+
+    def total(self) -> int:
+        """So many until now; only one thread at a time may ask."""
+        self._looks += 1
+        return next(self._numbers) - self._looks + 1
+
+
+DROP_REASONS = ("buffer_full", "closed", "deregistered", "expired", "refused")
 
 
 class HasPending(Protocol):
@@ -78,19 +99,28 @@ class Metrics(Collector):
         registry.register(self)
 
     def _make(self) -> None:
+        self._drops = {reason: Tally() for reason in DROP_REASONS}
+        self._drops_told: dict[str, int] = {}
         # bound once: looking a label up costs more than setting its value
         self._gauges: dict[str, _Gauges] = {}
         self._bound: dict[str, tuple[Counter, Histogram]] = {}
         self._all: list[Counter | Gauge | Histogram] = []
+        self._by_provider: list[Counter | Gauge | Histogram] = []
+
+        def keep(metric: Counter | Gauge | Histogram, labels: Sequence[str]) -> None:
+            self._all.append(metric)
+            if "provider" in labels:
+                self._by_provider.append(metric)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            self._all.append(made := Counter(f"redis_router_{name}", text, labels, registry=None))
+            made = Counter(f"redis_router_{name}", text, labels, registry=None)
+            keep(made, labels)
             return made
 
         def gauge(name: str, text: str, *labels: str, of_several: _Mode) -> Gauge:
             """`of_several`: what several processes of one machine come to, where they write into files."""
             made = Gauge(f"redis_router_{name}", text, labels, registry=None, multiprocess_mode=of_several)
-            self._all.append(made)
+            keep(made, labels)
             return made
 
         self.state_changes = counter(
@@ -109,7 +139,7 @@ class Metrics(Collector):
             buckets=_BUCKETS,
             registry=None,
         )
-        self._all.append(self.request_latency)
+        keep(self.request_latency, ("provider",))
         self.circuit_state = gauge(
             "circuit_state", "1 for the state this process sees, 0 for the others", "provider", "state",
             of_several="livemax",
@@ -139,6 +169,9 @@ class Metrics(Collector):
         self.redis_up: Gauge | None = None if in_files() else self._redis_up()
         self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis", of_several="livesum")
         self.results_dropped = counter("results_dropped_total", "Results that will never reach Redis", "reason")
+        self.background_failures = counter(
+            "background_failures_total", "Turns of this process's background threads that failed", "thread"
+        )
         self.permits_claimed = counter(
             "half_open_permits_total", "Half-open permits this process was given", "provider"
         )
@@ -166,7 +199,7 @@ class Metrics(Collector):
     def collect(self) -> list[Metric]:
         """Everything as it is now: for the registry."""
         with _gate:
-            self._count_pending()
+            self._write_out()
             return [family for metric in self._all for family in metric.collect()]
 
     @_gated
@@ -189,10 +222,10 @@ class Metrics(Collector):
             )
         bound[0].inc(successes)
         if successes < len(results):
-            others = Tally(r[1] for r in results if r[1] is not Outcome.SUCCESS and is_request(r))
+            others = Times(r[1] for r in results if r[1] is not Outcome.SUCCESS and is_request(r))
             for outcome, times in others.items():
                 self.requests.labels(provider, outcome.value).inc(times)
-            reasons = Tally(r.reason for r in results if r[1] is Outcome.FAILURE)
+            reasons = Times(r.reason for r in results if r[1] is Outcome.FAILURE)
             for reason, times in reasons.items():
                 self.failures.labels(provider, reason or "unspecified").inc(times)
         observe = bound[1].observe
@@ -211,10 +244,15 @@ class Metrics(Collector):
         """Count a transition that holds for this process alone."""
         self.local_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
 
-    @_gated
     def dropped(self, reason: str, results: int) -> None:
-        """Count results that will never reach Redis."""
-        self.results_dropped.labels(reason).inc(results)
+        """Count results that will never reach Redis. No lock: the request path comes here, too."""
+        for _ in range(results):
+            self._drops[reason].add()
+
+    @_gated
+    def background_failed(self, thread: str) -> None:
+        """Count a turn of a background thread that raised what it should not."""
+        self.background_failures.labels(thread).inc()
 
     @_gated
     def permit_claimed(self, provider: str) -> None:
@@ -266,19 +304,17 @@ class Metrics(Collector):
 
     @_gated
     def forget(self, provider: str) -> None:
-        """Stop showing a provider that was deregistered."""
-        if self._gauges.pop(provider, None) is None:
-            return
-        if in_files():  # prometheus_client can take no series away there
+        """Show this provider no more."""
+        known = self._gauges.pop(provider, None) is not None
+        self._bound.pop(provider, None)
+        if not in_files():
+            for metric in self._by_provider:
+                metric.remove_by_labels({"provider": provider})
+        elif known:  # prometheus_client can take no series away there
             for state in CircuitState:
                 self.circuit_state.labels(provider, state.value).set(0)
             self.cooldown_until.labels(provider).set(0)
             self.available.labels(provider).set(1)
-            return
-        for state in CircuitState:
-            self.circuit_state.remove(provider, state.value)
-        for gauge in (self.available, self.failure_rate, self.latency_average, self.cooldown_until):
-            gauge.remove(provider)
 
     def watch_pending(self, owner: HasPending) -> None:
         """Count these waiting results in; summed over a registry's routers."""
@@ -288,10 +324,15 @@ class Metrics(Collector):
         """Where another process is scraped for this one, it has only what was written."""
         if in_files():
             with _gate:
-                self._count_pending()
+                self._write_out()
 
-    def _count_pending(self) -> None:
+    def _write_out(self) -> None:
         self.results_pending.set(sum(each.pending for each in list(self._pending)))
+        for reason, tally in self._drops.items():
+            total = tally.total()
+            if more := total - self._drops_told.get(reason, 0):
+                self._drops_told[reason] = total
+                self.results_dropped.labels(reason).inc(more)
 
     def watch_link(self, link: HasLink) -> None:
         """Count this link in: `redis_up` is 1 while all links of the registry are up."""

@@ -5,7 +5,6 @@ generation and version: an older record never overwrites a newer one. What Redis
 copy here, after a failover or a restart: then the owner is told that the record was lost.
 """
 
-import logging
 import random
 import threading
 import time
@@ -16,22 +15,26 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
-    sleep_using_event,
-    stop_when_event_set,
     wait_random_exponential,
 )
 
+from redis_router.alarm import Flag
+from redis_router.background import Background
+from redis_router.connect import time_out_of
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.link import PUSH, Link
+from redis_router.log import log
 from redis_router.messages import Event, Spec
 from redis_router.model import ProviderHealth
 from redis_router.store import Snapshot, Store, Subscription
 
-log = logging.getLogger("redis_router")
-
 PING_INTERVAL = 0.25
-"""Seconds of silence before a ping, and until its answer is overdue: a hung server is noticed after two of them."""
+"""Seconds of silence before a ping, and at least until its answer is overdue: a hung server is noticed after two."""
+PATIENCE = 4.0
+"""So many round trips, as measured, may pass until an answer is overdue: on a slow link that is more."""
 CONFIRM_SECONDS = 1.0
+STUCK_SECONDS, STUCK_TRIPS = 1.0, 8.0
+"""A thread that got no answer for so long, and for so many round trips, is held up: by a look-up of a name, say."""
 
 
 class Listener(Protocol):
@@ -49,9 +52,12 @@ class Listener(Protocol):
     def heard(self, event: Event) -> None:
         """Any event, after it was applied."""
 
+    def unusable(self, name: str) -> None:
+        """The record of this provider cannot be read, or is refused."""
+
 
 def reconnecting(
-    stop: threading.Event,
+    stop: Flag,
     on_failure: Callable[[BaseException], None],
     meanwhile: Callable[[float], None] | None = None,
 ) -> Retrying:
@@ -60,6 +66,9 @@ def reconnecting(
     `meanwhile` is given the seconds of each wait, and may return early; without it the thread sleeps.
     """
 
+    def sleep(seconds: float) -> None:
+        stop.wait(seconds)
+
     def failed(state: RetryCallState) -> None:
         if state.outcome is not None and (error := state.outcome.exception()) is not None:
             on_failure(error)
@@ -67,8 +76,8 @@ def reconnecting(
     return Retrying(
         retry=retry_if_exception_type(RouterError),
         wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        sleep=meanwhile or sleep_using_event(stop),
-        stop=stop_when_event_set(stop),
+        sleep=meanwhile or sleep,
+        stop=lambda state: stop.is_set(),
         before_sleep=failed,
         reraise=True,
     )
@@ -84,6 +93,7 @@ class Mirror:
         listener: Listener,
         names: Callable[[], Collection[str] | None],
         on_epoch: Callable[[int], None],
+        count_failure: Callable[[str], None],
         refresh_interval: float = 30.0,
     ) -> None:
         self.records: dict[str, ProviderHealth] = {}
@@ -96,19 +106,23 @@ class Mirror:
         self._refresh_interval = refresh_interval
         self.lock = threading.RLock()
         """Held while a record is taken in. The owner holds it while it changes which names are of interest."""
-        self._stop = threading.Event()
+        self.unusable: dict[str, bool] = {}
+        """Providers whose record cannot be used -> was it refused, so that reading it is not enough?"""
+        self._stop = Flag()
         self._stale = False
         self._clock_offset_ms: float | None = None
-        self._unreadable: set[str] = set()
+        self._time_out = 2 * (time_out_of(store.client) or 0.0)
+        self._round_trip = 0.0
+        self._turned_at = time.monotonic()
         self._subscription: Subscription | None = None
-        self._thread: threading.Thread | None = None
+        self.thread = Background("mirror", self._turn, count_failure)
 
     # The copy
 
-    def apply(self, health: ProviderHealth, by: str = "") -> None:
+    def apply(self, health: ProviderHealth, by: str = "", *, accepted: bool = False) -> None:
         """Take a record in, unless a newer one is here already or the provider is of no interest any more.
 
-        `by` is the process that caused it, '' where that is unknown.
+        `by` is the process that caused it, '' where that is unknown; `accepted`: Redis just took results for it.
         """
         with self.lock:
             names, old = self._names(), self.records.get(health.name)
@@ -117,15 +131,34 @@ class Mirror:
             if old is not None and health.version > old.version and health.is_remnant_of(old):
                 self._listener.lost(health.name)
                 old = self.records.get(health.name)  # gone where the owner has no use for its copy
+            usable_again = self._is_usable_again(health.name, accepted)
             if old is not None and not health.is_newer_than(old):
+                if usable_again:
+                    self._listener.changed(old, old, by)
                 return
             self.records[health.name] = health
             self._listener.changed(old, health, by)  # under the lock: the owner sees changes in their order
+
+    def _is_usable_again(self, name: str, accepted: bool) -> bool:
+        if self.unusable.get(name, True) and not (accepted and name in self.unusable):
+            return False
+        del self.unusable[name]
+        return True
+
+    def cannot_use(self, name: str, why: str, *, refused: bool) -> bool:
+        """A provider's record was refused, or cannot be read; was that news?"""
+        with self.lock:
+            is_news = name not in self.unusable
+            self.unusable[name] = refused or self.unusable.get(name, False)
+        if is_news:
+            log.error("the record of provider %s cannot be used, so its circuit is this process's own: %s", name, why)
+        return is_news
 
     def forget(self, name: str) -> None:
         """Drop the copy of a provider that is not of interest any more."""
         with self.lock:
             self.records.pop(name, None)
+            self.unusable.pop(name, None)
 
     @property
     def specs_read(self) -> bool:
@@ -145,13 +178,12 @@ class Mirror:
         if snapshot.leader is not None:
             self._on_epoch(snapshot.leader.epoch)
         for name, error in snapshot.unreadable.items():
-            if name not in self._unreadable:
-                log.error("the record of provider %s cannot be read: %s", name, error)
-        self._unreadable = set(snapshot.unreadable)
+            if self.cannot_use(name, str(error), refused=False):
+                self._listener.unusable(name)
         for name, copy in known.items():
             if name in snapshot.deregistered:
                 self._was_deregistered(name, copy)
-            elif name not in self._unreadable and self._was_lost(name, copy, snapshot):
+            elif name not in snapshot.unreadable and self._was_lost(name, copy, snapshot):
                 self._listener.lost(name)
         for name, health in snapshot.records.items():
             if name not in snapshot.deregistered:
@@ -179,8 +211,8 @@ class Mirror:
 
     def start(self) -> None:
         """Begin to listen, in a daemon thread."""
-        self._thread = threading.Thread(target=self._run, name="redis-router-mirror", daemon=True)
-        self._thread.start()
+        self._turned_at = time.monotonic()
+        self.thread.start()
 
     def ask_to_stop(self) -> None:
         """The thread ends within about a quarter of a second."""
@@ -189,24 +221,34 @@ class Mirror:
     def stop(self, timeout: float = 2.0) -> None:
         """End the thread, and wait for it up to `timeout` seconds."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self.thread.join(timeout)
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            subscription, self._subscription = self._subscription, None
-            try:
-                if subscription is None:
-                    subscription = reconnecting(self._stop, self._failed)(self._subscribe)
-                self._listen(subscription)
-            except RouterError as error:
-                self._failed(error)
-            except Exception:
-                log.exception("the listener failed, and starts again")
-                self._stop.wait(1.0)
-            finally:
-                if subscription is not None:
-                    subscription.close()
+    @property
+    def patience(self) -> float:
+        """Seconds until the answer to a ping is overdue."""
+        return max(PING_INTERVAL, PATIENCE * self._round_trip)
+
+    def is_held_up(self, thread: Background) -> bool:
+        """Has this thread, ours or another that uses the store, been waiting for Redis for too long?"""
+        waits = self._store.waits_for(thread.ident)
+        if thread is self.thread and not waits:
+            waits = time.monotonic() - self._turned_at - self.patience
+        return waits > STUCK_SECONDS + STUCK_TRIPS * self._round_trip
+
+    def _turn(self) -> bool:
+        if self._stop.is_set():
+            return False
+        subscription, self._subscription = self._subscription, None
+        try:
+            if subscription is None:
+                subscription = reconnecting(self._stop, self._failed)(self._subscribe)
+            self._listen(subscription)
+        except RouterError as error:
+            self._failed(error)
+        finally:
+            if subscription is not None:
+                subscription.close()
+        return True
 
     def _failed(self, error: BaseException) -> None:
         if not self._stop.is_set():
@@ -216,10 +258,11 @@ class Mirror:
         """Subscribe first and read everything then, so that no change falls between the two."""
         subscription = self._store.subscribe()
         try:
-            deadline = time.monotonic() + CONFIRM_SECONDS
+            asked_at = time.monotonic()
             while subscription.next(PING_INTERVAL) != "subscribed":
-                if time.monotonic() > deadline or self._stop.is_set():
+                if time.monotonic() > asked_at + max(CONFIRM_SECONDS, self._time_out) or self._stop.is_set():
                     raise RedisUnavailable("Redis did not confirm the subscription")
+            self._took(time.monotonic() - asked_at)
             self.refresh()
         except BaseException:
             subscription.close()
@@ -227,24 +270,31 @@ class Mirror:
         return subscription
 
     def _listen(self, subscription: Subscription) -> None:
-        pinged = False
+        pinged_at = 0.0
         refresh_at = self._next_refresh()
         while not self._stop.is_set():
+            self._turned_at = time.monotonic()
             message = subscription.next(PING_INTERVAL)
             if isinstance(message, Event):
                 self._take(message)
             if message != "silence":
-                pinged = False
-            elif pinged:
-                raise RedisUnavailable("Redis did not answer a ping on the push channel")
-            else:
+                if pinged_at:
+                    self._took(time.monotonic() - pinged_at)
+                pinged_at = 0.0
+            elif not pinged_at:
                 subscription.ping()
-                pinged = True
+                pinged_at = time.monotonic()
+            elif time.monotonic() - pinged_at >= self.patience:
+                raise RedisUnavailable(f"Redis did not answer a ping on the push channel for {self.patience:.2f} s")
             # "subscribed": redis-py reconnected by itself, and pushes were lost meanwhile
             if message == "subscribed" or self._stale or time.monotonic() >= refresh_at:
                 self._stale = False
                 self.refresh()
                 refresh_at = self._next_refresh()
+
+    def _took(self, seconds: float) -> None:
+        """A round trip, as measured: the slow ones count at once, and fade."""
+        self._round_trip = max(seconds, 0.8 * self._round_trip + 0.2 * seconds)
 
     def _next_refresh(self) -> float:
         return time.monotonic() + self._refresh_interval * random.uniform(0.8, 1.2)

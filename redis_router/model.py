@@ -31,6 +31,8 @@ else:
 
     ClientT = TypeVar("ClientT")
 
+MOST_TRIALS = 1000
+"""Of `half_open_max_probes`: each trial call holds a permit in Redis, and more are no trial any more."""
 CLOCK_SKEW_MS = 1000
 """An estimate of Redis's clock may be wrong by so much."""
 ANY_MODEL = "*"
@@ -151,7 +153,7 @@ class CircuitConfig:
     failure_rate_threshold          opens when the failure-rate average is above this (0 to 1)
     consecutive_failure_limit       opens at this many failures in a row
     half_open_success_threshold     closes after this many successes in half-open
-    half_open_max_probes            trial calls in flight at once in half-open, over the whole fleet
+    half_open_max_probes            trial calls in flight at once in half-open, over the whole fleet; at most 1000
     open_timeout                    seconds from opening until half-open
     minimum_calls                   rates open nothing before so many calls: the window's or, without one, since closing
     window                          seconds of the sliding window, counted over the fleet in ten buckets
@@ -185,8 +187,9 @@ class CircuitConfig:
     def __post_init__(self) -> None:
         for name in _RATES:
             check_number(name, getattr(self, name), most=1.0)
-        for name in ("consecutive_failure_limit", "half_open_success_threshold", "half_open_max_probes"):
+        for name in ("consecutive_failure_limit", "half_open_success_threshold"):
             check_count(name, getattr(self, name))
+        check_count("half_open_max_probes", self.half_open_max_probes, most=MOST_TRIALS)
         for name in ("minimum_calls", "min_reporters"):
             check_count(name, getattr(self, name), least=0)
         check_seconds("open_timeout", self.open_timeout)
@@ -310,6 +313,8 @@ def _config_of(*texts: str | None) -> CircuitConfig:
         values |= {"window_failure_rate_threshold": 0.0, "slow_call_rate_threshold": 0.0}
     if not (values.get("slow_call_duration_threshold") and values.get("slow_call_rate_threshold")):
         values |= {"slow_call_duration_threshold": 0.0, "slow_call_rate_threshold": 0.0}
+    if "half_open_max_probes" in values:
+        values["half_open_max_probes"] = min(values["half_open_max_probes"], MOST_TRIALS)
     if values.get("open_timeout_max"):
         values["open_timeout_max"] = max(values["open_timeout_max"], values["open_timeout"])
     return CircuitConfig(**values)

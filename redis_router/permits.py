@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from redis_router.errors import RedisRefused, RouterError
+from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.local import is_local
 from redis_router.metrics import Metrics
 from redis_router.model import Outcome, ProviderHealth, Result
 from redis_router.store import Store
 
+OWN_IN_HAND = 3
+"""While Redis is away, so many permits wait in hand at most."""
 UNREPORTED = 60.0
 """Seconds for which a permit is renewed whose call `select_provider` handed out and nobody reported yet."""
 
@@ -48,7 +50,7 @@ class Permits:
         metrics: Metrics,
         put: Callable[[Result], None],
         on_refused: Callable[[str, str], None],
-        on_claimed: Callable[[], None],
+        on_claimed: Callable[[str], None],
         ttl: float,
     ) -> None:
         self._store = store
@@ -66,6 +68,7 @@ class Permits:
         self._alone: set[str] = set()  # tokens of our own, given out while Redis was away
         self._renew_at = 0.0
         self._closing = False
+        self._serving_alone = False
 
     def take(self, name: str) -> Permit | None:
         """Spend the permit in hand for this provider, None where there is none."""
@@ -118,11 +121,12 @@ class Permits:
         return not self._running and not any(self._in_hand.values())
 
     def tend(self, trials: Mapping[str, ProviderHealth], in_demand: Callable[[str], bool]) -> None:
-        """Give back what is of no use, renew what runs, claim where there is demand. Raises RouterError.
+        """Give back, renew what runs, claim where there is demand: this one talks to Redis. Raises RouterError.
 
         `trials` are the providers on trial, by name; where this replica alone made one half-open, permits are its own.
         """
         now = time.monotonic()
+        self._serving_alone = False
         self._sort_out(
             lambda permit: (permit.token in self._alone) == is_local(permit) and _is_good(permit, trials, now)
         )
@@ -135,11 +139,12 @@ class Permits:
                 self._claim(name)
 
     def serve_alone(self, trials: Mapping[str, ProviderHealth]) -> None:
-        """While Redis is away: permits of our own, as many as a record allows, for this replica alone.
+        """While Redis is away: permits of our own, as many at once as a record allows, for this replica alone.
 
         Calls that began before count. When Redis is back it is asked for those still running, as for any other.
         """
         now = time.monotonic()
+        self._serving_alone = True
         self._sort_out(lambda permit: _is_good(permit, trials, now))
         for permit in self._expired(now):
             self.done(permit)
@@ -147,14 +152,16 @@ class Permits:
             self._serve_own(name, health)
 
     def _serve_own(self, name: str, health: ProviderHealth) -> None:
+        """A few permits in hand, while fewer than the record allows are out: the next are made when these were spent."""
         hand = self._in_hand.setdefault(name, deque())
         out = {p.token for p in (*list(hand), *list(self._running.values())) if p.provider == name}
         out |= {token for token in list(self._alone) if token.startswith(f"{name}|")}
-        for _ in range(0 if self._closing else health.config.half_open_max_probes - len(out)):
+        free = min(OWN_IN_HAND - len(hand), health.config.half_open_max_probes - len(out))
+        for _ in range(0 if self._closing else free):
             token = f"{name}|{self._store.session}:{next(self._tokens)}"
             self._alone.add(token)
             hand.append(Permit(name, token, health.generation, float("inf")))
-            self._on_claimed()
+            self._on_claimed(name)
 
     def _expired(self, now: float) -> list[Permit]:
         """Running permits whose call nobody will report."""
@@ -195,8 +202,11 @@ class Permits:
         self._claim_at[name] = 0.0
         self._metrics.permit_claimed(name)
         permit = Permit(name, token, generation, sent + self._ttl * 0.5)
+        if self._closing or self._serving_alone:  # others were made meanwhile, by a thread that did not wait for this
+            self.hand_back(permit)
+            return
         self._in_hand.setdefault(name, deque()).append(permit)
-        self._on_claimed()
+        self._on_claimed(name)
         if self._closing:
             self._sort_out(lambda permit: False)
 
@@ -219,6 +229,8 @@ class Permits:
     def _ask(self, name: str, tokens: list[str]) -> tuple[int, list[str]]:
         try:
             return self._store.claim(name, tokens, round(self._ttl * 1000))
+        except AccessDenied:
+            raise
         except RedisRefused as error:  # this record is unusable: no matter of the connection
             self._on_refused(name, str(error))
             return 0, []

@@ -3,36 +3,44 @@
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from redis_router.errors import NoProviderAvailable
+from redis_router.errors import NoProviderAvailable, Why
 from redis_router.model import Candidate, CircuitState
 from redis_router.table import RoutingTable, Selector
 
 
 def unknown_model(model: str, table: RoutingTable) -> NoProviderAvailable:
     """No provider serves it."""
-    known = ", ".join(sorted(table.serving)[:10]) or "no provider is registered"
-    reasons = dict.fromkeys(table.candidates, "model unknown: it does not serve it")
-    return NoProviderAvailable(model, reasons, hint=f"no provider serves it; registered: {known}")
+
+    def why() -> Why:
+        known = ", ".join(sorted(table.serving)[:10]) or "no provider is registered"
+        reasons = dict.fromkeys(table.candidates, "model unknown: it does not serve it")
+        return reasons, None, f"no provider serves it; registered: {known}"
+
+    return NoProviderAvailable.because(model, why)
 
 
 def nobody(
     model: str, selector: Selector, now_ms: float, tried: Collection[str], excluded: Collection[str]
 ) -> NoProviderAvailable:
     """A reason for each provider that serves it, and when the first may be back; `now_ms` is on Redis's clock."""
-    reasons: dict[str, str] = {}
-    waits: list[float] = []
-    for candidate in selector.candidates:
-        name, wait = candidate.health.name, None
-        if name in excluded:
-            reason = "excluded by the caller"
-        elif name in tried:
-            reason = "tried already"
-        else:
-            reason, wait = _why_not(candidate, now_ms)
-        reasons[name] = reason
-        if wait is not None:
-            waits.append(wait)
-    return NoProviderAvailable(model, reasons, min(waits, default=None))
+
+    def why() -> Why:
+        reasons: dict[str, str] = {}
+        waits: list[float] = []
+        for candidate in selector.candidates:
+            name, wait = candidate.health.name, None
+            if name in excluded:
+                reason = "excluded by the caller"
+            elif name in tried:
+                reason = "tried already"
+            else:
+                reason, wait = _why_not(candidate, now_ms)
+            reasons[name] = reason
+            if wait is not None:
+                waits.append(wait)
+        return reasons, min(waits, default=None), ""
+
+    return NoProviderAvailable.because(model, why)
 
 
 def _why_not(candidate: Candidate, now_ms: float) -> tuple[str, float | None]:

@@ -1,16 +1,14 @@
 """Puts records into Redis: joined when a provider is registered here, restored where Redis lost one."""
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
 
 from redis_router.errors import AccessDenied, RedisRefused
+from redis_router.log import log
 from redis_router.mirror import Mirror
 from redis_router.store import Store
 from redis_router.view import View
-
-log = logging.getLogger("redis_router")
 
 REFUSED_SECONDS = 5.0
 """Until a record that Redis refused is tried again."""
@@ -62,10 +60,10 @@ class Registrar:
         """Does anything wait?"""
         return bool(self._to_join or self._to_restore)
 
-    def put_right(self, *, access_denied_is_raised: bool = False) -> None:
+    def put_right(self) -> None:
         """Join and restore what waits; a record that Redis refuses waits on and holds up no other.
 
-        Raises RedisUnavailable.
+        Raises RedisUnavailable, and AccessDenied, which is no matter of one record.
         """
         now = time.monotonic()
         for queue, act in ((self._to_join, self._join), (self._to_restore, self._restore)):
@@ -76,9 +74,9 @@ class Registrar:
                         act(name)
                     else:
                         queue.append(name)
+                except AccessDenied:
+                    raise
                 except RedisRefused as error:
-                    if access_denied_is_raised and isinstance(error, AccessDenied):
-                        raise
                     self._on_refused(name, str(error))
                     self._try_again_at[name] = now + REFUSED_SECONDS
                     queue.append(name)
@@ -102,7 +100,7 @@ class Registrar:
         reply = self._store.register(provider, config, self._circuit_version)
         health = reply.health
         if health is None:
-            return
+            raise RedisRefused(reply.unreadable)
         self._mirror.apply(health, self._store.writer)
         self._seen_at = -SEEN_SECONDS
         if reply.status == "updated":
@@ -124,6 +122,8 @@ class Registrar:
         if provider is None or copy is None:
             return
         reply = self._store.restore(provider, copy)
+        if reply.unreadable:
+            raise RedisRefused(reply.unreadable)
         if reply.health is None:
             self._on_deregistered(name)
             return

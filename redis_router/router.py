@@ -2,7 +2,6 @@
 
 import asyncio
 import atexit
-import logging
 import os
 import threading
 import time
@@ -32,6 +31,7 @@ from redis_router.engine import Engine
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.herald import TransitionListener
 from redis_router.local import as_the_fleet_counts
+from redis_router.log import log
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.model import (
     ANY_MODEL,
@@ -49,8 +49,6 @@ from redis_router.store import Store
 from redis_router.strategies import Strategy, best_first, resolve
 from redis_router.verdict import Classifier, Judge
 from redis_router.worker import HealthChecker
-
-log = logging.getLogger("redis_router")
 
 JOIN_SECONDS = 5.0
 """For so long an operator's call waits for the record of a provider that was registered a moment ago."""
@@ -126,7 +124,7 @@ class Router(Generic[ClientT]):
             raise InvalidArgument(f"circuit is {circuit!r}: give a CircuitConfig")
         self._registry = registry
         self._checker: HealthChecker | None = None
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self.namespace = check_name("namespace", namespace)
         self._named = replica
         self.replica = check_name("replica", replica or process_name())
@@ -146,7 +144,7 @@ class Router(Generic[ClientT]):
             refresh_interval=check_seconds("refresh_interval", refresh_interval),
             buffer_limit=check_count("buffer_limit", buffer_limit),
             result_ttl=check_seconds("result_ttl", result_ttl),
-            permit_ttl=check_seconds("permit_ttl", permit_ttl),
+            permit_ttl=check_number("permit_ttl", permit_ttl, least=1.0, most=3600.0),
             safety_net_after=check_seconds("safety_net_after", safety_net_after),
             on_transition=on_transition,
             circuit_version=check_count("circuit_version", circuit_version, least=0),
@@ -169,7 +167,7 @@ class Router(Generic[ClientT]):
     def _after_fork(self) -> None:
         """In the child: threads and connections stayed with the parent, and so did what it has still to deliver."""
         parent = self._engine
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._checker = None  # it runs on in the parent
         if self._owns_client:
             self._client = connect(self._target)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -73,7 +73,8 @@ class Store:
         """None for Redis's clock; a test sets its own moment."""
         self.jitter: Callable[[], float] = random.random
         """For how long circuits stay open: scripts have no chance of their own."""
-        self._half_open_seq: dict[str, int] = {}
+        self._half_open_seq: dict[str, int] = {}  # of calls whose answer may be lost
+        self._numbers = count(1)
         self._asked_at: dict[int, float] = {}
 
     def waits_for(self, thread: int | None) -> float:
@@ -233,13 +234,13 @@ class Store:
 
         Called again after an error it goes under the same number, and tells what the first call did.
         """
-        seq = self._half_open_seq.setdefault(name, 1)
+        seq = self._half_open_seq.get(name) or self._half_open_seq.setdefault(name, next(self._numbers))
         # a sequence of its own: a batch that waits for its retry must not be overtaken by this number
         keys = [self.keys.health(name), self.keys.seq(name, f"{self.session}:half_open"), self.keys.events(name)]
         reply = messages.reply(
             name, self._call("half_open", keys, [self._now, self.keys.channel, self.writer, seq, epoch])
         )
-        self._half_open_seq[name] = seq + 1
+        del self._half_open_seq[name]
         return reply
 
     def update(

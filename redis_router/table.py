@@ -4,16 +4,14 @@ Model names come from end users, so the table knows only those that a provider w
 is served by the selector of the providers that serve "*", without leaving a trace.
 """
 
-import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis_router.errors import InvalidArgument
+from redis_router.log import log
 from redis_router.model import ANY_MODEL, CLOCK_SKEW_MS, Candidate, CircuitState, Here, Provider, ProviderHealth
 from redis_router.strategies import Pick, RoundRobin, Strategy
-
-log = logging.getLogger("redis_router")
 
 RAMP_STEPS = 40
 """In slow start a provider's share grows in so many steps: a table is made for each."""

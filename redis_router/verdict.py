@@ -4,7 +4,6 @@ By attributes alone, so that no SDK is imported: httpx, requests, aiohttp, opena
 status as `status_code`, `response.status_code` or `status`, and the headers beside it.
 """
 
-import logging
 import math
 import re
 import time
@@ -15,9 +14,8 @@ from typing import Any, NamedTuple
 
 from redis_router.checks import check_flag, check_number, check_reason
 from redis_router.errors import InvalidArgument, RouterError
+from redis_router.log import log
 from redis_router.model import Outcome
-
-log = logging.getLogger("redis_router")
 
 MAX_COOLDOWN = 7 * 24 * 3600.0
 

@@ -8,16 +8,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from redis_router.bell import Bell
 from redis_router.circuit import OPEN, reason_of
 from redis_router.local import LocalBreaker, OwnView, fleet_generation, is_local
+from redis_router.log import log
 from redis_router.metrics import Metrics
-from redis_router.model import CLOCK_SKEW_MS, CircuitConfig, Provider, ProviderHealth, Result, Transition
+from redis_router.model import ANY_MODEL, CLOCK_SKEW_MS, CircuitConfig, Provider, ProviderHealth, Result, Transition
 from redis_router.table import EMPTY, Tables, changes_in_ms, depends_on_time, is_half_open
-
-log = logging.getLogger("redis_router")
 
 SETTLE_INTERVAL = 0.05
 """Seconds between tables that differ in averages alone."""
@@ -56,7 +55,7 @@ class View:
         self._metrics = metrics
         self._tell = tell
         self._wake = wake
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bell = bell
         self._local: LocalBreaker | None = None
         self._own = OwnView(tables.now_ms)
@@ -127,17 +126,18 @@ class View:
         with self._lock:
             if self._local is None:  # else its word counts again when we are back as a whole
                 self._show([self._own.shown(health)], told=not first, by=by)
-        self._say()
 
     def _show(self, records: Iterable[ProviderHealth], *, told: bool = True, by: str = "") -> None:
-        moved, was_settled, changes = False, not self._unsettled, []
+        moved: list[ProviderHealth] = []
+        was_settled, changes = not self._unsettled, []
         for new in records:
             candidate = self.table.candidates.get(new.name)
             if candidate is None:
                 continue
             old = self._unsettled.get(new.name, candidate.health)
             self._unsettled[new.name] = new
-            moved = moved or not _routes_alike(old, new)
+            if not _routes_alike(old, new):
+                moved.append(new)
             if told and old.circuit_state is not new.circuit_state:
                 changes.append((old, new))
             if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
@@ -146,9 +146,9 @@ class View:
             self._settle()
             for change in changes:  # when the table shows them, and in their order
                 self._announce(*change, by)
-            self._bell.ring()
-            if self.on_trial or self._by_time:
-                self._wake()  # to claim permits, or to look up in time
+            self._ring({change.name for change in moved})
+            if self.on_trial or self._by_time or self._unsaid:
+                self._wake()  # to claim permits, to look up in time, or to say it
         elif time.monotonic() >= self._settle_at:
             self._settle()
         elif was_settled:
@@ -162,10 +162,18 @@ class View:
             if now or time.monotonic() >= self._settle_at:
                 self._settle()
             if due:
-                self._bell.ring()
+                self._ring(due)
             if self._unshown:
                 self._metrics.health(self._unshown.values())
                 self._unshown = {}
+
+    def _ring(self, names: Iterable[str]) -> None:
+        """Wake those who wait for a model of these providers that somebody may be called for now."""
+        models = {model for name in names for model in self.table.models.get(name, ())}
+        if ANY_MODEL in models:
+            self._bell.ring()
+        else:
+            self._bell.ring([model for model in models if self.table.selectors[model].routable])
 
     def unsettled_for(self) -> float | None:
         """Seconds until `settle` has something to do; None where nothing changed, and time will change nothing."""
@@ -213,7 +221,7 @@ class View:
             self._unshown[health.name] = health
 
     def _announce(self, old: ProviderHealth, new: ProviderHealth, by: str) -> None:
-        here_alone = self._local is not None or is_local(new)
+        here_alone = self._local is not None or new.name in self._own.unusable or is_local(new)
         change = Transition(
             new.name, old.circuit_state, new.circuit_state, reason_of(new), fleet_generation(new.generation), here_alone
         )
@@ -231,18 +239,21 @@ class View:
 
     def _level(self, health: ProviderHealth, by: str, level: int) -> int:
         """Who caused it says it aloud; who merely heard of it, one step lower."""
-        caused_here = self._local is not None or is_local(health) or by == self._replica
+        alone = self._local is not None or health.name in self._own.unusable or is_local(health)
+        caused_here = alone or by == self._replica
         return level if caused_here else level - 10
 
     def _seen_by(self, health: ProviderHealth, by: str) -> str:
         if self._local is not None:
             return f"decided by {self._replica} alone, while Redis is away"
+        if health.name in self._own.unusable:
+            return f"decided by {self._replica} alone, as its record cannot be used"
         if is_local(health):
             return f"for {self._replica} alone, as fewer than min_reporters={health.config.min_reporters} complain"
         return f"seen by {by}" if by else "read from Redis"
 
-    def _say(self) -> None:
-        """Log what was announced. Without the lock: a log handler may take its time, and call the router."""
+    def say(self) -> None:
+        """Log what was announced. By a thread without a lock: a log handler may take its time, and call the router."""
         while self._unsaid:
             try:
                 level, text = self._unsaid.popleft()
@@ -270,6 +281,21 @@ class View:
             self._local = LocalBreaker(records, now_ms)
             self._own.forget_all()  # it goes on from there, and begins anew with the fleet's word
 
+    def decides_apart(self, name: str) -> bool:
+        """Is this provider's circuit this replica's own, as its record cannot be used?"""
+        return self._local is not None or name in self._own.unusable
+
+    def decide_apart(self, name: str, results: Iterable[Result]) -> None:
+        """Until a record of the fleet's comes again, this replica's own breaker decides on this provider.
+
+        `results` are those of it that nobody decided on yet.
+        """
+        with self._lock:
+            candidate = self.table.candidates.get(name)
+            if candidate is not None and self._local is None:
+                self._own.take_apart(self._unsettled.get(name, candidate.health))
+                self._show(self._own.decide(results))
+
     def decide(self, results: Iterable[Result]) -> None:
         """What this replica's own breaker makes of these results and of the time.
 
@@ -281,15 +307,20 @@ class View:
                 self._show(new for _, new in changes)
             else:
                 self._show(self._own.decide(results))
-        self._say()
 
-    def rejoin(self, records: Mapping[str, ProviderHealth]) -> None:
-        """The fleet's word counts again; what was decided here is forgotten."""
+    def rejoin(self, records: Mapping[str, ProviderHealth], unusable: Collection[str] = ()) -> None:
+        """The fleet's word counts again, but for the providers whose record cannot be used.
+
+        What was decided here on the others is forgotten.
+        """
         with self._lock:
-            self._local = None
-            self._show([self._own.shown(records.get(name) or self.new_record(name)) for name in self.providers])
+            local, self._local = self._local, None
+            for name in unusable:
+                if local is not None and name in local.records:
+                    self._own.take_apart(local.records[name])
+            back = [name for name in self.providers if name not in self._own.unusable]
+            self._show([self._own.shown(records.get(name) or self.new_record(name)) for name in back])
             self._settle()
-        self._say()
 
 
 def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:

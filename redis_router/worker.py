@@ -4,7 +4,6 @@ One thread decides and writes; probes run in a small pool and hand their verdict
 delays nobody. Timers follow the pushed records: a circuit is moved at its time, not at the next interval.
 """
 
-import logging
 import random
 import re
 import threading
@@ -15,12 +14,14 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from redis_router.alarm import Flag
 from redis_router.checks import check_name, check_number, check_seconds
 from redis_router.circuit import OPEN
 from redis_router.connect import connect, where
 from redis_router.election import Election
-from redis_router.errors import RedisRefused, RouterError
+from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.link import COMMANDS, Link
+from redis_router.log import log
 from redis_router.messages import Event, Reply
 from redis_router.metrics import CollectorRegistry, Metrics
 from redis_router.mirror import Mirror, reconnecting
@@ -29,8 +30,6 @@ from redis_router.names import process_name
 from redis_router.probe import Probe
 from redis_router.probes import ProbeImpossible, Prober
 from redis_router.store import Store
-
-log = logging.getLogger("redis_router")
 
 PASSES = "passes"
 """What the record says of a probe that passed."""
@@ -97,7 +96,10 @@ class HealthChecker:
         self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
         self._election = Election(self._store, lease)
         self._link = Link(where(self._store.client), self._metrics, lambda: None)
-        self._mirror = Mirror(self._store, self._link, self, lambda: None, self._metrics.saw_epoch, self._interval)
+        failed = self._metrics.background_failed
+        self._mirror = Mirror(
+            self._store, self._link, self, lambda: None, self._metrics.saw_epoch, failed, self._interval
+        )
         self._prober = Prober(check_seconds("probe_timeout", probe_timeout), probe_env)
         self._probe_deadline = 3 * probe_timeout + 1.0
         """Seconds for all of a probe: two connects and an answer. An endpoint that drips never ends by itself."""
@@ -107,7 +109,7 @@ class HealthChecker:
         self._retry_at: dict[str, float] = {}
         self._refused: set[str] = set()
         self._wake = threading.Event()
-        self._stop = threading.Event()
+        self._stop = Flag()
         self._thread: threading.Thread | None = None
         self._turned_at = time.monotonic()
         self._told_empty = False
@@ -205,6 +207,9 @@ class HealthChecker:
         if event.kind == "resigned":
             self._election.hurry()
             self._wake.set()
+
+    def unusable(self, name: str) -> None:
+        """The mirror said so; the replicas decide on it."""
 
     def _forget(self, name: str) -> None:
         self._mirror.forget(name)
@@ -304,6 +309,8 @@ class HealthChecker:
         """What a write on one record did; None where it was refused, which holds up no other record."""
         try:
             reply = write(name)
+        except AccessDenied:
+            raise
         except RedisRefused as error:
             if name not in self._refused:
                 log.error("the record of provider %s cannot be used: %s", name, error)
@@ -321,8 +328,8 @@ class HealthChecker:
             log.warning("a write of epoch %d was refused: a newer leader is at work", self._election.epoch)
             self._election.refused(reply.health.leader_epoch if reply.health is not None else 0)
         if reply.health is not None:
-            self._mirror.apply(reply.health, self.worker)
-        else:
+            self._mirror.apply(reply.health, self.worker, accepted=True)
+        elif not reply.unreadable:
             self._forget(name)
 
     # Probes

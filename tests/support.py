@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.servers import eventually as eventually
 from redis_router import Outcome
-from redis_router.model import Result
 from redis_router.messages import Reply
+from redis_router.model import Result
 from redis_router.store import Batch, Store
 
 TRACES = [

@@ -6,7 +6,7 @@ from redis_router import scripts
 
 MUTATIONS = {
     "none": ("", "", ""),
-    "sequence": ("record", "if did then return reply('replayed', did, record, applied) end", ""),
+    "sequence": ("record", "if did then", "if false then"),
     "generation": (
         "record",
         "if generation ~= record.generation or state == 'open' then return end",

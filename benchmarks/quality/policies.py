@@ -12,8 +12,8 @@ from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth, c
 from redis_router import Provider as Registered
 from redis_router.connect import connect
 from redis_router.local import OwnView, is_local
-from redis_router.model import Candidate, Result
 from redis_router.messages import Reply
+from redis_router.model import Candidate, Result
 from redis_router.store import Batch, Store
 from redis_router.strategies import Strategy, best_first, looking, resolve
 from redis_router.table import EMPTY, RoutingTable, Tables, changes_in_ms, pick_from

@@ -550,7 +550,7 @@ class TestWaiting:
         asyncio.run(all_of_them())
         timer.join()
         assert served == ["azure"] * 100
-        assert not replica._engine.bell._listeners
+        assert not replica._engine.bell.is_heard
 
     def test_until_the_deadline(self, fleet):
         """Then it says why."""

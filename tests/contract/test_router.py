@@ -332,7 +332,7 @@ class TestHalfOpen:
 
     def test_unused_permits_are_given_back(self, router, checker, backend):
         """I-6: a replica without traffic does not sit on one."""
-        replica = router(circuit=QUICK, permit_ttl=0.5)
+        replica = router(circuit=QUICK, permit_ttl=1.0)
         replica.register_provider(OPENAI)
         replica.start()
         self.half_open(replica, checker())
@@ -342,7 +342,7 @@ class TestHalfOpen:
 
     def test_a_running_call_keeps_its_permit(self, router, checker, backend):
         """I-6: renewed for as long as it runs, many times its ttl; then free."""
-        replica = router(circuit=dataclasses.replace(QUICK, half_open_max_probes=1), permit_ttl=0.3)
+        replica = router(circuit=dataclasses.replace(QUICK, half_open_max_probes=1), permit_ttl=1.0)
         replica.register_provider(OPENAI)
         replica.start()
         self.half_open(replica, checker())

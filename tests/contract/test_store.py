@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Probe, Provider, RedisRefused, RedisUnavailable
-from redis_router.model import Result
 from redis_router.messages import Event, Spec
+from redis_router.model import Result
 from redis_router.store import Batch
 from tests.support import eventually, recorded, result
 

@@ -368,8 +368,8 @@ class TestAlone:
         eventually(lambda: not beyond.redis_up)
         beyond.record_result("openai", success=True, latency_ms=5.0)
         beyond.close(1.5)
-        threads = (beyond._engine._thread, beyond._engine.mirror._thread)
-        assert not any(thread.is_alive() for thread in threads)
+        threads = (beyond._engine._decider, beyond._engine._talker, beyond._engine.mirror.thread)
+        assert not any(thread.is_alive for thread in threads)
         assert not beyond.redis_up
 
     def test_a_half_opened_circuit_goes_on_alone(self, server, proxy, beyond):

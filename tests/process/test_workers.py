@@ -14,8 +14,8 @@ import pytest
 
 from redis_router import CircuitConfig, Outcome, Probe, Provider
 from redis_router.demo.server import EmbeddedServer, free_port
-from redis_router.model import Result
 from redis_router.messages import Event
+from redis_router.model import Result
 from tests.support import eventually, recorded, result, target
 
 

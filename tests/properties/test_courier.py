@@ -54,9 +54,7 @@ def _play(steps, line, clock):
     store = line(fakeredis.FakeRedis(server=fakeredis.FakeServer()), "rr", "gw", now_ms=1)
     store.register(Provider("p", ("m",)), CircuitConfig())
     applied = []
-    carrier = Courier(
-        store, Metrics(registry), 10_000, 5.0, lambda reply, results: applied.append(reply), lambda name: None
-    )
+    carrier = Courier(store, Metrics(registry), 10_000, 5.0, lambda reply, results: applied.append(reply), print, print)
     recorded = 0
     for step, value in [*steps, ("carry", 0), ("carry", 0)]:
         if step == "put":
@@ -111,20 +109,25 @@ def test_an_old_batch_in_doubt_is_asked_for():
     assert play([("put", 2), ("lose_reply", 0), ("wait", 4.0), ("wait", 4.0)]) == (2, 2, 0, 2)
 
 
-def test_handing_a_permit_back_takes_no_lock():
-    """The garbage collector may end a loop over `attempts` while this very thread is inside `Event.set`."""
+def test_recording_takes_no_lock():
+    """A signal handler, or the garbage collector, may come in while this very thread holds the courier's lock."""
     store = Store(fakeredis.FakeRedis(), "rr", "gw")
-    carrier = Courier(store, Metrics(CollectorRegistry()), 10, 5.0, print, print)
+    carrier = Courier(store, Metrics(CollectorRegistry()), 10, 5.0, print, print, print)
+    held, over = threading.Event(), threading.Event()
 
-    def hand_back():
-        with carrier._wake._cond:
-            carrier.put(Result("p", Outcome.IGNORED, 0.0, 1, "permit"))
+    def hold():
+        with carrier._lock:
+            held.set()
+            over.wait(30.0)
 
-    thread = threading.Thread(target=hand_back, daemon=True)
+    thread = threading.Thread(target=hold, daemon=True)
     thread.start()
-    thread.join(5.0)
-    assert not thread.is_alive()
-    assert carrier.pending == 1
+    assert held.wait(5.0)
+    for outcome in Outcome:
+        carrier.put(Result("p", outcome, 0.0, 1, "permit"))
+    over.set()
+    thread.join()
+    assert carrier.pending == len(Outcome)
 
 
 def slow_lane(limit=10_000):
@@ -133,7 +136,7 @@ def slow_lane(limit=10_000):
     for name in ("p", "q"):
         store.register(Provider(name, ("m",)), CircuitConfig())
     registry = CollectorRegistry()
-    return Courier(store, Metrics(registry), limit, 5.0, lambda reply, results: None, print), store, registry
+    return Courier(store, Metrics(registry), limit, 5.0, lambda reply, results: None, print, print), store, registry
 
 
 def applied(store):
@@ -169,7 +172,7 @@ def test_company_is_not_awaited_until_the_buffer_is_full():
     for _ in range(60):
         carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
     waits = []
-    carrier._wake = SimpleNamespace(wait=waits.append, clear=lambda: None)
+    carrier._alarm = SimpleNamespace(wait=waits.append, ring=lambda: None)
     carrier.sleep(60.0, 0.01)
     assert waits == [0.01]
     assert metric(registry, "results_dropped_total", reason="buffer_full") == 0

@@ -150,6 +150,7 @@ def test_a_log_handler_may_take_its_time_and_call_the_router(view):
         view.go_alone(lambda: 1_000.0)
         view.decide([Result("b", Outcome.FAILURE, 5.0, 1)] * 5)
         view.rejoin({})
+        view.say()
     finally:
         logger.removeHandler(handler)
     assert seen
@@ -170,7 +171,7 @@ def test_what_time_alone_changes_is_in_the_table_in_time(registry):
     view._settle_at = 0.0  # however long the last table took
     assert view.unsettled_for() == 3.0
     now[0] = 103_000.0
-    with bell.in_thread() as wait:
+    with bell.in_thread(["m"]) as wait:
         assert view.unsettled_for() == 0.0
         view.settle(now=True)
         wait(5.0)  # rung already
