@@ -57,6 +57,7 @@ def server_killed(fleet: Fleet, line: Line) -> None:
     end(dead.process)
     fleet.wait_served(since=dead)
     line["served"] = time.time()
+    fleet.wait_agreed()
     dead._options = ("--replicaof", "127.0.0.1", str(fleet.server().port))
     dead.process = None
     dead.start()

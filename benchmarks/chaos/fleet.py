@@ -192,6 +192,19 @@ class Fleet:
 
         eventually(served, "the master serves", timeout)
 
+    def wait_agreed(self) -> None:
+        """Until all sentinels name one master and none is about to choose another: it might choose an empty server."""
+
+        def agreed() -> bool:
+            named = set()
+            for port in self.servers.ports:
+                with suppress(redis.RedisError, OSError), redis.Redis(port=port, decode_responses=True) as sentinel:
+                    said = sentinel.sentinel_master("mymaster")
+                    named.add((said["port"], said["flags"]))
+            return named == {(self.servers.master_port(), "master")}
+
+        eventually(agreed, "the sentinels agree on a master", 60)
+
     def wait_replicated(self) -> None:
         """Until both servers run and one has what the other wrote, so that the next fault finds a whole set."""
 
@@ -202,6 +215,7 @@ class Fleet:
             return False
 
         eventually(whole, "the replica follows the master", 60)
+        self.wait_agreed()
 
     def keep_history(self) -> None:
         """Read the ledgers and streams: now, and before they are lost."""
