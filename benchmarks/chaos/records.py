@@ -123,12 +123,14 @@ def lost_health(fleet: Fleet, line: Line) -> None:
 
 
 def broken(fleet: Fleet, line: Line, harm: Callable[[str], None], mend: Callable[[str], None]) -> None:
-    """A record is broken for some seconds, and then put right: meanwhile a neighbour goes down, the provider works."""
+    """A record is broken for some seconds, and then put right: meanwhile one neighbour goes down, the others work."""
     name = line["provider"] = line["broken"] = fleet.one_closed()
     down = line["down"] = fleet.one_closed(each for each in truth.PROVIDERS if each != name)
     line["was_closed"] = fleet.state(name) == "closed"
     line["gone"] = [KEYS.health(name)]
-    fleet.tell(f"fine {name}")
+    for fine in truth.PROVIDERS:
+        if fine != down:
+            fleet.tell(f"fine {fine}")
     harm(name)
     broken_at = time.time()
     fleet.tell(f"down {down}")

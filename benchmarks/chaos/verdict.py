@@ -73,8 +73,8 @@ def _named(said: Line, faults: list[Line]) -> bool:
         and "Redis refused the login or the command" in said["text"]
     ):
         return True
-    record = re.match(r"the record of provider (\S+) cannot be (used|read)", said["text"])
-    return record is not None and any(each.get("provider") == record[1] for each in near)
+    named = re.match(r"(?:the record of|no trial calls for) provider (\S+?):? ", said["text"])
+    return named is not None and any(each.get("provider") == named[1] for each in near)
 
 
 def _entries(ledger: list[str]) -> list[tuple[str, int, int, float]]:

@@ -112,6 +112,8 @@ class TestVerdict:
         [
             ("the record of provider alpha cannot be used: nan", {"kind": "mangled_number", "provider": "alpha"}, True),
             ("the record of provider beta cannot be used: nan", {"kind": "mangled_number", "provider": "alpha"}, False),
+            ("no trial calls for provider alpha: WRONGTYPE", {"kind": "wrong_type_permits", "provider": "alpha"}, True),
+            ("no trial calls for provider alpha: WRONGTYPE", {"kind": "wrong_type_permits", "provider": "beta"}, False),
             ("Redis refused the login or the command: NOPERM", {"kind": "rights_hset"}, True),
             ("Redis refused the login or the command: NOPERM", {"kind": "slow_link"}, False),
             ("something else", {"kind": "mangled_number", "provider": "alpha"}, False),
