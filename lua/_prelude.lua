@@ -71,6 +71,9 @@ end
 local function parse(field, value)
   local kind = ALWAYS[field] or type(QUIET[field])
   -- the first word says whose fault it is, whatever the value says
+  if field == 'circuit_state' and not string.find(' closed open half_open ', ' ' .. value .. ' ', 1, true) then
+    error('BADRECORD circuit_state is no state: ' .. value, 0)
+  end
   if kind == 'number' then return number(value) or error('BADRECORD ' .. field .. ' is no number from 0 up: ' .. value, 0) end
   return value -- a word, or a note that a hand left there
 end

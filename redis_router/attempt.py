@@ -5,6 +5,7 @@ from dataclasses import replace
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Generic, Literal, Self
+from weakref import finalize
 
 from redis_router.checks import check_latency
 from redis_router.engine import Engine
@@ -28,7 +29,17 @@ class Attempt(Generic[ClientT]):
     again by itself keeps the request from the next provider, and hides the failures from the circuit.
     """
 
-    __slots__ = ("_candidate", "_engine", "_first_token", "_latency_ms", "_permit", "_started", "_verdict", "model")
+    __slots__ = (
+        "__weakref__",
+        "_candidate",
+        "_engine",
+        "_first_token",
+        "_latency_ms",
+        "_permit",
+        "_started",
+        "_verdict",
+        "model",
+    )
 
     def __init__(self, engine: Engine, candidate: Candidate, permit: Permit | None, model: str) -> None:
         self._engine = engine
@@ -38,6 +49,8 @@ class Attempt(Generic[ClientT]):
         self._first_token: float | None = None
         self._latency_ms: float | None = None
         self._verdict: Verdict | None = None
+        if permit is not None:  # a trial call that is never made must not block those of others
+            finalize(self, engine.permits.abandon, permit).atexit = False
         self.model = model
         """What to ask this provider for: the model asked for, or a fallback."""
 

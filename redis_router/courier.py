@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 
@@ -234,6 +234,13 @@ class Courier:
         self._left = trouble is None and not held.issuperset(self._waiting)
         if trouble is not None:
             raise trouble
+
+    def try_again(self, providers: Iterable[str]) -> None:
+        """Send a batch without outcomes for each of which nothing is on its way; `on_applied` is told what is taken."""
+        batches = [Batch(name, next(self._numbers), ()) for name in providers if not self.carries(name)]
+        for reply in self._store.record(batches) if batches else ():
+            if isinstance(reply, Reply) and not reply.unreadable:
+                self._on_applied(reply, ())
 
     def tell_settled(self) -> None:
         """Set the markers of what was drained, unless some of it still waits."""

@@ -25,7 +25,7 @@ from redis_router.metrics import Metrics
 from redis_router.mirror import Mirror, reconnecting
 from redis_router.model import Candidate, CircuitConfig, Outcome, Provider, ProviderHealth, Result
 from redis_router.permits import Permit, Permits
-from redis_router.registrar import Registrar
+from redis_router.registrar import REFUSED_SECONDS, Registrar
 from redis_router.store import Store
 from redis_router.strategies import Strategy, looking
 from redis_router.table import Selector, Tables
@@ -96,6 +96,7 @@ class Engine:
         self._last_asked: dict[str, float] = {}  # by model that a provider is registered for: when nobody could be had
         self._net_check_at: dict[str, float] = {}
         self._look_at = 0.0
+        self._try_at = 0.0
         self._unclaimable: set[str] = set()
         self._stop = Flag()
         self._work = Alarm()
@@ -307,7 +308,8 @@ class Engine:
         self._safety_net()
         self._look_for_lost()
         self.metrics.pending_changed()
-        if (records := self.view.providers) and len(self.mirror.unusable) >= len(records):
+        self._try_refused()
+        if (records := self.view.providers) and self.mirror.unusable.keys() >= records.keys():
             raise RedisUnavailable("every record is refused, or cannot be read")
         self.link.works(COMMANDS)
         if self.view.alone and self.link.up:
@@ -339,6 +341,13 @@ class Engine:
         self._look_at = now + LOST_INTERVAL * random.uniform(0.5, 1.0)
         for name in self.store.lost(random.sample(names, min(len(names), LOOKED_AT_ONCE))):
             self.lost(name)
+
+    def _try_refused(self) -> None:
+        """Is a record that was refused usable again? Who gets no calls would not learn it by a result."""
+        now = time.monotonic()
+        if now >= self._try_at and self.mirror.unusable:
+            self._try_at = now + REFUSED_SECONDS * random.uniform(0.5, 1.0)
+            self.courier.try_again([name for name in list(self.mirror.unusable) if name in self.view.providers])
 
     # What an exchange meets
 

@@ -101,6 +101,11 @@ class Permits:
             self.hand_back(permit)
         return None
 
+    def abandon(self, permit: Permit) -> None:
+        """The attempt that held it is gone: hand it back, unless its call began."""
+        if permit.until is not None:
+            self.hand_back(permit)
+
     def hand_back(self, permit: Permit) -> None:
         """Return a permit without a verdict."""
         if permit.token in self._alone and permit.token not in self._running:
@@ -152,7 +157,7 @@ class Permits:
             self._serve_own(name, health)
 
     def _serve_own(self, name: str, health: ProviderHealth) -> None:
-        """A few permits in hand, while fewer than the record allows are out: the next are made when these were spent."""
+        """A few permits in hand, while fewer than the record allows are out; the next follow when these are spent."""
         hand = self._in_hand.setdefault(name, deque())
         out = {p.token for p in (*list(hand), *list(self._running.values())) if p.provider == name}
         out |= {token for token in list(self._alone) if token.startswith(f"{name}|")}

@@ -537,17 +537,19 @@ class Router(Generic[ClientT]):
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
         """Run the worker inside this replica, in the same election as every other; once is enough."""
-        self._check_open()
-        if self._checker is None:
-            checker = HealthChecker(self._client, self.namespace, interval, lease, registry=self._registry)
-            checker.start()
-            self._checker = checker
+        with self._starting:
+            self._check_open()
+            if self._checker is None:
+                checker = HealthChecker(self._client, self.namespace, interval, lease, registry=self._registry)
+                checker.start()
+                self._checker = checker
 
     def stop_health_checker(self, timeout: float = 2.0) -> None:
         """End the worker inside this replica, within about `timeout` seconds; a lease it holds is free at once."""
-        if self._checker is not None:
-            self._checker.stop(timeout)
-            self._checker = None
+        with self._starting:
+            checker, self._checker = self._checker, None
+        if checker is not None:
+            checker.stop(timeout)
 
     def _known_here(self, name: str) -> list[str]:
         candidates = self._view.table.candidates if isinstance(name, str) else {}

@@ -175,7 +175,7 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_every_thread_is_one_that_nothing_ends(path):
-    """A log handler that raises must end none: background.py sees to it. The HTTP server's and a probe's are their own."""
+    """A log handler that raises must end none: background.py sees to it. Those of HTTP and of probes are their own."""
     if path.stem not in ("background", "endpoints", "probing", "worker"):
         assert "threading.Thread" not in calls_of(path)
 
