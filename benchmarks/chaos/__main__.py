@@ -66,10 +66,10 @@ def main() -> int:
     print()
     for promise, sentences in wrong.items():
         print(f"{'BROKEN' if sentences else 'kept  '} {promise}")
-        for sentence in sentences[:3]:
+        for sentence in sentences[:5]:
             print(f"         {sentence}")
-        if len(sentences) > 3:
-            print(f"         and {len(sentences) - 3} more")
+        if len(sentences) > 5:
+            print(f"         and {len(sentences) - 5} more")
     return 1 if any(wrong.values()) else 0
 
 
