@@ -39,6 +39,12 @@ local redis = setmetatable({
     if command == 'HSET' and key == KEYS[1] then note() end
     return said
   end,
+  pcall = function(...)
+    local said = real.pcall(...)
+    local command, key = ...
+    if command == 'HSET' and key == KEYS[1] and type(said) ~= 'table' then note() end
+    return said
+  end,
 }, { __index = real })
 """
 END = "return reply('ok', did"
