@@ -1,12 +1,13 @@
-"""The soak's processes, and the harm that is done to them. Each fault is real: a signal, a command, a dead process."""
+"""The soak's processes and servers, and how a fault speaks to them. The faults are in `faults`, `records`, `links`."""
 
 import json
+import os
 import random
-import signal
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,42 @@ from redis_router.demo.server import EmbeddedServer
 from redis_router.errors import RouterError
 from redis_router.keys import Keys
 from redis_router.store import Store
+from tests.faults.proxy import Proxy
 
 REPLICAS = 6
 WORKERS = 2
 LEASE = 2.0
+KEYS = Keys("rr")
 Line = dict[str, Any]
+README = Path(__file__).parent.parent.parent / "README.md"
+SHUNNED = "gamma"
+"""The provider whose circuit takes two replicas' complaints to open: so that it has a list of reporters."""
+
+
+def rights() -> list[str]:
+    """What the README says a user needs, and what the ledger takes."""
+    found = re.search(r"^ACL SETUSER router on >password (~rr:\* &rr:events .+)$", README.read_text(), re.MULTILINE)
+    assert found is not None, "the README has no ACL SETUSER line any more"
+    return ["on", ">password", *found[1].split(), "+rpush"]
+
+
+class Tail:
+    """The lines of a journal that grows; each is read once. One that a kill cut short is left out."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._offset = 0
+        self._lines: list[Line] = []
+
+    def read(self) -> list[Line]:
+        """All lines so far."""
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")
+            self._offset += len(whole[0]) + len(whole[1])
+            self._lines += [{"replica": self._name, **json.loads(text)} for text in whole[0].splitlines()]
+        return self._lines
 
 
 class Fleet:
@@ -43,18 +75,30 @@ class Fleet:
         self.streams: list[tuple[str, list[Line]]] = []
         self._started = 0
         self._stack = stack
+        self._tails: dict[str, Tail] = {}
+        self.servers_by_port = {server.port: server for server in (servers.master, servers.replica)}
+        self.proxies = {port: Proxy(port) for port in self.servers_by_port}
+        for port, proxy in self.proxies.items():
+            stack.callback(proxy.close)
+            self.grant(port)
+        self.url = servers.url.replace("://", "://router:password@")
         for _ in range(WORKERS):
             self.start_worker()
         for _ in range(REPLICAS):
             self.start_replica()
+        self.store().update(SHUNNED, {"min_reporters": "2"})
+        assert all(proxy.taken for port, proxy in self.proxies.items() if port == self.server().port), (
+            "nobody came through the proxy"
+        )
 
     # Processes
 
     def start_replica(self) -> str:
         self._started += 1
         name = f"gw-{self._started}"
-        command = ["-m", "benchmarks.chaos.replica", "--redis", self.servers.url, "--name", name]
+        command = ["-m", "benchmarks.chaos.replica", "--redis", self.url, "--name", name]
         command += ["--seed", str(self.seed), "--journal", str(self.journal(name)), "--mutate", self.mutation]
+        command += ["--proxies", self._proxies()]
         self.replicas[name] = self._run(command)
         eventually(lambda: any(line["what"] == "ready" for line in self.read(name)), f"{name} is ready", 30)
         return name
@@ -63,13 +107,22 @@ class Fleet:
         self._started += 1
         name = f"worker-{self._started}"
         options = ["--interval", "1", "--lease", str(LEASE), "--metrics-port", "0", "--name", name]
-        self.workers[name] = self._run(["-m", "redis_router", "worker", "--redis", self.servers.url, *options])
+        self.workers[name] = self._run(["-m", "benchmarks.chaos.worker", "--redis", self.url, *options])
         return name
+
+    def _proxies(self) -> str:
+        return json.dumps({port: proxy.port for port, proxy in self.proxies.items()})
 
     def _run(self, command: list[str]) -> "subprocess.Popen[str]":
         log = self._stack.enter_context((self.folder / f"log-{self._started}").open("w"))
         process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PROXIES": self._proxies()},
         )
         self._stack.callback(end, process)
         return process
@@ -78,16 +131,23 @@ class Fleet:
         return self.folder / f"{name}.jsonl"
 
     def read(self, name: str) -> list[Line]:
-        """What a replica wrote so far; a line that a kill cut short is left out."""
-        lines = []
-        with suppress(FileNotFoundError):
-            for text in self.journal(name).read_text().splitlines():
-                with suppress(ValueError):
-                    lines.append({"replica": name, **json.loads(text)})
-        return lines
+        """What a replica wrote so far."""
+        return self._tails.setdefault(name, Tail(self.journal(name), name)).read()
 
-    def tell(self, command: str) -> None:
-        for process in self.replicas.values():
+    def since(self, name: str, moment: float, what: str) -> list[Line]:
+        """What it wrote of this kind from a moment on."""
+        found = []
+        for line in reversed(self.read(name)):
+            if line["t"] < moment:
+                break
+            if line["what"] == what:
+                found.append(line)
+        return found[::-1]
+
+    def tell(self, command: str, names: Iterable[str] | None = None) -> None:
+        """A command for these replicas, or for all."""
+        for name in self.replicas if names is None else names:
+            process = self.replicas[name]
             assert process.stdin is not None
             process.stdin.write(f"{command}\n")
             process.stdin.flush()
@@ -106,8 +166,16 @@ class Fleet:
 
     def server(self) -> EmbeddedServer:
         """The master's."""
-        port = self.servers.master_port()
-        return next(each for each in (self.servers.master, self.servers.replica) if each.port == port)
+        return self.servers_by_port[self.servers.master_port()]
+
+    def grant(self, port: int) -> None:
+        """Give the fleet's user all the rights that it should have, at one server; they are not replicated."""
+        with redis.Redis(port=port) as admin:
+            admin.execute_command("ACL", "SETUSER", "router", "reset", *rights())
+
+    def admin(self) -> "redis.Redis[bytes]":
+        """To the master, as a user that may do anything; bytes as they are."""
+        return redis.Redis(port=self.server().port, socket_timeout=5)
 
     def store(self) -> Store:
         return Store(connect(self.servers.url), "rr", "chaos")
@@ -124,119 +192,79 @@ class Fleet:
 
         eventually(served, "the master serves", timeout)
 
+    def wait_agreed(self) -> None:
+        """Until all sentinels name one master and none is about to choose another: it might choose an empty server."""
+
+        def agreed() -> bool:
+            named = set()
+            for port in self.servers.ports:
+                with suppress(redis.RedisError, OSError), redis.Redis(port=port, decode_responses=True) as sentinel:
+                    said = sentinel.sentinel_master("mymaster")
+                    named.add((said["port"], said["flags"]))
+            return named == {(self.servers.master_port(), "master")}
+
+        eventually(agreed, "the sentinels agree on a master", 60)
+
     def wait_replicated(self) -> None:
-        """Until both servers run and one follows the other, so that the next fault finds a whole set."""
+        """Until both servers run and one has what the other wrote, so that the next fault finds a whole set."""
 
         def whole() -> bool:
-            with suppress(redis.RedisError, OSError), redis.Redis(port=self.server().port, socket_timeout=1) as master:
+            with suppress(redis.RedisError, OSError), self.admin() as master:
+                master.set("rr:chaos:whole", time.time(), px=1000)  # WAIT is about what its own connection wrote
                 return bool(master.wait(1, 200))
             return False
 
         eventually(whole, "the replica follows the master", 60)
+        self.wait_agreed()
 
     def keep_history(self) -> None:
-        """Read the ledgers and streams: now, and before they are flushed."""
-        client = self.store().client
-        keys = Keys("rr")
-        for provider in truth.PROVIDERS:
-            self.ledgers.append(client.lrange(f"{keys.health(provider)}:ledger", 0, -1))
-            self.streams.append((provider, [fields for _, fields in client.xrange(keys.events(provider))]))
+        """Read the ledgers and streams: now, and before they are lost."""
+        with self.admin() as admin:
+            for provider in truth.PROVIDERS:
+                self.ledgers.append([_text(entry) for entry in admin.lrange(f"{KEYS.health(provider)}:ledger", 0, -1)])
+                entries = [
+                    {"at": int(key.partition(b"-")[0]) / 1000, **{_text(k): _text(v) for k, v in entry.items()}}
+                    for key, entry in admin.xrange(KEYS.events(provider))
+                ]
+                self.streams.append((provider, entries))
 
-    # Faults
-
-    def harm(self, kind: str) -> None:
+    def harm(self, kind: str, fault: "Callable[[Fleet, Line], None]") -> None:
         """One fault, and what it takes to be whole again; noted with its moments."""
         before = self.server()
         line: Line = {"replica": "", "what": "fault", "kind": kind, "t": time.time()}
-        getattr(self, kind)(line)
+        fault(self, line)
         line["failed_over"] = self.server() is not before
         line["until"] = time.time()
         self.lines.append(line)
 
-    def server_killed(self, line: Line) -> None:
-        dead = self.server()
-        end(dead.process)
-        self.wait_served(since=dead)
-        line["served"] = time.time()
-        dead._options = ("--replicaof", "127.0.0.1", str(self.server().port))
-        dead.process = None
-        dead.start()
-        self.wait_replicated()
+    def fields(self, provider: str) -> dict[bytes, bytes]:
+        """A provider's record as it stands; {} where there is none, or none that can be read."""
+        with suppress(redis.RedisError, OSError), self.admin() as admin:
+            return admin.hgetall(KEYS.health(provider))
+        return {}
 
-    def server_frozen_long(self, line: Line) -> None:
-        frozen = self.server()
-        frozen.process.send_signal(signal.SIGSTOP)
-        self.wait_served(since=frozen)
-        line["served"] = time.time()
-        frozen.process.send_signal(signal.SIGCONT)
-        self.wait_replicated()
+    def state(self, provider: str) -> str:
+        """Its circuit in Redis; '' where there is no record."""
+        return self.fields(provider).get(b"circuit_state", b"").decode(errors="replace")
 
-    def server_frozen(self, line: Line) -> None:
-        """Too short for a failover, long enough for every time-out."""
-        process = self.server().process
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(self.draw.uniform(0.55, 0.75))
-        process.send_signal(signal.SIGCONT)
-        self.wait_served()
-        line["served"] = time.time()
-        self.wait_replicated()
-
-    def failover(self, line: Line) -> None:
-        before = self.server()
-        with redis.Redis(port=self.servers.ports[0], decode_responses=True) as sentinel:
-            for _ in range(6):  # sentinels give up where the replica is one that came back just now
-                with suppress(redis.ResponseError, AssertionError):
-                    sentinel.execute_command("SENTINEL", "FAILOVER", "mymaster")
-                    self.wait_served(since=before, timeout=10.0)
-                    break
-        self.wait_replicated()
-
-    def flushed(self, line: Line) -> None:
-        self.wait_served()
-        self.keep_history()
-        self.store().client.flushall()
-
-    def scripts_flushed(self, line: Line) -> None:
-        self.store().client.script_flush()
-
-    def connections_cut(self, line: Line) -> None:
-        client = self.store().client
-        for kind in ("normal", "pubsub"):
-            client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-
-    def replica_killed(self, line: Line) -> None:
-        name = line["victim"] = self.draw.choice(list(self.replicas))
-        end(self.replicas.pop(name))
-        self.start_replica()
-
-    def replica_frozen(self, line: Line) -> None:
-        name = line["victim"] = self.draw.choice(list(self.replicas))
-        self.replicas[name].send_signal(signal.SIGSTOP)
-        time.sleep(self.draw.uniform(0.5, 2 * truth.PERMIT_TTL))
-        self.replicas[name].send_signal(signal.SIGCONT)
-
-    def leader_killed(self, line: Line) -> None:
-        end(self.workers.pop(self._leader()))
-        self.start_worker()
-
-    def leader_frozen(self, line: Line) -> None:
-        process = self.workers[self._leader()]
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(LEASE * self.draw.uniform(0.5, 1.5))
-        process.send_signal(signal.SIGCONT)
-
-    def _leader(self) -> str:
-        with suppress(RouterError):
-            leader = self.store().leader()[1]
-            if leader is not None and leader.worker in self.workers:
-                return leader.worker
-        return self.draw.choice(list(self.workers))
+    def one_closed(self, among: Iterable[str] = truth.PROVIDERS) -> str:
+        """A provider whose circuit is closed now, of these; where none is, for some seconds, any."""
+        among = list(among)
+        self.draw.shuffle(among)
+        within(5.0, lambda: any(self.state(name) == "closed" for name in among))
+        return next((name for name in among if self.state(name) == "closed"), among[0])
 
 
-def faults() -> dict[str, Callable[[Fleet, Line], None]]:
-    """By the names that `--faults` takes."""
-    return {
-        name: value
-        for name, value in vars(Fleet).items()
-        if callable(value) and list(getattr(value, "__annotations__", {})) == ["line", "return"]
-    }
+def _text(said: bytes) -> str:
+    """Readable, also where a fault wrote what is not."""
+    return said.decode(errors="replace")
+
+
+def within(seconds: float, condition: Callable[[], Any], began: float | None = None) -> float | None:
+    """How many seconds after `began` (now) it came true; None where it did not."""
+    began = time.time() if began is None else began
+    while not condition():
+        if time.time() - began > seconds:
+            return None
+        time.sleep(0.05)
+    return round(time.time() - began, 3)

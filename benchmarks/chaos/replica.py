@@ -1,6 +1,6 @@
 """One gateway process of the soak. Writes a line for all that the verdict needs, before it happens or at once after.
 
-It reads commands from stdin: `quiet` ends the traffic, `report` asks for its view and its counts.
+It reads commands from stdin: `quiet` ends the traffic, `report` asks for its view and its counts; the others do harm.
 """
 
 import argparse
@@ -15,26 +15,17 @@ from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry
 
-from benchmarks.chaos import truth
-from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition, scripts
+from benchmarks.chaos import ledger, net, truth
+from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
 from redis_router.messages import Reply
 from redis_router.store import Batch, Store
 
 THREADS = 4
-MUTATIONS = {
-    "none": ("", "", ""),
-    "sequence": ("record", "if did then", "if false then"),
-    "generation": (
-        "record",
-        "if generation ~= record.generation or state == 'open' then return end",
-        "if state == 'open' then return end",
-    ),
-    "limit": ("claim", "if known or free > 0 then", "if known or record.circuit_state == 'half_open' then"),
-}
-"""Bugs put in on purpose: script, what to replace, by what."""
-LEDGER = (
-    "redis.call('RPUSH', KEYS[1] .. ':ledger', ARGV[4] .. ' ' .. applied .. ' ' .. KEYS[3])\nreturn reply('ok', did"
-)
+TICK = 0.25
+"""Seconds between two lines that say how many calls each provider was chosen for."""
+
+FORCED = {"down": 1.0, "shaky": 0.2, "fine": 0.0}
+"""Commands that say how many of a provider's calls fail."""
 
 
 class Journal:
@@ -51,7 +42,7 @@ class Journal:
 
 
 class Edges(logging.Handler):
-    """Writes down when the library says that it lost or found Redis, and what it says went wrong inside."""
+    """Writes down when the library says that it lost or found Redis, and what it says went wrong."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__(logging.INFO)
@@ -63,25 +54,18 @@ class Edges(logging.Handler):
             self._journal.write("edge", up=text.startswith("in touch"), text=text)
         elif record.exc_info is not None:
             self._journal.write("error", text=self.format(record))
+        elif record.levelno >= logging.ERROR:
+            self._journal.write("said", text=text)
 
 
-def with_ledger(mutation: str) -> None:
-    """record.lua notes each batch it applies, in the same step: so the verdict can count what Redis did."""
-    load = scripts.load.__wrapped__
-    target, old, new = MUTATIONS[mutation]
+class BrokenHandler(logging.Handler):
+    """A handler of the application that raises, as long as it is told to: its disk is full."""
 
-    def noted(name: str) -> scripts.Script:
-        text = load(name).text
-        if name == target:
-            assert old in text, "the mutation no longer fits the script"
-            text = text.replace(old, new)
-        if name == "record":
-            text = text.replace("return reply('ok', did", LEDGER)
-            assert "ledger" in text
-        return scripts.Script(name, text, scripts.sha_of(text))
+    raises = False
 
-    cache = {name: noted(name) for name in ("record", "register", "claim", "half_open", "update", "leader")}
-    scripts.load = cache.__getitem__  # type: ignore[assignment]
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.raises:
+            raise OSError("no space left on device")
 
 
 class Gateway:
@@ -92,8 +76,14 @@ class Gateway:
         self.registry = CollectorRegistry()
         self.recorded = count()
         self.selects: list[float] = []
-        self.refusals = count()
+        self.refused = 0
         self.quiet = threading.Event()
+        self.forced: dict[str, float] = {}
+        """provider -> the part of its calls that fail, as a fault wants it, whatever `truth` says."""
+        self.slow = ""
+        """A provider that takes about a second for each call."""
+        self.calls: dict[str, int] = dict.fromkeys(truth.PROVIDERS, 0)
+        self._counting = threading.Lock()
         self.router = Router(
             url,
             strategy="round_robin",
@@ -102,7 +92,6 @@ class Gateway:
             on_transition=self.saw,
             permit_ttl=truth.PERMIT_TTL,
             safety_net_after=3.0,
-            refresh_interval=10.0,
             circuit=CircuitConfig(
                 failure_rate_threshold=0.9,
                 half_open_max_probes=truth.LIMIT,
@@ -136,12 +125,19 @@ class Gateway:
         try:
             attempt = self.router.attempt(truth.MODEL)
         except NoProviderAvailable:
-            next(self.refusals)
+            with self._counting:
+                self.refused += 1
             return
         finally:
             self.selects.append(time.perf_counter() - began)
         provider = attempt.provider.name
+        with self._counting:
+            self.calls[provider] += 1
         failing, seconds = truth.call(self.seed, provider, time.time(), draw)
+        if provider in self.forced:
+            failing = draw.random() < self.forced[provider]
+        if provider == self.slow:
+            seconds = draw.uniform(0.9, 1.6)
         facts = {"provider": provider, "permit": attempt.permit, "generation": attempt.generation}
         if attempt.permit:
             self.journal.write("trial", **facts)
@@ -155,6 +151,31 @@ class Gateway:
                     raise ConnectionError
         except ConnectionError:
             return
+
+    def tick(self) -> None:
+        """Say from time to time whom the calls went to."""
+        while not self.quiet.wait(TICK):
+            with self._counting:
+                calls, self.calls = self.calls, dict.fromkeys(truth.PROVIDERS, 0)
+                refused, self.refused = self.refused, 0
+            self.journal.write("chose", calls=calls, refused=refused)
+
+    def obey(self, command: str, argument: str) -> None:
+        """What a fault does inside this process: `down beta`, `fine beta`, `free`, `dns hangs`, `log raises`, …"""
+        if command in FORCED:
+            self.forced = {**self.forced, argument: FORCED[command]}
+        elif command == "slow":
+            self.slow = argument
+        elif command == "free":
+            self.forced, self.slow = {}, ""
+        elif command == "dns":
+            (net.dns_hangs.set if argument == "hangs" else net.dns_hangs.clear)()
+        elif command == "log":
+            BrokenHandler.raises = argument == "raises"
+        elif command == "quiet":
+            self.quiet.set()
+        elif command == "report":
+            self.report()
 
     def report(self) -> None:
         flushed = self.router.flush(20.0)
@@ -171,7 +192,6 @@ class Gateway:
             up=self.router.redis_up,
             view={name: [h.circuit_state, h.generation] for name, h in self.router.get_health_status().items()},
             recorded=next(self.recorded),
-            refusals=next(self.refusals),
             counts=counts,
             selects=[len(self.selects), *(self.selects[int(len(self.selects) * q)] for q in (0.5, 0.99, 0.999))],
         )
@@ -204,30 +224,33 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--journal", required=True)
-    parser.add_argument("--mutate", choices=MUTATIONS, default="none")
+    parser.add_argument("--mutate", choices=ledger.MUTATIONS, default="none")
+    parser.add_argument("--proxies", required=True)
     arguments = parser.parse_args()
+    net.reach_through(arguments.proxies)
     with open(arguments.journal, "a") as file:
         journal = Journal(file)
         log = logging.getLogger("redis_router")
         log.setLevel(logging.INFO)
         log.addHandler(Edges(journal))
+        log.addHandler(BrokenHandler())  # after it: what is said is written down all the same
         log.propagate = False
-        with_ledger(arguments.mutate)
+        ledger.use(arguments.mutate)
         journal_batches(journal)
         gateway = Gateway(arguments.redis, arguments.name, arguments.seed, journal)
         gateway.router.start()
         threads = [threading.Thread(target=gateway.serve, args=(n,), daemon=True) for n in range(THREADS)]
         for thread in threads:
             thread.start()
+        threading.Thread(target=gateway.tick, daemon=True).start()
         journal.write("ready")
         for line in sys.stdin:
-            if line.strip() == "quiet":
-                gateway.quiet.set()
+            command, _, argument = line.strip().partition(" ")
+            gateway.obey(command, argument)
+            if command == "quiet":
                 for thread in threads:
                     thread.join()
                 journal.write("quiet")
-            elif line.strip() == "report":
-                gateway.report()
         gateway.router.close()
 
 

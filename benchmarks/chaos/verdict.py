@@ -1,19 +1,30 @@
-"""Reads what the processes wrote and what Redis kept, and says which promises were broken."""
+"""Reads what the processes wrote and what Redis kept, and says which promises were broken.
 
+A fault may itself lose what was promised: a failover the last writes, a deleted key what was in it. Each such excuse
+holds for the keys, the provider and the moments that the fault's own line names; everything else is held to its word.
+"""
+
+import re
 from collections import defaultdict
-from collections.abc import Iterable
-from statistics import median
+from itertools import pairwise
 from typing import Any
 
-from benchmarks.chaos import truth
-
-Line = dict[str, Any]
+from benchmarks.chaos import service, truth
+from benchmarks.chaos.net import HANG
+from benchmarks.chaos.service import Line, of
 
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
 LOSES_WRITES = {"server_killed", "server_frozen_long", "failover", "flushed"}
-DISTURBS_PERMITS = {*LOSES_WRITES, "server_frozen", "connections_cut"}
+CUTS_OFF = {"server_frozen", "connections_cut", "paused_all", "paused_write", "slow_link", "dns_hangs", "log_raises"}
+"""Permits of running calls cannot be renewed for a while."""
 SLACK = 0.05
 """Seconds between a line in a journal and what it tells of."""
+REPLICATED = 1.0
+"""Seconds after which a write is at the follower, too."""
+NOTICED = 6.0
+"""Seconds after a fault in which a replica may still say what it met: it tries again what was refused after five."""
+DUE = 8.0
+"""Seconds until an open circuit is tried again, also where the leader died; faults not counted."""
 
 
 def broken(
@@ -23,14 +34,20 @@ def broken(
     truth_in_redis: dict[str, list[Any]],
 ) -> dict[str, list[str]]:
     """The promises, each with a sentence for every time it was not kept."""
+    faults = of(lines, "fault")
     return {
-        "no exception reaches a caller or ends in a log": _errors(lines),
-        "no outcome is applied twice": _applied_twice(ledgers),
-        "what was acknowledged is there": _acknowledged_and_gone(lines, ledgers),
+        "no exception reaches a caller or ends in a log": _errors(lines, faults),
+        "no outcome is applied twice": _applied_twice(ledgers, faults),
+        "what was acknowledged is there": _acknowledged_and_gone(lines, ledgers, faults),
         "every outcome is applied or counted as dropped": _accounts(lines),
-        "transitions are legal, one for each generation": _transitions(streams),
+        "transitions are legal, one for each generation": _transitions(streams, faults),
+        "an open circuit is tried again in time": _overdue(streams, faults),
         "late results move no circuit": _unexplained(lines, streams),
-        "trial calls stay within the limit": _too_many_trials(lines),
+        "trial calls stay within the limit": _too_many_trials(lines, faults),
+        "a healthy neighbour is served": service.neighbours(lines, faults),
+        "a broken record's provider is served, a drained one is not": service.own_calls(lines, faults),
+        "open circuits that Redis lost are back": service.not_back(faults),
+        "who is cut off from Redis decides alone": service.undecided(faults),
         "after quiet every view equals Redis": _views(lines, truth_in_redis),
     }
 
@@ -39,42 +56,76 @@ def _loses_writes(fault: Line) -> bool:
     return fault["kind"] in LOSES_WRITES or bool(fault["failed_over"])
 
 
-def _of(lines: Iterable[Line], *whats: str) -> list[Line]:
-    return [line for line in lines if line["what"] in whats]
+def _key(provider: str, kind: str) -> str:
+    return f"rr:{{{provider}}}:{kind}"
 
 
-def _errors(lines: list[Line]) -> list[str]:
-    return [f"an error in {line['replica']}: {line['text'][-2000:]}" for line in _of(lines, "error")]
+def _errors(lines: list[Line], faults: list[Line]) -> list[str]:
+    found = [f"an error in {line['replica']}: {line['text'][-2000:]}" for line in of(lines, "error")]
+    return found + [f"{line['replica']} says: {line['text']}" for line in of(lines, "said") if not _named(line, faults)]
 
 
-def _applied_twice(ledgers: list[list[str]]) -> list[str]:
+def _named(said: Line, faults: list[Line]) -> bool:
+    """Is it the one line that names a record which a fault broke, or a right that a fault took away?"""
+    near = [each for each in faults if each["t"] - SLACK < said["t"] < each["until"] + NOTICED]
+    if (
+        any(each["kind"].startswith("rights_") for each in near)
+        and "Redis refused the login or the command" in said["text"]
+    ):
+        return True
+    named = re.match(r"(?:the record of|no trial calls for) provider (\S+?):? ", said["text"])
+    return named is not None and any(each.get("provider") == named[1] for each in near)
+
+
+def _entries(ledger: list[str]) -> list[tuple[str, int, int, float]]:
+    """Seq key, number of the batch, outcomes, when."""
+    split = (entry.split(" ") for entry in ledger)
+    return [(key, int(seq), int(outcomes), float(at)) for seq, outcomes, key, at in split]
+
+
+def _applied_twice(ledgers: list[list[str]], faults: list[Line]) -> list[str]:
+    """Excused where a fault took away, in between, the writer's last number, or the record with what it had counted."""
+    forgot: dict[str, list[Line]] = defaultdict(list)
+    for each in faults:
+        for key in each.get("gone", ()):
+            forgot[key].append(each)
     found = []
     for ledger in ledgers:
-        seen: set[tuple[str, str]] = set()
-        for entry in ledger:
-            seq, _, key = entry.split(" ")
-            if (key, seq) in seen:
-                found.append(f"batch {seq} of {key} was applied twice")
-            seen.add((key, seq))
+        seen: dict[tuple[str, int], float] = {}
+        for key, seq, _, at in _entries(ledger):
+            before = seen.get((key, seq))
+            seen[key, seq] = at
+            if before is None:
+                continue
+            between = forgot[key] + forgot[key.partition(":seq:")[0] + ":health"]
+            if not any(each["t"] <= at and before <= each["until"] for each in between):
+                found.append(f"batch {seq} of {key} was applied twice, at {before:.3f} and {at:.3f}")
     return found
 
 
-def _acknowledged_and_gone(lines: list[Line], ledgers: list[list[str]]) -> list[str]:
-    """What was sent after the last fault that may lose writes, and acknowledged, must be in Redis's ledger."""
-    last = max((line["until"] for line in _of(lines, "fault") if _loses_writes(line)), default=0.0)
-    kept = {(key, int(seq)): int(n) for ledger in ledgers for seq, n, key in (entry.split(" ") for entry in ledger)}
+def _acknowledged_and_gone(lines: list[Line], ledgers: list[list[str]], faults: list[Line]) -> list[str]:
+    """What was acknowledged must be in Redis's ledger, unless it was sent around a fault that may lose writes."""
+    lossy = [(each["t"] - REPLICATED, each["until"]) for each in faults if _loses_writes(each)]
+    kept: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for ledger in ledgers:
+        for key, seq, outcomes, _ in _entries(ledger):
+            kept[key, seq].add(outcomes)
     return [
-        f"batch {line['seq']} of {line['key']} was acknowledged with {line['n']} outcomes, Redis has"
-        f" {kept.get((line['key'], line['seq']))}"
-        for line in _of(lines, "applied")
-        if line["sent"] > last and kept.get((line["key"], line["seq"])) != line["n"]
+        f"batch {line['seq']} of {line['key']} was acknowledged with {line['n']} outcomes at {line['sent']:.3f}, Redis"
+        f" has {kept.get((line['key'], line['seq']), 'none')}"
+        for line in of(lines, "applied")
+        if line["n"] not in kept.get((line["key"], line["seq"]), {0})
+        and not any(start < line["sent"] < end for start, end in lossy)
     ]
 
 
 def _accounts(lines: list[Line]) -> list[str]:
-    """Of each replica that lived to the end: recorded = applied + dropped, and nothing waits any more."""
+    """Of each replica that lived to the end: recorded = applied + dropped, and nothing waits any more.
+
+    Exact under every fault: what Redis loses later was applied, and the replica counted it.
+    """
     found = []
-    for line in _of(lines, "report"):
+    for line in of(lines, "report"):
         applied, dropped = accounts(line)
         if not line["flushed"]:
             found.append(f"{line['replica']} could not flush after the end")
@@ -90,29 +141,62 @@ def accounts(report: Line) -> tuple[float, float]:
     return counts.get("redis_router_requests_total", 0.0), dropped
 
 
-def _transitions(streams: list[tuple[str, list[Line]]]) -> list[str]:
-    """In each stream: only legal steps, each from the state before, one for each generation."""
+def _transitions(streams: list[tuple[str, list[Line]]], faults: list[Line]) -> list[str]:
+    """In each stream: only legal steps, each from the state before, one for each generation.
+
+    The count begins anew where a record was put back, and where a fault broke it or kept the log from being written.
+    """
     found = []
     for provider, stream in streams:
+        health, events = _key(provider, "health"), _key(provider, "events")
+        cuts = [each for each in faults if {health, events} & {*each.get("gone", ())} or each.get("detail") == "-xadd"]
         state = generation = None
+        last = 0.0
         for entry in stream:
-            if entry["event"] in ("registered", "restored"):
+            if entry["event"] in ("registered", "restored") or any(
+                each["t"] <= entry["at"] and last <= each["until"] for each in cuts
+            ):
                 state = generation = None  # another replica's copy: the count goes on from there
+            last = entry["at"]
             if entry["event"] != "transition":
                 continue
             step = (entry["from"], entry["to"])
             if step not in LEGAL or (state is not None and step[0] != state):
-                found.append(f"{provider}: an illegal transition {step} after {state}")
+                found.append(f"{provider}: an illegal transition {step} after {state} at {last:.3f}")
             if generation is not None and int(entry["generation"]) != generation + 1:
-                found.append(f"{provider}: generation {entry['generation']} after {generation}")
+                found.append(f"{provider}: generation {entry['generation']} after {generation} at {last:.3f}")
             state, generation = step[1], int(entry["generation"])
+    return found
+
+
+def _overdue(streams: list[tuple[str, list[Line]]], faults: list[Line]) -> list[str]:
+    """From open to half-open takes the time that it should, beside the faults that came in between."""
+    found = []
+    for provider, stream in streams:
+        for before, after in pairwise(stream):
+            if before.get("to") != "open" or after["event"] != "transition":
+                continue
+            start, end = before["at"], after["at"]
+            meanwhile = sum(
+                max(0.0, min(end, each["until"]) - max(start, each["t"]))
+                for each in faults
+                if _loses_writes(each)
+                or each["kind"] in CUTS_OFF
+                or each["kind"].startswith("rights_")
+                or "broken" in each
+                or "lost" in each
+            )
+            if end - start - meanwhile > DUE:
+                found.append(
+                    f"{provider} was open from {start:.3f} for {end - start:.1f} s, {meanwhile:.1f} s of faults"
+                )
     return found
 
 
 def _unexplained(lines: list[Line], streams: list[tuple[str, list[Line]]]) -> list[str]:
     """A half-open circuit opens after a failed trial call of its generation, and closes after enough that went well."""
     went: dict[tuple[str, int, bool], int] = defaultdict(int)
-    for line in _of(lines, "tried"):
+    for line in of(lines, "tried"):
         if "|" in line["permit"]:
             continue  # a trial of a replica alone: its generations are not the fleet's
         went[line["provider"], line["generation"], line["ok"]] += 1
@@ -131,23 +215,39 @@ def _unexplained(lines: list[Line], streams: list[tuple[str, list[Line]]]) -> li
     return found
 
 
-def _too_many_trials(lines: list[Line]) -> list[str]:
+def _disturbed(faults: list[Line]) -> list[tuple[float, float, str]]:
+    """From when to when Redis may have forgotten permits, and of which provider; '' for all."""
+    found = []
+    for each in faults:
+        keys = {*each.get("gone", ())}
+        end = each["until"] + truth.PERMIT_TTL + (HANG if each["kind"] == "dns_hangs" else 0.0)
+        if _loses_writes(each) or each["kind"] in CUTS_OFF or each["kind"].startswith("rights_"):
+            found.append((each["t"], end, ""))
+        elif "rr:providers" in keys:
+            found.append((each["t"], end, ""))  # a fleet that cannot read decides alone
+        elif "provider" in each and keys & {_key(each["provider"], kind) for kind in ("health", "permits")}:
+            found.append((each["t"], end, each["provider"]))
+    return found
+
+
+def _too_many_trials(lines: list[Line], faults: list[Line]) -> list[str]:
     """Never more fleet-wide trial calls in flight than the limit; a dead or frozen replica's count until its ttl."""
-    disturbed = [(line["t"], line["until"]) for line in _of(lines, "fault") if line["kind"] in DISTURBS_PERMITS]
+    disturbed = _disturbed(faults)
     stopped: dict[str, list[float]] = defaultdict(list)
-    for line in _of(lines, "fault"):
+    for line in faults:
         if "victim" in line:
             stopped[line["victim"]].append(line["t"])
-    ends = {line["permit"]: line["t"] for line in _of(lines, "tried")}
+    ends = {line["permit"]: line["t"] for line in of(lines, "tried")}
     edges: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for line in _of(lines, "trial"):
+    for line in of(lines, "trial"):
         if "|" in line["permit"]:
             continue  # given out by the replica to itself, while it was alone
         began = line["t"]
         over = ends.get(line["permit"], float("inf"))
-        if any(start <= began <= until + truth.PERMIT_TTL for start, until in disturbed):
+        mine = [(start, end) for start, end, provider in disturbed if provider in ("", line["provider"])]
+        if any(start <= began <= end for start, end in mine):
             continue  # Redis may have forgotten permits; they run out by then
-        over = min([over, *(start for start, _ in disturbed if start > began)])
+        over = min([over, *(start for start, _ in mine if start > began)])
         over = min([over, *(t + truth.PERMIT_TTL - 0.2 for t in stopped[line["replica"]] if t + SLACK > began)])
         if over > began:
             edges[line["provider"]] += [(began, 1), (over, -1)]
@@ -164,67 +264,6 @@ def _too_many_trials(lines: list[Line]) -> list[str]:
 def _views(lines: list[Line], truth_in_redis: dict[str, list[Any]]) -> list[str]:
     return [
         f"{line['replica']} sees {line['view']}, Redis has {truth_in_redis}"
-        for line in _of(lines, "report")
+        for line in of(lines, "report")
         if line["view"] != truth_in_redis or not line["up"]
     ]
-
-
-def figures(lines: list[Line]) -> list[tuple[str, str]]:
-    """What the run measured."""
-    faults = _of(lines, "fault")
-    kinds: dict[str, int] = defaultdict(int)
-    for line in faults:
-        kinds[line["kind"]] += 1
-    reports = _of(lines, "report")
-    recorded = sum(line["recorded"] for line in reports)
-    applied = sum(accounts(line)[0] for line in reports)
-    dropped: dict[str, float] = defaultdict(float)
-    for line in reports:
-        for reason in ("buffer_full", "expired", "refused"):
-            dropped[reason] += line["counts"].get(reason, 0.0)
-    selects = [line["selects"] for line in reports]
-    saw = [line for line in _of(lines, "saw") if not line["alone"]]
-    alone = [line for line in _of(lines, "saw") if line["alone"]]
-    noticed, rejoined = _outages(lines, faults)
-    return [
-        ("faults injected", f"{len(faults)}: " + ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))),
-        ("select, median / p99 / p99.9", " / ".join(_us(median(s[q] for s in selects)) for q in (1, 2, 3))),
-        ("time to notice that the master is gone", _spread(noticed)),
-        ("time to rejoin once a master serves", _spread(rejoined)),
-        ("outcomes recorded by replicas that lived", f"{recorded}"),
-        ("  applied", f"{applied:g}"),
-        ("  dropped and counted", ", ".join(f"{reason} {n:g}" for reason, n in dropped.items())),
-        ("requests that nobody could take", f"{sum(line['refusals'] for line in reports)}"),
-        ("transitions seen, of the fleet / alone", f"{len(saw)} / {len(alone)}"),
-        ("trial calls", f"{len(_of(lines, 'trial'))}"),
-    ]
-
-
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} µs"
-
-
-def _outages(lines: list[Line], faults: list[Line]) -> tuple[list[float], list[float]]:
-    """For each fault that took the master away, and each replica: seconds to notice; to rejoin once it was served."""
-    edges: dict[str, list[Line]] = defaultdict(list)
-    for line in sorted(_of(lines, "edge"), key=lambda line: line["t"]):
-        edges[line["replica"]].append(line)
-    noticed, rejoined = [], []
-    for fault in faults:
-        if "served" not in fault:
-            continue
-        for mine in edges.values():
-            down = next((e["t"] for e in mine if not e["up"] and fault["t"] <= e["t"] < fault["until"]), None)
-            if down is None:
-                continue
-            noticed.append(down - fault["t"])
-            up = next((e["t"] for e in mine if e["up"] and e["t"] > down), None)
-            if up is not None:
-                rejoined.append(max(0.0, up - fault["served"]))
-    return noticed, rejoined
-
-
-def _spread(seconds: list[float]) -> str:
-    if not seconds:
-        return "no such fault"
-    return f"median {median(seconds):.2f} s, most {max(seconds):.2f} s ({len(seconds)} times)"

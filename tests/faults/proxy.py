@@ -1,17 +1,22 @@
 """A TCP proxy between a client and a server that can go deaf, refuse, cut, delay, and lose replies."""
 
+import random
+import select
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 
 
 class Proxy:
     """Listens on 127.0.0.1 and a free port; what it does to the bytes is set from outside at any time.
 
-    deaf    connections stand and are taken, nothing gets through: what a hung server or a lost route looks like
-    refuse  new connections are closed at once
-    delay   seconds added to each reply
+    deaf     connections stand and are taken, nothing gets through: what a hung server or a lost route looks like
+    refuse   new connections are closed at once
+    delay    seconds added to each reply
+    latency  seconds for the way there and for the way back, at least and at most: what is sent meanwhile does not wait
+             for what was sent before, it only never overtakes it
     """
 
     def __init__(self, port: int) -> None:
@@ -23,6 +28,8 @@ class Proxy:
         self.hears.set()
         self.refuse = False
         self.delay = 0.0
+        self.latency = (0.0, 0.0)
+        self.taken = 0
         self.lost = 0
         self._lose = b""
         self._connections: set[socket.socket] = set()
@@ -60,6 +67,7 @@ class Proxy:
             if self.refuse:
                 client.close()
                 continue
+            self.taken += 1
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
@@ -79,18 +87,23 @@ class Proxy:
         server.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket, doomed: threading.Event, request: bool) -> None:
+        on_the_way: deque[tuple[float, bytes]] = deque()
         with suppress(OSError):
-            while data := source.recv(65536):
-                self.hears.wait()
-                if request and self._lose and self._lose in data:
-                    self._lose = b""
-                    doomed.set()
-                if not request and doomed.is_set():
-                    self.lost += 1
-                    break
-                if not request and self.delay:
-                    time.sleep(self.delay)
-                sink.sendall(data)
+            while True:
+                wait = max(0.0, on_the_way[0][0] - time.monotonic()) if on_the_way else None
+                if select.select([source], [], [], wait)[0]:
+                    data = source.recv(65536)
+                    self.hears.wait()
+                    if request and self._lose and self._lose in data:
+                        self._lose = b""
+                        doomed.set()
+                    if not data or (not request and doomed.is_set()):
+                        self.lost += bool(data)
+                        break
+                    seconds = random.uniform(*self.latency) + (0.0 if request else self.delay)
+                    on_the_way.append((time.monotonic() + seconds, data))
+                while on_the_way and on_the_way[0][0] <= time.monotonic():
+                    sink.sendall(on_the_way.popleft()[1])
         for each in (source, sink):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
