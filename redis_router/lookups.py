@@ -14,6 +14,10 @@ AT_ONCE = 512
 """So many threads may hang. Twice the probes that run at the same time: each of those finds one."""
 
 
+Found = list[Any] | Exception
+"""What a look-up brought. An exception is no less of a result: where nobody waits any more, it is nobody's."""
+
+
 class NoLookUp(Exception):
     """The name was not looked up; says nothing about whom it names. No OSError: HTTP clients pass it on as it is."""
 
@@ -23,7 +27,7 @@ class LookUpLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lookups: dict[tuple[Any, ...], asyncio.Future[list[Any]]] = {}
+        self._lookups: dict[tuple[Any, ...], asyncio.Future[Found]] = {}
 
     async def getaddrinfo(
         self,
@@ -50,11 +54,14 @@ class LookUpLoop(asyncio.SelectorEventLoop):
             except RuntimeError as error:
                 raise NoLookUp(str(error)) from error
             self._lookups[question] = lookup
-        return await asyncio.shield(lookup)
+        found = await asyncio.shield(lookup)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-    def _look_up(self, question: tuple[Any, ...], lookup: asyncio.Future[list[Any]]) -> None:
+    def _look_up(self, question: tuple[Any, ...], lookup: asyncio.Future[Found]) -> None:
         """In its thread."""
-        found: list[Any] | Exception
+        found: Found
         try:
             found = socket.getaddrinfo(*question)
         except Exception as error:
@@ -62,13 +69,7 @@ class LookUpLoop(asyncio.SelectorEventLoop):
         with suppress(RuntimeError):  # the loop was closed meanwhile
             self.call_soon_threadsafe(self._ended, question, lookup, found)
 
-    def _ended(
-        self, question: tuple[Any, ...], lookup: asyncio.Future[list[Any]], found: list[Any] | Exception
-    ) -> None:
+    def _ended(self, question: tuple[Any, ...], lookup: asyncio.Future[Found], found: Found) -> None:
         del self._lookups[question]
-        if lookup.cancelled():
-            return
-        if isinstance(found, Exception):
-            lookup.set_exception(found)
-        else:
+        if not lookup.cancelled():
             lookup.set_result(found)
