@@ -210,7 +210,7 @@ class TestMarks:
         assert set(store.specs()) == set()
 
     def test_a_refusal_hinders_nothing_else(self, backend, checker, monkeypatch, caplog):
-        """A user without `+hdel`, as READMEs of before had it: one line, and circuits move."""
+        """A Redis user whose rights lack `+hdel`: one line, and circuits move."""
         store, worker = backend.store(), checker()
 
         def forget(name):
