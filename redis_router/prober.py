@@ -93,6 +93,7 @@ class Prober:
     # On the loop
 
     def _run(self, loop: LookUpLoop) -> None:
+        self._asker.load()
         with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels at its end what still runs
             runner.run(self._until_closed())
 

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +49,14 @@ class Asker:
         self._env = frozenset(env)
         self._certificates: Any = None
 
+    def load(self) -> None:
+        """What takes a while, ahead of the first probe, whose time runs."""
+        with suppress(ImportError, OSError):  # each probe says so
+            import httpx
+
+            self._certificates = httpx.create_ssl_context()
+            httpx.AsyncClient(verify=self._certificates)
+
     async def ask(self, probe: Probe) -> None:
         """Returns where the provider passes. A failed connection gets one more try at once.
 
@@ -81,8 +90,10 @@ class Asker:
             raise ProbeImpossible(probe.url, "httpx is missing, install redis-llm-router[worker]") from None
         headers = {name: VARIABLE.sub(partial(self._filled_in, probe), text) for name, text in probe.headers.items()}
         headers = {"user-agent": "redis-router-probe", **headers}
-        if self._certificates is None:  # dear to load
-            self._certificates = httpx.create_ssl_context()
+        try:
+            self._certificates = self._certificates or httpx.create_ssl_context()
+        except OSError as error:
+            raise ProbeImpossible(probe.url, f"the certificates to trust cannot be loaded: {error}") from None
         try:
             # no timeout of its own: all of a probe has one. The status is enough: some endpoints never end
             async with (

@@ -35,18 +35,20 @@ def states(store):
 def test_sixteen_models_of_one_url_that_drips(backend, checker, router):
     """It is asked once and fails for each of them; the provider beside it has a verdict of its own."""
     models = tuple(f"m{number}" for number in range(16))
-    worker, store = checker(probe_timeout=0.5), backend.store()
+    worker, store = checker(probe_timeout=1.0), backend.store()
     with target() as dripping, target() as good:
         dripping.drips = True
         gateway = router()
         gateway.register_provider(Provider("vendor", models, circuit_per_model=True, probe=dripping.url))
         gateway.register_provider(Provider("other", ("m0",), probe=good.url))
         gateway.start()
+        eventually(lambda: len(store.snapshot().records) == 17, "all are registered")
         for number in range(1, 4):
             probed = worker.run_once().probed
-            eventually(lambda number=number: dripping.asked == number, "one probe for all of its models")
-            assert {probed.pop(f"vendor/{model}") for model in models} == {"no answer within 0.5 s"}
+            assert dripping.asked <= number, "more than one probe for all of its models"
+            assert {probed.pop(f"vendor/{model}") for model in models} == {"no answer within 1 s"}
             assert set(probed) == {"other"}
+        assert dripping.asked > 0
     records = store.snapshot().records
     assert {record.unavailable_reason for name, record in records.items() if name != "other"} == {"probe"}
 
@@ -144,14 +146,17 @@ def test_each_provider_has_a_row_of_its_own(backend, checker):
 
 
 def test_a_probe_that_began_too_early_is_made_again(backend, checker):
-    """It passes for one circuit; for one that came due while it ran it says nothing yet."""
-    store, worker = backend.store(), checker(interval=3600.0)
+    """It passes; of a circuit that came due while it ran it says nothing yet."""
+    store, worker = backend.store(), checker(interval=3600.0, probe_timeout=60.0)
     with target() as slow:
         slow.drips = True
-        register(store, "a", slow.url)
+        # longer than the worker's idea of Redis's clock can be wrong here
+        register(store, "a", slow.url, CircuitConfig(consecutive_failure_limit=1, open_timeout=1.0))
         worker.start()
         eventually(lambda: slow.asked == 1, "the first probe runs")
         trip(store, "a")
+        due_ms = store.leader()[0] + 1_000
+        eventually(lambda: store.leader()[0] > due_ms, "the circuit is due")
         slow.drips = False
         eventually(lambda: states(store)["a"] == "half_open")
         assert slow.asked == 2

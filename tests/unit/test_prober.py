@@ -150,6 +150,13 @@ def test_without_httpx_tcp_still_works(probing, monkeypatch):
         assert asked(made, Probe(provider.tcp)).said is Said.PASSES
 
 
+def test_certificates_that_cannot_be_loaded_are_no_verdict(probing, monkeypatch):
+    """The worker's environment is wrong, not the provider."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    found = asked(probing(), Probe("https://127.0.0.1:1/"))
+    assert (found.said, "certificates" in found.why) == (Said.IMPOSSIBLE, True)
+
+
 def test_the_names_of_variables_are_a_list():
     """A string would be its letters."""
     with pytest.raises(InvalidArgument, match="probe_env"):
