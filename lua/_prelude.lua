@@ -11,6 +11,7 @@ local BUCKETS = 10 -- of the sliding window
 local REOPENINGS = 30 -- so many times at most the open timeout is multiplied
 local WEEK_MS = 604800000
 local LOCAL_GENERATIONS = 2 ^ 50 -- those that a replica made by itself, as in local.py
+local STATES = { closed = true, open = true, half_open = true }
 local LARGEST = 2 ^ 53 -- whole numbers are exact up to here; no field of ours is negative
 
 -- What is off, or says nothing, while it has this value: then it is neither written nor pushed, nor in a reply.
@@ -71,7 +72,7 @@ end
 local function parse(field, value)
   local kind = ALWAYS[field] or type(QUIET[field])
   -- the first word says whose fault it is, whatever the value says
-  if field == 'circuit_state' and not string.find(' closed open half_open ', ' ' .. value .. ' ', 1, true) then
+  if field == 'circuit_state' and not STATES[value] then
     error('BADRECORD circuit_state is no state: ' .. value, 0)
   end
   if kind == 'number' then return number(value) or error('BADRECORD ' .. field .. ' is no number from 0 up: ' .. value, 0) end
@@ -331,14 +332,29 @@ local function cool_down(record, cooldown_ms, now)
   record.cooldown_until_ms, record.cooldown_ms = until_ms, until_ms - now
 end
 
--- Exactly once: what this writer's batch `seq` did when it was applied and how many outcomes it had, nil when it was
--- not applied yet. The note is written a moment before the record, so it counts only where the record has the version
--- that it names: a write that Redis refused in between was none.
-local function replayed(key, record, seq)
-  local last, applied, version, did = string.match(redis.call('GET', key) or '', '^(%d+) (%d+) (%d+) (.*)$')
-  if not last or tonumber(last) < seq or record.version < tonumber(version) then return nil end
+-- Exactly once: a note of this writer's last batch, with what it did and how many outcomes it had.
+local function noted(key) return { key = key, before = redis.call('GET', key) } end
+
+-- What batch `seq` did when it was applied, and how many outcomes it had; nil when it was not applied yet.
+local function replayed(note, seq)
+  note.seq = seq
+  local last, applied, did = string.match(note.before or '', '^(%d+) (%d+) (.*)$')
+  if not last or tonumber(last) < seq then return nil end
   if tonumber(last) == seq then return did, applied end
   return '', '0'
+end
+
+-- Writes the record and the note, or neither. A script is not rolled back: where the record's write is refused, as when
+-- a right was revoked, the note is put back, or what was never written would count as applied.
+local function write(key, changed, note)
+  if note then
+    local text_of_note = text(note.seq) .. ' ' .. note.applied .. ' ' .. note.did
+    redis.call('SET', note.key, text_of_note, 'PX', SEQ_TTL_MS)
+  end
+  local done = changed and redis.pcall('HSET', key, unpack(changed))
+  if type(done) ~= 'table' or not done.err then return end
+  if note then redis.call('SET', note.key, note.before or '', 'PX', SEQ_TTL_MS) end
+  redis.call('HSET', key, unpack(changed)) -- once more, for its error
 end
 
 -- Transitions as one word-list a transition, for the reply and for `replayed`.
@@ -370,18 +386,13 @@ local function push_averages(key, channel, by, record)
 end
 
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
--- Averages alone are pushed at most once in `push_interval` ms. `note` is what `replayed` reads: key, seq, applied, did.
+-- Averages alone are pushed at most once in `push_interval` ms. `note` is of the batch: see `noted`.
 local function commit(keys, channel, by, record, now, now_us, action, push_interval, note)
   local moved = #record.transitions > 0 or action ~= nil
   local push = moved or now - record.last_push_ms >= push_interval or now < record.last_push_ms
   if push then record.last_push_ms = now end
   keep_window(record)
-  local changed = changes(record, now_us)
-  if note then
-    redis.call('SET', note.key, table.concat({ text(note.seq), note.applied, text(record.version), note.did }, ' '),
-      'PX', SEQ_TTL_MS)
-  end
-  if changed then redis.call('HSET', keys.health, unpack(changed)) end
+  write(keys.health, changes(record, now_us), note)
   if not push then return end
   local provider = provider_of(keys.health)
   for _, t in ipairs(record.transitions) do

@@ -16,7 +16,8 @@ local now, now_us = clock(ARGV[1])
 local seq, epoch = tonumber(ARGV[4]), tonumber(ARGV[5])
 local record = load(KEYS[1])
 if not record then return reply('missing', '') end
-local did = replayed(KEYS[2], record, seq)
+local note = noted(KEYS[2])
+local did = replayed(note, seq)
 if did then return reply('replayed', did, record) end
 if epoch > 0 and epoch < record.leader_epoch then return reply('fenced', '', record) end
 if record.circuit_state ~= 'open' or not is_due(record, now) then
@@ -25,6 +26,7 @@ end
 record.leader_epoch = math.max(record.leader_epoch, epoch)
 transition(record, 'half_open', 'open_timeout', now)
 did = told(record.transitions)
+note.applied, note.did = '0', did
 commit({ health = KEYS[1], events = KEYS[3] }, ARGV[2], ARGV[3], record, now, now_us, nil, 0,
-  { key = KEYS[2], seq = seq, applied = '0', did = did })
+  note)
 return reply('ok', did, record)

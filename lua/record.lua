@@ -25,7 +25,8 @@ local now, now_us = clock(ARGV[1])
 local seq = tonumber(ARGV[4])
 local record = load(KEYS[1])
 if not record then return reply('missing', '') end
-local did, applied = replayed(KEYS[3], record, seq)
+local note = noted(KEYS[3])
+local did, applied = replayed(note, seq)
 if did then
   push_averages(KEYS[1], ARGV[2], ARGV[3], record) -- the first run may have been refused this
   return reply('replayed', did, record, applied)
@@ -62,7 +63,8 @@ if record.min_reporters > 1 then
 end
 did = told(record.transitions)
 applied = text(applied)
+note.applied, note.did = applied, did
 local cooling = record.cooled and { event = 'cooling', detail = text(record.cooldown_until_ms - now) .. ' ms' } or nil
 commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, cooling, tonumber(ARGV[5]),
-  { key = KEYS[3], seq = seq, applied = applied, did = did })
+  note)
 return reply('ok', did, record, applied)

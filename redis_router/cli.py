@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="an environment variable that the headers of probes may hold as ${NAME}; may be given several times",
     )
-    worker.add_argument("--probe-timeout", type=float, default=5.0, help="seconds for a probe (default: 5)")
+    worker.add_argument("--probe-timeout", type=float, default=5.0, help="seconds for all of a probe (default: 5)")
     worker.add_argument(
         "--metrics-port", type=int, default=9464, help="port of /metrics, /healthz, /readyz (default: 9464)"
     )

@@ -153,7 +153,7 @@ class Mirror:
             is_news = name not in self.unusable
             self.unusable[name] = refused or self.unusable.get(name, False)
         if is_news:
-            log.error("the record of provider %s cannot be used, so its circuit is this process's own: %s", name, why)
+            log.error("the record of provider %s cannot be used: %s", name, why)
         return is_news
 
     def forget(self, name: str) -> None:

@@ -1,18 +1,24 @@
-"""Is a provider there? HTTP that answers below 400, or TCP that accepts a connection."""
+"""Is a provider there? HTTP that answers below 400, or TCP that accepts a connection: how one probe is made."""
 
+import asyncio
+import errno
 import os
 import re
 import socket
-from collections.abc import Collection
+import ssl
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from redis_router.errors import InvalidArgument, RouterError
+from redis_router.lookups import NoLookUp
 from redis_router.probe import VARIABLE, Probe
+
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 class ProbeFailed(Exception):
@@ -27,69 +33,76 @@ class ProbeImpossible(RouterError):
         self.why = why
 
 
-class Prober:
-    """Makes probes; threads may share it. `timeout` in seconds bounds the connect and each wait for an answer.
+class NotAsked(Exception):
+    """The provider was not asked, because this machine is short of something; the next probe may be."""
 
-    `env` names the environment variables that the headers of a probe may hold.
+
+class Asker:
+    """Asks providers, on one event loop. `env` names the environment variables that headers of a probe may hold.
+
+    Nothing is kept from one probe for the next: no cookie, no connection.
     """
 
-    def __init__(self, timeout: float, env: Collection[str] = ()) -> None:
+    def __init__(self, env: Collection[str] = ()) -> None:
         if isinstance(env, str):
             raise InvalidArgument(f"probe_env is {env!r}: give a list of names, such as ['OPENAI_API_KEY']")
-        self._timeout = timeout
         self._env = frozenset(env)
-        self._http: Any = None
+        self._certificates: Any = None
 
-    def __enter__(self) -> Self:
-        return self
+    def load(self) -> None:
+        """What takes a while, ahead of the first probe, whose time runs."""
+        with suppress(ImportError, OSError):  # each probe says so
+            import httpx
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            self._certificates = httpx.create_ssl_context()
+            httpx.AsyncClient(verify=self._certificates)
 
-    def close(self) -> None:
-        """Close idle connections."""
-        if self._http is not None:
-            self._http.close()
+    async def ask(self, probe: Probe) -> None:
+        """Returns where the provider passes. A failed connection gets one more try at once.
 
-    def check(self, probe: Probe) -> str | None:
-        """None where the provider passes, else why it does not. A failed connection gets one more try at once.
-
-        Raises ProbeImpossible.
+        Raises ProbeFailed, ProbeImpossible or NotAsked.
         """
         attempt = self._tcp if probe.url.startswith("tcp://") else self._web
-        tries = Retrying(
-            stop=stop_after_attempt(2), wait=wait_random(0.05, 0.2), retry=retry_if_exception_type(OSError)
+        tries = AsyncRetrying(
+            stop=stop_after_attempt(2),
+            wait=wait_random(0.05, 0.2),
+            retry=retry_if_exception_type(OSError),
+            reraise=True,
         )
         try:
-            tries(attempt, probe)
-        except ProbeFailed as failure:
-            return str(failure)
-        except RetryError as failed:
-            return str(failed.last_attempt.exception())
-        return None
+            await tries(attempt, probe)
+        except (ProbeFailed, ProbeImpossible):
+            raise
+        except Exception as error:  # whatever a URL or a proxy can do to an HTTP client: the probe did not pass
+            if any(map(_is_ours, _causes(error))):
+                raise NotAsked(f"{type(error).__name__}: {error}") from error
+            raise ProbeFailed(_words(error)) from error
 
-    def _tcp(self, probe: Probe) -> None:
+    async def _tcp(self, probe: Probe) -> None:
         parts = urlsplit(probe.url)
-        socket.create_connection((parts.hostname or "", parts.port or 0), self._timeout).close()
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port, happy_eyeballs_delay=0.25)
+        writer.close()
 
-    def _web(self, probe: Probe) -> None:
+    async def _web(self, probe: Probe) -> None:
         try:
             import httpx
         except ImportError:
             raise ProbeImpossible(probe.url, "httpx is missing, install redis-llm-router[worker]") from None
         headers = {name: VARIABLE.sub(partial(self._filled_in, probe), text) for name, text in probe.headers.items()}
-        if self._http is None:
-            self._http = httpx.Client(timeout=self._timeout, headers={"user-agent": "redis-router-probe"})
+        headers = {"user-agent": "redis-router-probe", **headers}
         try:
-            # the status is enough: some endpoints never end
-            with self._http.stream(probe.method, probe.url, headers=headers) as answer:
+            self._certificates = self._certificates or httpx.create_ssl_context()
+        except OSError as error:
+            raise ProbeImpossible(probe.url, f"the certificates to trust cannot be loaded: {error}") from None
+        try:
+            # no timeout of its own: all of a probe has one. The status is enough: some endpoints never end
+            async with (
+                httpx.AsyncClient(verify=self._certificates, timeout=None) as client,
+                client.stream(probe.method, probe.url, headers=headers) as answer,
+            ):
                 status = answer.status_code
         except httpx.ConnectError as error:
             raise ConnectionError(str(error)) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ProbeFailed(f"{type(error).__name__}: {error}") from error
         if status != probe.status if probe.status is not None else status >= 400:
             raise ProbeFailed(f"HTTP {status}" + (f", expected {probe.status}" if probe.status is not None else ""))
 
@@ -102,3 +115,28 @@ class Prober:
         if not value or not value.isascii() or not value.isprintable():
             raise ProbeImpossible(probe.url, f"the worker's environment has no usable {name}")
         return value
+
+
+def _words(error: Exception) -> str:
+    """What the system said, where it did: libraries say it in words of their own, or not at all."""
+    for each in _causes(error):
+        if isinstance(each, ssl.SSLError | socket.gaierror):  # these have numbers of their own
+            return str(each)
+        if isinstance(each, OSError) and each.errno:
+            return os.strerror(each.errno)
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Is this machine to blame, and not the provider?"""
+    return isinstance(error, NoLookUp | MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGES)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                yield from _causes(each)
+        error = error.__cause__ or error.__context__

@@ -11,6 +11,9 @@ _OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|events|seq
 LEAST_UNUSED_MS = 900_000
 """Replicas say every five minutes what they serve: who was silent for less is not gone."""
 
+MARK_MS = 7 * 86_400_000
+"""So long a provider that was deregistered is known as such: as long as its log of events stays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
@@ -56,6 +59,24 @@ def remove(store: Store, leftover: Leftover) -> None:
         store.forget(leftover.provider)
     else:
         store.deregister(leftover.provider)
+
+
+def drop_marks(store: Store) -> list[str]:
+    """Remove the marks of providers that were deregistered more than a week ago; their names.
+
+    One without a moment was written by an older version: it stays until an operator purges it. Where a provider is
+    registered in this very moment its new entry may go instead: its replicas notice, and write it anew.
+    Raises RedisUnavailable or RedisRefused.
+    """
+    now_ms, _ = store.leader()
+    old = [
+        name
+        for name, spec in store.specs().items()
+        if spec.deregistered and spec.at_ms and now_ms - spec.at_ms > MARK_MS
+    ]
+    for name in old:
+        store.forget(name)
+    return old
 
 
 def all_keys(store: Store) -> list[str]:

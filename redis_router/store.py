@@ -112,6 +112,7 @@ class Store:
         spec = self._spec(provider.name)
         if spec is None:
             self._write_spec(provider, provider.probe)
+            self._tell("restored", provider.name)  # a worker that forgot it meanwhile
         elif spec.deregistered:
             return Reply("deregistered", (), None)
         return self._register(provider.name, "restored", "", copy.to_fields())
@@ -127,6 +128,10 @@ class Store:
             "provider": provider.whole.name,
         }
         self._ask("HSET", self.keys.providers, provider.name, json.dumps(spec))
+
+    def _tell(self, kind: str, name: str) -> None:
+        with self._asking():
+            self.client.publish(self.keys.channel, json.dumps({"event": kind, "provider": name, "by": self.writer}))
 
     def _register(self, name: str, action: str, fingerprint: str, fields: Mapping[str, str]) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
@@ -300,13 +305,15 @@ class Store:
         return Snapshot(now_ms, leader, specs, gone, unreadable, records)
 
     def lost(self, names: Sequence[str]) -> list[str]:
-        """Those of these providers that have no record."""
+        """Those of these providers that have no record, or no entry in `rr:providers`."""
         with self._asking():
             pipe = self.client.pipeline(transaction=False)
+            pipe.execute_command("HMGET", self.keys.providers, *names, **_RAW)
             for name in names:
                 pipe.execute_command("HGET", self.keys.health(name), "circuit_state", **_RAW)
-            found = pipe.execute(raise_on_error=False)
-        return [name for name, state in zip(names, found, strict=True) if state is None]
+            specs, *states = pipe.execute(raise_on_error=False)
+        specs = specs if isinstance(specs, list) else names  # refused: a snapshot says why
+        return [name for name, *said in zip(names, specs, states, strict=True) if None in said]
 
     def last_seen(self) -> dict[str, int]:
         """When a replica that serves it said so last, by provider; ms since the epoch."""

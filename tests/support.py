@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -57,15 +57,22 @@ class Target:
             def do_GET(self) -> None:
                 target.asked += 1
                 target.method, target.headers = self.command, dict(self.headers)
-                while target.drips and not target._ended.wait(0.05):
-                    self.wfile.write(b"HTTP/1.1 200 OK\r\n" if target.asked == 1 else b"")
-                    self.wfile.write(b"X-Drip: 1\r\n")
+                if target.drips:
+                    self.drip()
+                    return
                 self.send_response(target.status)
                 if not target.endless:
                     self.send_header("Content-Length", "0")
                 self.end_headers()
                 while target.endless and not target._ended.wait(0.02):
                     self.wfile.write(b"data: and more\n\n")
+
+            def drip(self) -> None:
+                with suppress(OSError):  # until the other side hangs up, or it is enough
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    while target.drips and not target._ended.wait(0.05):
+                        self.wfile.write(b"X-Drip: 1\r\n")
+                    self.wfile.write(b"Content-Length: 0\r\n\r\n")
 
             def do_HEAD(self) -> None:
                 self.do_GET()

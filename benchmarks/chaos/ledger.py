@@ -13,7 +13,11 @@ MUTATIONS = {
         "if state == 'open' then return end",
     ),
     "limit": ("claim", "if known or free > 0 then", "if known or record.circuit_state == 'half_open' then"),
-    "remember": ("record", " or record.version < tonumber(version)", ""),
+    "remember": (
+        "record",
+        "if note then redis.call('SET', note.key, note.before or '', 'PX', SEQ_TTL_MS) end\n  redis.call",
+        "redis.call",
+    ),
 }
 """Bugs put in on purpose: script, what to replace, by what. `remember` believes what is remembered of a batch whose
 write was refused after it had been remembered."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import pytest
@@ -180,6 +181,50 @@ def test_once_is_for_cron(one_real):
     assert done.returncode == 0, done.stderr
     assert store.snapshot().records["openai"].circuit_state == "half_open"
     assert store.leader()[1].remaining_ms <= 0
+
+
+@contextmanager
+def bad_endpoints(store):
+    """Sixteen models behind a URL that drips, twenty endpoints that accept and never answer, and a good one."""
+    circuit = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.001)
+    with target() as dripping, target() as good, socket.create_server(("127.0.0.1", 0), backlog=100) as hung:
+        dripping.drips = True
+        for number in range(16):
+            store.register(Provider(f"vendor/m{number}", ("m",), probe=dripping.url), circuit)
+        for number in range(20):
+            url = f"http://127.0.0.1:{hung.getsockname()[1]}/{number}"
+            store.register(Provider(f"hung-{number}", ("m",), probe=url), circuit)
+        store.register(Provider("good", ("m",), probe=good.url), circuit)
+        for name in store.specs():
+            recorded(store, name, 1, result(name, False))
+        yield dripping, good
+
+
+def test_once_ends_whatever_probes_do(one_real):
+    """Within the time that a probe has, and a little: cron does not pile up. What answers is moved."""
+    store = one_real.store("test")
+    with bad_endpoints(store) as (dripping, _):
+        base = ("worker", "--redis", one_real.url, "--namespace", one_real.namespace)
+        done = run(*base, "--once", "--probe-timeout", "2", timeout=60)
+        assert dripping.asked == 1
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no answer within 2 s)") == 36
+    moved = {name for name, health in store.snapshot().records.items() if health.circuit_state == "half_open"}
+    assert moved == {"good"}
+    assert store.leader()[1].remaining_ms <= 0
+
+
+def test_probes_do_not_hold_up_the_end(workers, one_real):
+    """They have an hour; after SIGTERM nobody waits for them, and the lease is free."""
+    store = one_real.store("test")
+    with bad_endpoints(store) as (dripping, good):
+        worker = workers("--interval", "0.1", "--probe-timeout", "3600")
+        eventually(lambda: dripping.asked and good.asked > 2, "it probes")
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(60) == 0
+        assert dripping.asked == 1
+    assert store.leader()[1].remaining_ms <= 0
+    assert "Traceback" not in worker.process.stderr.read()
 
 
 def test_status(one_real):

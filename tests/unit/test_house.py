@@ -67,19 +67,35 @@ MAY_IMPORT = {
     "attempt": {"engine", "local", "permits", "verdict", *VALUES},
     "attempts": {"attempt", "choose", "deadline", "engine", "verdict", *VALUES},
     "election": {"store", "model"},
-    "probes": {"errors", "probe"},
-    "worker": {
-        "messages",
-        "election",
-        "probe",
-        "probes",
-        "mirror",
-        "link",
-        "store",
-        "connect",
-        "names",
+    "lookups": set(),
+    "probes": {"errors", "lookups", "probe"},
+    "prober": {"lookups", "probe", "probes"},
+    "watch": {"probe", "prober"},
+    "writes": {"election", "messages", "metrics", "mirror", "store", "watch", *VALUES},
+    "duties": {
         "circuit",
+        "election",
         "metrics",
+        "mirror",
+        "prober",
+        "purge",
+        "messages",
+        "store",
+        "watch",
+        "writes",
+        *VALUES,
+    },
+    "worker": {
+        "connect",
+        "messages",
+        "duties",
+        "election",
+        "link",
+        "metrics",
+        "mirror",
+        "names",
+        "prober",
+        "store",
         *VALUES,
     },
     "router": {
@@ -179,7 +195,7 @@ MODULES = sorted(PACKAGE.glob("*.py"))
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_every_thread_is_one_that_nothing_ends(path):
     """A log handler that raises must end none: background.py sees to it. Those of HTTP and of probes are their own."""
-    if path.stem not in ("background", "endpoints", "probing", "worker"):
+    if path.stem not in ("background", "endpoints", "prober", "lookups"):
         assert "threading.Thread" not in calls_of(path)
 
 
@@ -189,7 +205,7 @@ def test_no_lock_is_one_that_a_signal_handler_waits_for_for_ever(path):
     locks = {"threading.Lock", "threading.Condition", "threading.Semaphore", "queue.Queue", "Queue"}
     if path.stem != "courier":  # a flush waits for an event of its own
         locks.add("threading.Event")
-    if path.stem not in ("cli", "worker"):
+    if path.stem != "cli":
         assert not calls_of(path) & locks
 
 

@@ -1,0 +1,118 @@
+"""What grows with the number of providers: CPU for each of them, which should stay the same.
+
+`python -m benchmarks.growth` prints a line for each number.
+"""
+
+import asyncio
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from redis_router import CircuitConfig, HealthChecker, Outcome, Probe, Provider
+from redis_router.connect import connect
+from redis_router.demo.server import EmbeddedServer
+from redis_router.model import Result
+from redis_router.store import Batch, Store
+
+SIZES = (100, 1_000, 10_000)
+DUE = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.001)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds of this process, and of the thread that did the work, for so many providers."""
+
+    providers: int
+    process: float
+    thread: float
+
+    @property
+    def each_ms(self) -> float:
+        """Milliseconds of CPU for each provider."""
+        return self.process / self.providers * 1000
+
+
+def worker(url: str, namespace: str, providers: int) -> Cost:
+    """One pass over so many providers, each with a probe of its own and a circuit that is due: all are moved.
+
+    The server and the endpoint are processes of their own.
+    """
+    patient = f"{url}?socket_timeout=60"
+    with endpoint() as probed:
+        with closing(connect(patient)) as client:
+            fill(Store(client, namespace, "growth"), providers, probed)
+        checker = HealthChecker(patient, namespace, probe_timeout=600.0, registry=CollectorRegistry())
+        process, thread = time.process_time(), time.thread_time()
+        done = checker.run_once()
+        cost = Cost(providers, time.process_time() - process, time.thread_time() - thread)
+        checker.stop()
+    failed = [why for why in done.probed.values() if why is not None]
+    assert not failed, f"{len(failed)} of {providers} probes failed, such as by {failed[0]!r}"
+    assert len(done.half_opened) == providers, f"moved {len(done.half_opened)} of {providers}"
+    return cost
+
+
+def fill(store: Store, providers: int, url: str) -> None:
+    """So many providers, all open and due; each has a path of its own there as its probe."""
+    store.register(Provider("p0", ("m",), probe=Probe(f"{url}/p0")), DUE)
+    store.record([Batch("p0", 1, [Result("p0", Outcome.FAILURE, 10.0, 1)])])
+    record = store.client.hgetall(store.keys.health("p0"))
+    spec = _text(store.client.hget(store.keys.providers, "p0"))
+    for first in range(1, providers, 500):
+        pipe = store.client.pipeline(transaction=False)
+        for name in (f"p{number}" for number in range(first, min(first + 500, providers))):
+            pipe.hset(store.keys.providers, name, spec.replace(f"{url}/p0", f"{url}/{name}"))
+            pipe.hset(store.keys.health(name), mapping=record)
+        pipe.execute()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def endpoint() -> Iterator[str]:
+    """The URL of an HTTP server that answers 200 to whatever it is asked; a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.growth", "--serve"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def _serve() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)  # a line for each circuit that is moved
+    with EmbeddedServer() as server:
+        for providers in SIZES:
+            cost = worker(server.url, f"growth{providers}", providers)
+            print(
+                f"worker: {providers:>6} probed circuits due at once: {cost.process:6.2f} s of CPU,"
+                f" {cost.each_ms:.2f} ms each, of which {cost.thread / providers * 1000:.2f} ms in its own thread"
+            )
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve()) if sys.argv[1:] == ["--serve"] else main()
