@@ -2,7 +2,7 @@
 --
 -- This text stands in front of every script. `circuit.py` is its mirror in Python and its oracle in the tests:
 -- whatever decides a circuit's state lives in these two files and nowhere else.
--- No globals, no shebang: the scripts run unchanged on Redis 6.2+, Valkey and fakeredis.
+-- No globals, no shebang: the scripts run unchanged on Redis 7.0+, Valkey and fakeredis.
 
 local SEQ_TTL_MS = 3600000 -- how long a writer's last batch is remembered: longer than any retry of it
 local EVENTS_KEPT = 1000
