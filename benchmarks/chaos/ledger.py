@@ -25,7 +25,7 @@ write was refused after it had been remembered."""
 NOTING = """
 -- the soak's: each batch of `record` is noted in the step that writes it: its number, how many outcomes, whose, when
 local noted, real = false, redis
-local function note()
+local function to_ledger()
   if noted then return end
   noted = true
   local outcomes = 0
@@ -40,13 +40,13 @@ local redis = setmetatable({
   call = function(...)
     local said = real.call(...)
     local command, key = ...
-    if command == 'HSET' and key == KEYS[1] then note() end
+    if command == 'HSET' and key == KEYS[1] then to_ledger() end
     return said
   end,
   pcall = function(...)
     local said = real.pcall(...)
     local command, key = ...
-    if command == 'HSET' and key == KEYS[1] and type(said) ~= 'table' then note() end
+    if command == 'HSET' and key == KEYS[1] and type(said) ~= 'table' then to_ledger() end
     return said
   end,
 }, { __index = real })
@@ -67,7 +67,7 @@ def broken_text(name: str, text: str, mutation: str) -> str:
 def noted_text(text: str) -> str:
     """record.lua with its ledger: also where a batch changes nothing in the record."""
     assert END in text, "record.lua ends otherwise now: adapt END"
-    return NOTING + text.replace(END, f"note()\n{END}")
+    return NOTING + text.replace(END, f"to_ledger()\n{END}")
 
 
 def use(mutation: str) -> None:
