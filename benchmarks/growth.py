@@ -1,4 +1,4 @@
-"""What grows with the number of providers: CPU for each of them, which should stay the same.
+"""What grows with the number of providers, in a worker and in a router: CPU for each, which should stay the same.
 
 `python -m benchmarks.growth` prints a line for each number.
 """
@@ -11,17 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from redis_router import CircuitConfig, HealthChecker, Outcome, Probe, Provider
+from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Outcome, Probe, Provider, Router
 from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer
 from redis_router.model import Result
 from redis_router.store import Batch, Store
 
 SIZES = (100, 1_000, 10_000)
+REFUSALS = 10_000
 DUE = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.001)
 
 
@@ -37,6 +39,48 @@ class Cost:
     def each_ms(self) -> float:
         """Milliseconds of CPU for each provider."""
         return self.process / self.providers * 1000
+
+
+@dataclass(frozen=True)
+class Steps:
+    """CPU seconds of a router's process for each of so many providers of 50 models; a refusal in µs."""
+
+    providers: int
+    registered: float
+    joined: float
+    opened: float
+    refusal_us: float
+
+
+def router(url: str, namespace: str, providers: int) -> Steps:
+    """Register so many, join the fleet, open all their circuits, and be refused."""
+    made = Router(
+        f"{url}?socket_timeout=60",
+        namespace=namespace,
+        registry=CollectorRegistry(),
+        circuit=CircuitConfig(consecutive_failure_limit=1, open_timeout=600),
+        buffer_limit=100_000,
+        result_ttl=600.0,
+    )
+    models = [f"m{number}" for number in range(50)]
+    moments = [time.process_time()]
+    for number in range(providers):
+        made.register_provider(Provider(f"p{number}", models))
+    moments.append(time.process_time())
+    with made:
+        assert made.flush(600)
+        moments.append(time.process_time())
+        for number in range(providers):
+            made.record_result(f"p{number}", success=False, latency_ms=5.0)
+        assert made.flush(600)
+        moments.append(time.process_time())
+        for _ in range(REFUSALS):
+            with suppress(NoProviderAvailable):
+                made.select_provider("m7")
+                raise AssertionError("somebody was left")
+        moments.append(time.process_time())
+    registered, joined, opened, refused = (after - before for before, after in pairwise(moments))
+    return Steps(providers, registered, joined, opened, refused / REFUSALS * 1e6)
 
 
 def worker(url: str, namespace: str, providers: int) -> Cost:
@@ -111,6 +155,13 @@ def main() -> None:
             print(
                 f"worker: {providers:>6} probed circuits due at once: {cost.process:6.2f} s of CPU,"
                 f" {cost.each_ms:.2f} ms each, of which {cost.thread / providers * 1000:.2f} ms in its own thread"
+            )
+        for providers in SIZES:
+            steps = router(server.url, f"router{providers}", providers)
+            each = (1000 * step / providers for step in (steps.registered, steps.joined, steps.opened))
+            print(
+                "router: {:>6} providers of 50 models: {:.3f} ms of CPU each to register, {:.2f} to join, {:.2f} to open;"
+                " {:.1f} µs for a refusal".format(providers, *each, steps.refusal_us)
             )
 
 

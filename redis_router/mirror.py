@@ -290,7 +290,9 @@ class Mirror:
                 raise RedisUnavailable(f"Redis did not answer a ping on the push channel for {self.patience:.2f} s")
             # "subscribed": redis-py reconnected by itself, and pushes were lost meanwhile
             now = time.monotonic()
-            if message == "subscribed" or (self._stale and now >= rested_at) or now >= refresh_at:
+            # a push channel that was given up as held up, and is not, is back with a refresh
+            again = message == "subscribed" or self._link.push_up is False
+            if again or (self._stale and now >= rested_at) or now >= refresh_at:
                 self._stale = False
                 self.refresh()
                 rested_at = time.monotonic() + REST * (time.monotonic() - now)

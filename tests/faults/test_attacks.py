@@ -627,22 +627,3 @@ def test_providers_that_come_and_go_leave_nothing_behind(made):
     come_and_go([f"then{n}" for n in range(20)])
     eventually(lambda: _size(router) == series, "the same series")
     eventually(lambda: kept() == books, "the same books")
-
-
-def test_registering_and_opening_is_linear(server):
-    """Ten times as many providers take about ten times as long, not a hundred times."""
-    took = {}
-    for number in (100, 1000):
-        router = Router(server.url, namespace=f"n{number}", registry=CollectorRegistry(), circuit=CONFIG)
-        began = time.process_time()
-        for n in range(number):
-            router.register_provider(Provider(f"p{n}", [f"m{m}" for m in range(50)]))
-        with router:
-            assert router.flush(60)
-            for n in range(number):
-                fail(router, f"p{n}")
-            assert router.flush(60)
-            took[number] = time.process_time() - began
-            with pytest.raises(NoProviderAvailable):
-                router.select_provider("m7")
-    assert took[1000] < 40 * took[100], took
