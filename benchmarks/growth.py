@@ -160,8 +160,8 @@ def main() -> None:
             steps = router(server.url, f"router{providers}", providers)
             each = (1000 * step / providers for step in (steps.registered, steps.joined, steps.opened))
             print(
-                "router: {:>6} providers of 50 models: {:.3f} ms of CPU each to register, {:.2f} to join, {:.2f} to open;"
-                " {:.1f} µs for a refusal".format(providers, *each, steps.refusal_us)
+                "router: {:>6} providers of 50 models: {:.3f} ms of CPU each to register, {:.2f} to join,"
+                " {:.2f} to open, {:.1f} µs a refusal".format(providers, *each, steps.refusal_us)
             )
 
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.chaos import ledger, net, truth
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
+from redis_router.local import is_local
 from redis_router.messages import Reply
 from redis_router.store import Batch, Store
 
@@ -139,6 +140,7 @@ class Gateway:
         if provider == self.slow:
             seconds = draw.uniform(0.9, 1.6)
         facts = {"provider": provider, "permit": attempt.permit, "generation": attempt.generation}
+        facts["alone"] = attempt._permit is not None and is_local(attempt._permit)
         if attempt.permit:
             self.journal.write("trial", **facts)
         try:

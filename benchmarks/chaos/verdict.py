@@ -197,8 +197,8 @@ def _unexplained(lines: list[Line], streams: list[tuple[str, list[Line]]]) -> li
     """A half-open circuit opens after a failed trial call of its generation, and closes after enough that went well."""
     went: dict[tuple[str, int, bool], int] = defaultdict(int)
     for line in of(lines, "tried"):
-        if "|" in line["permit"]:
-            continue  # a trial of a replica alone: its generations are not the fleet's
+        if line.get("alone"):
+            continue  # of a state that a replica alone came to: its generations are not the fleet's
         went[line["provider"], line["generation"], line["ok"]] += 1
     restored = {p for p, stream in streams if any(e["event"] == "restored" for e in stream)}
     found = []

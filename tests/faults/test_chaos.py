@@ -22,10 +22,11 @@ def soak(*options):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_every_promise_is_kept():
-    """Six replicas, two workers, a master with its replica, and a fault of every kind."""
-    done = soak("--minutes", "4", "--seed", "1")
+    """Six replicas, two workers, a master with its replica, and some of the faults; `benchmarks.chaos` has them all."""
+    faults = ["server_frozen", "leader_killed", "rights_hset", "lost_health", "mangled_state", "junk_published"]
+    done = soak("--minutes", "0.6", "--seed", "1", "--faults", *faults)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "too short for" not in done.stdout
     assert done.stdout.count("kept   ") == 15
