@@ -6,6 +6,7 @@ under it, and what came after waits: results arrive in their order. What grew ol
 number: the next reply says whether it had been applied after all.
 """
 
+import math
 import threading
 import time
 from bisect import bisect_left
@@ -90,7 +91,7 @@ class Courier:
         self._numbers = count(1)
         """Of batches: rising for each provider, and kept by nobody when it goes."""
         self._markers: deque[threading.Event] = deque()
-        self._due_markers: list[threading.Event] = []
+        self._due_markers: list[tuple[float, threading.Event]] = []  # and when they were drained
         self._alarm = Alarm()
         self._idle = True
         self._urgent = False
@@ -181,7 +182,7 @@ class Courier:
     def _sort(self, now: float) -> dict[str, list[Result]]:
         drained = defaultdict[str, list[Result]](list)
         for _ in range(len(self._markers)):  # before the buffer: what a marker waits for is in it
-            self._due_markers.append(self._markers.popleft())
+            self._due_markers.append((now, self._markers.popleft()))
         take = self._buffer.popleft
         for _ in range(len(self._buffer)):
             self._backlog += 1  # before it leaves the buffer: it is counted at every moment
@@ -242,13 +243,18 @@ class Courier:
             if isinstance(reply, Reply) and not reply.unreadable:
                 self._on_applied(reply, ())
 
-    def tell_settled(self) -> None:
-        """Set the markers of what was drained, unless some of it still waits."""
+    def tell_settled(self, until: float) -> None:
+        """Set the markers of what was drained up to this monotonic moment, but for those of what still waits."""
         with self._lock:
-            if not self._unacked and not self._waiting:
-                for marker in self._due_markers:
+            moments = [parcel.drained_at[0] for parcel in self._unacked.values()]
+            moments += [waiting.drained_at[0] for waiting in self._waiting.values() if waiting.drained_at]
+            oldest = min(moments, default=math.inf)
+            due, self._due_markers = self._due_markers, []
+            for drained_at, marker in due:
+                if drained_at <= until and drained_at < oldest:
                     marker.set()
-                self._due_markers.clear()
+                else:
+                    self._due_markers.append((drained_at, marker))
 
     def give_up(self, provider: str, reason: str) -> list[Result]:
         """Drop the batch of this provider that got no answer, and count it; returns it and what waits behind it."""

@@ -315,6 +315,7 @@ class Engine:
         return not self._stop.is_set()
 
     def _exchange(self) -> None:
+        began = time.monotonic()
         if self.link.push_up is False:
             raise RedisUnavailable("the push channel is down")
         self._registrar.put_right()
@@ -337,7 +338,7 @@ class Engine:
         self.view.settle(now=self.courier.awaited)
         self.view.say()
         if not self.view.alone:
-            self.courier.tell_settled()
+            self.courier.tell_settled(began)
 
     def _failed(self, error: BaseException) -> None:
         self.link.failed(COMMANDS, error)  # and the other thread decides alone

@@ -627,3 +627,30 @@ def test_providers_that_come_and_go_leave_nothing_behind(made):
     come_and_go([f"then{n}" for n in range(20)])
     eventually(lambda: _size(router) == series, "the same series")
     eventually(lambda: kept() == books, "the same books")
+
+
+def test_a_flush_covers_what_came_before_it_and_no_more(admin, router):
+    """Under load without a pause: providers just registered have their record, results are there, and it returns."""
+    over = threading.Event()
+
+    def load():
+        while not over.is_set():
+            router.record_result("healthy", success=True, latency_ms=1.0)
+            time.sleep(0)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(40):
+            name = f"new{number}"
+            router.register_provider(Provider(name, ("other",)))
+            assert router.flush(10)
+            assert record_of(admin, name)["generation"] == "1"
+            router.record_result(name, success=False, latency_ms=1.0)
+            assert router.flush(10)
+            assert record_of(admin, name)["consecutive_failures"] == "1"
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
