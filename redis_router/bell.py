@@ -31,7 +31,7 @@ class Bell:
     def ring(self, models: Collection[str] | None = None, most: int | None = None) -> None:
         """Wake those who wait for one of these models, or for any; `most` of them, or all.
 
-        Who was woken and does not go keeps the place, and is woken again.
+        Who was woken and does not go keeps the place; a ring that comes while one looks is not lost.
         """
         if not self._waiters:
             return
@@ -61,6 +61,8 @@ class Bell:
         finally:
             with self._lock:
                 self._waiters.pop(waiter, None)
+            if waiter.is_rung:  # once more, while it was leaving
+                self.ring(waiter.models, 1)
 
     @contextmanager
     def in_thread(self, models: Collection[str]) -> Iterator[Callable[[float], None]]:
@@ -69,8 +71,8 @@ class Bell:
         waiter = _Waiter(models, alarm.ring)
 
         def wait(seconds: float) -> None:
-            waiter.is_rung = False
             alarm.wait(seconds)
+            waiter.is_rung = False  # before it looks
 
         with self._heard_by(waiter):
             yield wait
@@ -87,10 +89,10 @@ class Bell:
         waiter = _Waiter(models, wake)
 
         async def wait(seconds: float) -> None:
-            waiter.is_rung = False
             with suppress(TimeoutError):
                 await asyncio.wait_for(rung.wait(), seconds)
             rung.clear()
+            waiter.is_rung = False  # before it looks
 
         with self._heard_by(waiter):
             yield wait

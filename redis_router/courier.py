@@ -58,6 +58,16 @@ class Waiting:
         return [results() for _ in range(number)], [moments() for _ in range(number)]
 
 
+class Marker(threading.Event):
+    """Set when all that was recorded before it is settled, or when nobody will settle it any more."""
+
+    settled = False
+
+    def was_settled(self, timeout: float) -> bool:
+        """Wait for it, so many seconds at most."""
+        return self.wait(timeout) and self.settled
+
+
 class Courier:
     """One router's results on their way; they are dropped `ttl` seconds after they were recorded.
 
@@ -90,8 +100,8 @@ class Courier:
         self._unacked: dict[str, Parcel] = {}
         self._numbers = count(1)
         """Of batches: rising for each provider, and kept by nobody when it goes."""
-        self._markers: deque[threading.Event] = deque()
-        self._due_markers: list[tuple[float, threading.Event]] = []  # and when they were drained
+        self._markers: deque[Marker] = deque()
+        self._due_markers: list[tuple[float, Marker]] = []  # and when they were drained
         self._alarm = Alarm()
         self._idle = True
         self._urgent = False
@@ -130,10 +140,12 @@ class Courier:
         self._urgent = True
         self._alarm.ring()
 
-    def mark(self) -> threading.Event:
-        """An event that is set once everything recorded before is settled."""
-        marker = threading.Event()
+    def mark(self) -> Marker:
+        """A marker behind everything that was recorded so far."""
+        marker = Marker()
         self._markers.append(marker)
+        if self._closed:
+            marker.set()
         self.urge()
         return marker
 
@@ -252,6 +264,7 @@ class Courier:
             due, self._due_markers = self._due_markers, []
             for drained_at, marker in due:
                 if drained_at <= until and drained_at < oldest:
+                    marker.settled = True
                     marker.set()
                 else:
                     self._due_markers.append((drained_at, marker))
@@ -294,6 +307,8 @@ class Courier:
             self._waiting.clear()
             self._unacked.clear()
             self._backlog = 0
+            for marker in [*self._markers, *(marker for _, marker in self._due_markers)]:
+                marker.set()
         return self._drop("closed", left) + self._abandon_buffer()
 
     def _next_batches(self, held: set[str], least: int) -> list[Batch]:

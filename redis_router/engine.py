@@ -172,7 +172,7 @@ class Engine:
 
         And at once on a thread of ours, which would wait for itself: a log handler may call it there.
         """
-        return self.running and not self._is_ours and self.courier.mark().wait(timeout)
+        return self.running and not self._is_ours and self.courier.mark().was_settled(timeout)
 
     @property
     def _is_ours(self) -> bool:
@@ -187,7 +187,10 @@ class Engine:
         deadline = time.monotonic() + timeout
         self.mirror.ask_to_stop()
         self.permits.give_back_all()
-        flushed = self.flush(max(timeout * 0.5, timeout - 0.6))  # the rest is for a command that hangs
+        if not self._is_ours:  # first, as it may take a moment: what is recorded meanwhile is carried, too
+            self.mirror.stop(min(0.3, timeout * 0.2))
+        left = deadline - time.monotonic()
+        flushed = self.flush(max(left * 0.5, left - 0.6))  # the rest is for a command that hangs
         self._stop.set()
         self.bell.ring()  # nobody will come back here
         self.courier.urge()
@@ -262,7 +265,7 @@ class Engine:
             nap = min(nap, GUARD_INTERVAL)
         self.courier.sleep(nap, self._flush_interval, self.view.unsettled_for())
         drained = self.courier.drain()
-        self._last_used.update(dict.fromkeys(drained, time.monotonic()))
+        self._last_used.update(dict.fromkeys((n for n in drained if n in self.view.providers), time.monotonic()))
         self._notice_trouble()
         if self.link.is_down and not self.view.alone:
             self.view.go_alone(self.now_ms)
@@ -334,7 +337,8 @@ class Engine:
             raise RedisUnavailable("every record is refused, or cannot be read")
         self.link.works(COMMANDS)
         if self.view.alone and self.link.up:
-            self.view.rejoin(self.mirror.records, list(self.mirror.unusable))
+            with self.mirror.lock:  # no record may come in between: the view takes none while it is alone
+                self.view.rejoin(self.mirror.records, list(self.mirror.unusable))
         self.view.settle(now=self.courier.awaited)
         self.view.say()
         if not self.view.alone:
@@ -374,6 +378,9 @@ class Engine:
 
     def _applied(self, reply: Reply, results: Sequence[Result]) -> None:
         if reply.health is None:
+            return
+        if reply.health.name not in self.view.providers:
+            self._leaving.add(reply.health.name)  # a late result: the metrics have the provider again
             return
         self.mirror.apply(reply.health, self.store.writer, accepted=True)
         candidate = self.view.table.candidates.get(reply.health.name)

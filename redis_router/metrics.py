@@ -72,6 +72,12 @@ class HasPending(Protocol):
     def pending(self) -> int: ...
 
 
+class HasProviders(Protocol):
+    """Whose providers are shown."""
+
+    def has_provider(self, name: str) -> bool: ...
+
+
 class HasLink(Protocol):
     """Who is in touch with Redis, or not."""
 
@@ -95,6 +101,7 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._pending: WeakSet[HasPending] = WeakSet()
         self._links: WeakSet[HasLink] = WeakSet()
+        self._owners: WeakSet[HasProviders] = WeakSet()
         self._make()
         registry.register(self)
 
@@ -207,6 +214,7 @@ class Metrics(Collector):
         """In a forked child: count from zero, or the sum over the fleet would count the parent's past twice."""
         self._pending.clear()
         self._links.clear()
+        self._owners.clear()
         self._make()
 
     @_gated
@@ -302,9 +310,15 @@ class Metrics(Collector):
         )
         return gauges
 
+    def watch_providers(self, owner: HasProviders) -> None:
+        """Count in who shows providers here."""
+        self._owners.add(owner)
+
     @_gated
     def forget(self, provider: str) -> None:
-        """Show this provider no more."""
+        """Show this provider no more, unless another router or worker of this registry has it."""
+        if any(owner.has_provider(provider) for owner in list(self._owners)):
+            return
         known = self._gauges.pop(provider, None) is not None
         self._bound.pop(provider, None)
         if not in_files():

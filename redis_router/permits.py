@@ -115,9 +115,11 @@ class Permits:
         self._put(Result(permit.provider, Outcome.IGNORED, 0.0, permit.generation, permit.token))
 
     def forget(self, name: str) -> None:
-        """This provider is no more."""
-        for kept in (self._in_hand, self._unreported, self._asked, self._claim_at):
-            kept.pop(name, None)
+        """This provider is no more: what waits for a call, or for its report, goes back."""
+        for permit in (*self._in_hand.pop(name, ()), *self._unreported.pop(name, ())):
+            self.hand_back(permit)
+        self._asked.pop(name, None)
+        self._claim_at.pop(name, None)
 
     def done(self, permit: Permit) -> Permit:
         """The call is over: stop renewing. Its outcome carries the token back."""

@@ -62,6 +62,7 @@ class View:
         self.open: set[str] = set()
         self._tables = tables
         self._metrics = metrics
+        metrics.watch_providers(self)
         self._tell = tell
         self._wake = wake
         self._lock = threading.RLock()
@@ -99,6 +100,10 @@ class View:
                 self.providers[part.name] = part
                 self._records_of.setdefault(part.whole.name, {})[part.name] = None
             self._outdate()
+
+    def has_provider(self, name: str) -> bool:
+        """Is it routed to here?"""
+        return name in self.providers
 
     def remove(self, name: str) -> bool:
         """Route there no more; False where nobody did."""

@@ -74,6 +74,7 @@ class HealthChecker:
         self._owns_client = isinstance(redis, str)
         self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
         self._election = Election(self._store, lease)
+        self._metrics.watch_providers(self)
         self._link = Link(where(self._store.client), self._metrics, lambda: None)
         failed = self._metrics.background_failed
         self._mirror = Mirror(
@@ -173,6 +174,10 @@ class HealthChecker:
             done.probed |= more.probed
 
     # What the mirror tells
+
+    def has_provider(self, name: str) -> bool:
+        """Has it a record in the fleet, as far as this worker knows?"""
+        return name in self._mirror.records
 
     def changed(self, old: ProviderHealth | None, new: ProviderHealth, by: str) -> None:
         self._metrics.health([new])

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router
+from redis_router.bell import Bell
 from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store import Store
@@ -654,3 +655,75 @@ def test_a_flush_covers_what_came_before_it_and_no_more(admin, router):
         over.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_permit_of_a_provider_that_is_taken_out_here_goes_back(admin, made):
+    """It must not block the fleet's trial calls until it runs out."""
+    circuit = CircuitConfig(consecutive_failure_limit=1, half_open_max_probes=1, open_timeout=0.2)
+    router = made(circuit=circuit, safety_net_after=0.2, permit_ttl=600.0)
+    fail(router, times=1)
+    until(router, "half_open")
+    router._engine.want("m")
+    eventually(lambda: admin.zcard("rr:{broken}:permits"), "a permit in hand")
+    router.deregister_provider("broken")
+    eventually(lambda: not admin.zcard("rr:{broken}:permits"), "it is back")
+
+
+def test_a_provider_stays_in_the_metrics_while_another_router_has_it(made):
+    """Two routers of one registry."""
+    registry = CollectorRegistry()
+    first, second = made(registry=registry), made(registry=registry)
+    second.record_result("healthy", success=True, latency_ms=1.0)
+    assert second.flush()
+    first.deregister_provider("healthy")
+    eventually(lambda: not first._engine._leaving)
+    assert metric(registry, "requests_total", provider="healthy", outcome="success") == 1
+    second.deregister_provider("healthy")
+    eventually(lambda: not metric(registry, "requests_total", provider="healthy", outcome="success"))
+
+
+def test_a_late_result_brings_no_series_back(made):
+    """A call that ends after its provider was taken out."""
+    router = made()
+    attempt = router.attempt("m", exclude=["healthy"])
+    with attempt:
+        router.deregister_provider("broken")
+        eventually(lambda: not router._engine._leaving)
+    assert router.flush()
+    eventually(lambda: not metric(router._registry, "requests_total", provider="broken", outcome="success"))
+    assert "broken" not in router._engine._last_used
+
+
+def test_a_flush_ends_with_the_router(server, router):
+    """Nobody is left who would settle what it waits for."""
+    server.stop()
+    eventually(lambda: not router.redis_up)
+    said = []
+    router.record_result("healthy", success=True, latency_ms=1.0)
+    thread = threading.Thread(target=lambda: said.append(router.flush(60.0)))
+    thread.start()
+    router.close(0.5)
+    thread.join(20.0)
+    assert said == [False]
+
+
+def test_a_ring_while_one_looks_is_not_lost():
+    """It is woken for it, and where it leaves, the next one is."""
+    bell = Bell()
+    with bell.in_thread(["m"]) as first, bell.in_thread(["m"]) as second:
+        bell.ring(["m"], 1)
+        began = time.monotonic()
+        first(60.0)
+        bell.ring(["m"], 1)  # while the first one looks
+        first(60.0)
+        bell.ring(["m"], 1)
+        bell.ring(["m"], 1)
+        second(60.0)
+        assert time.monotonic() - began < 30.0
+    with bell.in_thread(["m"]) as last:
+        with bell.in_thread(["m"]):
+            pass
+        with bell.in_thread(["other"]):
+            bell.ring(["m"], 1)
+        last(60.0)
+    assert time.monotonic() - began < 30.0
