@@ -374,11 +374,8 @@ class Store:
         thread = threading.get_ident()
         self._asked_at[thread] = time.monotonic()
         try:
-            yield
-        except NoScript:
-            raise
-        except REDIS_ERRORS as error:
-            raise translated(error) from error
+            with _translating():
+                yield
         finally:
             self._asked_at.pop(thread, None)
 
@@ -421,5 +418,7 @@ class Subscription:
 def _translating() -> Iterator[None]:
     try:
         yield
+    except NoScript:  # the caller knows what to do
+        raise
     except REDIS_ERRORS as error:
         raise translated(error) from error

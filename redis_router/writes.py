@@ -21,7 +21,6 @@ class Writes:
         self._election = election
         self._metrics = metrics
         self._changes = changes
-        self._refused: set[str] = set()
 
     def half_open(self, name: str) -> Reply | None:
         """Move a circuit if it is due; None where that was refused."""
@@ -45,14 +44,11 @@ class Writes:
             self._changes.note(name)
             raise
         except RedisRefused as error:
-            if name not in self._refused:
-                log.error("the record of provider %s cannot be used: %s", name, error)
-            self._refused.add(name)
+            self._mirror.cannot_use(name, str(error), refused=True)
             return None
         except RouterError:
             self._changes.note(name)
             raise
-        self._refused.discard(name)
         self._accept(name, reply)
         return reply
 
