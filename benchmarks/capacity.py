@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 from redis.connection import Connection
 
 from benchmarks.measure import Row, quantile, row, server_cpu
-from redis_router import CircuitConfig, Outcome, Provider, scripts
-from redis_router.connect import connect
-from redis_router.messages import Reply
-from redis_router.model import Result
-from redis_router.store import Batch, Store
+from redis_router import CircuitConfig, Outcome, Provider
+from redis_router.circuit.outcome import Result
+from redis_router.store import scripts
+from redis_router.store.connect import connect
+from redis_router.store.messages import Reply
+from redis_router.store.redis import Batch, Store
 
 PROVIDERS = 20
 FULL = 100

@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 from benchmarks.hotpath import router
 from benchmarks.measure import Row, paced, row
 from redis_router import CircuitConfig, Outcome, ProviderHealth, Router, Transition
-from redis_router.metrics import Metrics
-from redis_router.model import CircuitState, Result
+from redis_router.circuit.outcome import Result
+from redis_router.circuit.record import CircuitState
+from redis_router.telemetry.metrics import Metrics
 
 PROVIDERS = 500
 FLEET = 10

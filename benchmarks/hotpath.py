@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Case, Row, interleaved, not_measured, ratios, row
 from redis_router import Provider, ProviderHealth, Router
-from redis_router.strategies import STRATEGIES, resolve
-from redis_router.table import Tables
+from redis_router.routing.strategies import STRATEGIES, resolve
+from redis_router.routing.table import Tables
 
 SIZES = (3, 10, 100, 1000)
 

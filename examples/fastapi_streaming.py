@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from redis_router import NoProviderAvailable, Provider, Router
-from redis_router.verdict import retry_after
+from redis_router.request.classify import retry_after
 
 router: Router[openai.AsyncOpenAI] = Router(os.environ.get("REDIS_ROUTER_URL", "redis://localhost:6379/0"))
 

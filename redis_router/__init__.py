@@ -1,7 +1,8 @@
 """One circuit breaker and one set of health figures for a whole fleet of LLM gateway replicas, kept in Redis."""
 
-from redis_router.attempt import Attempt
-from redis_router.attempts import Attempts
+from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.outcome import Outcome
+from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 from redis_router.errors import (
     AccessDenied,
     InvalidArgument,
@@ -11,21 +12,15 @@ from redis_router.errors import (
     RouterError,
     UnknownProvider,
 )
-from redis_router.model import (
-    Candidate,
-    CircuitConfig,
-    CircuitState,
-    Outcome,
-    Provider,
-    ProviderHealth,
-    RegisteredModel,
-    Transition,
-)
 from redis_router.probe import Probe
+from redis_router.provider import Provider, RegisteredModel
+from redis_router.request.attempt import Attempt
+from redis_router.request.attempts import Attempts
+from redis_router.request.classify import Verdict, classify
 from redis_router.router import Router
-from redis_router.strategies import Latency, Strategy
-from redis_router.verdict import Verdict, classify
-from redis_router.worker import HealthChecker
+from redis_router.routing.candidate import Candidate
+from redis_router.routing.strategies import Latency, Strategy
+from redis_router.worker.checker import HealthChecker
 
 __version__ = "0.1.0"
 

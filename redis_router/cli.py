@@ -10,16 +10,16 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router import purge, status, terminal
 from redis_router.checks import check_name
-from redis_router.connect import connect, where
-from redis_router.endpoints import Endpoints
 from redis_router.errors import RedisUnavailable, RouterError
-from redis_router.log import log
-from redis_router.names import operator_name
-from redis_router.store import Store
-from redis_router.terminal import complain, printable, say
-from redis_router.worker import HealthChecker
+from redis_router.runtime.log import log
+from redis_router.runtime.names import operator_name
+from redis_router.store.connect import connect, where
+from redis_router.store.redis import Store
+from redis_router.worker import purge, status, terminal
+from redis_router.worker.checker import HealthChecker
+from redis_router.worker.endpoints import Endpoints
+from redis_router.worker.terminal import complain, printable, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,53 +6,46 @@ import os
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, Generic, Self
 from weakref import WeakSet
 
-from redis_router import table as tables
-from redis_router.attempt import Attempt
-from redis_router.attempts import Attempts
 from redis_router.checks import (
     check_count,
     check_flag,
     check_latency,
     check_name,
     check_names,
-    check_number,
     check_seconds,
     check_weight,
 )
-from redis_router.choose import Chooser, is_limited
-from redis_router.circuit import HALF_OPEN
-from redis_router.connect import connect
-from redis_router.deadline import Deadline
-from redis_router.engine import Engine
+from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.machine import HALF_OPEN
+from redis_router.circuit.outcome import Outcome, Result
+from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
-from redis_router.herald import TransitionListener
-from redis_router.local import as_the_fleet_counts
-from redis_router.log import log
-from redis_router.metrics import CollectorRegistry, Metrics
-from redis_router.model import (
-    ANY_MODEL,
-    CircuitConfig,
-    CircuitState,
-    ClientT,
-    Outcome,
-    Provider,
-    ProviderHealth,
-    RegisteredModel,
-    Result,
-)
-from redis_router.names import process_name
-from redis_router.store import Store
-from redis_router.strategies import Strategy, best_first, resolve
-from redis_router.verdict import Classifier, Judge
-from redis_router.worker import HealthChecker
+from redis_router.options import Options
+from redis_router.provider import ANY_MODEL, ClientT, Provider, RegisteredModel
+from redis_router.replica.engine import Engine
+from redis_router.replica.local import as_the_fleet_counts
+from redis_router.request.attempt import Attempt
+from redis_router.request.attempts import Attempts
+from redis_router.request.chooser import Chooser, is_limited
+from redis_router.request.classify import Classifier, Judge
+from redis_router.request.context import Context
+from redis_router.request.deadline import Deadline
+from redis_router.routing import table as tables
+from redis_router.routing.strategies import Strategy, best_first
+from redis_router.runtime.log import log
+from redis_router.runtime.names import process_name
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
+from redis_router.telemetry.listeners import TransitionListener
+from redis_router.telemetry.metrics import CollectorRegistry, Metrics
+from redis_router.worker.checker import HealthChecker
 
 JOIN_SECONDS = 5.0
 """For so long an operator's call waits for the record of a provider that was registered a moment ago."""
-WHEN_ALL_OPEN = ("raise", "least_bad", "wait")
 
 _routers: "WeakSet[Router[Any]]" = WeakSet()
 
@@ -116,53 +109,52 @@ class Router(Generic[ClientT]):
         buffer_limit: int = 10_000,
         result_ttl: float = 5.0,
     ) -> None:
-        self._target = redis
-        self._client = connect(redis)
-        self._owns_client = isinstance(redis, str)
-        self._circuit = CircuitConfig() if circuit is None else circuit
-        if not isinstance(self._circuit, CircuitConfig):
-            raise InvalidArgument(f"circuit is {circuit!r}: give a CircuitConfig")
-        self._registry = registry
-        self._checker: HealthChecker | None = None
-        self._starting = threading.RLock()
-        self.namespace = check_name("namespace", namespace)
+        self.options = Options(
+            strategy=strategy,
+            namespace=namespace,
+            circuit=CircuitConfig() if circuit is None else circuit,
+            circuit_version=circuit_version,
+            rate_limit_cooldown=rate_limit_cooldown,
+            rate_limit_cooldown_max=rate_limit_cooldown_max,
+            when_all_open=when_all_open,
+            max_ejection_percent=max_ejection_percent,
+            flush_interval=flush_interval,
+            push_interval=push_interval,
+            refresh_interval=refresh_interval,
+            permit_ttl=permit_ttl,
+            safety_net_after=safety_net_after,
+            buffer_limit=buffer_limit,
+            result_ttl=result_ttl,
+        )
         self._named = replica
         self.replica = check_name("replica", replica or process_name())
         if on_transition is not None and not callable(on_transition):
             raise InvalidArgument(f"on_transition is {on_transition!r}: give a function that takes a Transition")
-        self._push_ms = round(check_seconds("push_interval", push_interval) * 1000)
-        if when_all_open not in WHEN_ALL_OPEN:
-            raise InvalidArgument(f"unknown when_all_open {when_all_open!r}: choose {', '.join(WHEN_ALL_OPEN)}")
-        self._waits = when_all_open == "wait"
-        self._keeps_bad = when_all_open == "least_bad" or max_ejection_percent != 100
+        self._listener = on_transition
+        self._judge = Judge(classify, rate_limit_cooldown, rate_limit_cooldown_max)
+        self._circuit = self.options.circuit
         self._further = best_first(strategy)
-        self._least_bad = when_all_open == "least_bad"
-        self._new_engine = partial(
-            Engine,
-            strategy=resolve(strategy),
-            flush_interval=check_seconds("flush_interval", flush_interval),
-            refresh_interval=check_seconds("refresh_interval", refresh_interval),
-            buffer_limit=check_count("buffer_limit", buffer_limit),
-            result_ttl=check_seconds("result_ttl", result_ttl),
-            permit_ttl=check_number("permit_ttl", permit_ttl, least=1.0, most=3600.0),
-            safety_net_after=check_seconds("safety_net_after", safety_net_after),
-            on_transition=on_transition,
-            circuit_version=check_count("circuit_version", circuit_version, least=0),
-            judge=Judge(classify, rate_limit_cooldown, rate_limit_cooldown_max),
-            least_bad=when_all_open == "least_bad",
-            max_ejection_percent=check_number("max_ejection_percent", max_ejection_percent, most=100.0),
-        )
-        self._use(self._new_engine(self._store(), Metrics.of(registry)))
+        self._target = redis
+        self._client = connect(redis)
+        self._owns_client = isinstance(redis, str)
+        self._registry = registry
+        self._checker: HealthChecker | None = None
+        self._starting = threading.RLock()
+        self._use(Metrics.of(registry))
         _follow_forks()
         _routers.add(self)
 
-    def _use(self, engine: Engine) -> None:
-        self._engine = engine
-        self._view = engine.view
-        self._chooser = Chooser(engine, self._further, least_bad=self._least_bad)
+    @property
+    def namespace(self) -> str:
+        """The first part of every Redis key."""
+        return self.options.namespace
 
-    def _store(self) -> Store:
-        return Store(self._client, self.namespace, self.replica, self._push_ms)
+    def _use(self, metrics: Metrics) -> None:
+        store = Store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
+        self._engine = Engine(store, metrics, self.options, self._listener)
+        self._view = self._engine.view
+        self._chooser = Chooser(self._engine, self._further, least_bad=self.options.least_bad)
+        self._context = Context(self._engine, self._chooser, self._judge)
 
     def _after_fork(self) -> None:
         """In the child: threads and connections stayed with the parent, and so did what it has still to deliver."""
@@ -172,7 +164,7 @@ class Router(Generic[ClientT]):
         if self._owns_client:
             self._client = connect(self._target)
         self.replica = self._named or process_name()
-        self._use(self._new_engine(self._store(), parent.metrics))
+        self._use(parent.metrics)
         self._engine.take_over(parent)
 
     # Life
@@ -341,9 +333,9 @@ class Router(Generic[ClientT]):
         if pick is not None:
             candidate = pick()
             if not candidate.here.limited_until:
-                return Attempt(self._engine, candidate, None, model)
+                return Attempt(self._context, candidate, None, model)
         without = self._chooser.records_of(model, exclude) if exclude else ()
-        return Attempt(self._engine, *self._chooser.choose(model, excluded=without), model)
+        return Attempt(self._context, *self._chooser.choose(model, excluded=without), model)
 
     def attempts(
         self,
@@ -399,12 +391,11 @@ class Router(Generic[ClientT]):
         if not isinstance(others, list | tuple) or not all(isinstance(other, str) for other in others):
             raise InvalidArgument(f"fallbacks for {model!r} is {others!r}: give a list of models")
         return Attempts(
-            self._engine,
-            self._chooser,
+            self._context,
             tuple(dict.fromkeys((model, *others))),
             max_attempts=max_attempts,
             deadline=Deadline(deadline, attempt_timeout, first_token_timeout),
-            wait=self._waits if wait is None else wait,
+            wait=self.options.when_all_open == "wait" if wait is None else wait,
             must_wait=wait is True,
         )
 
@@ -433,7 +424,7 @@ class Router(Generic[ClientT]):
         `select_provider` handed out; `attempt` remembers when the call began and whether it was one.
         Raises InvalidArgument and UnknownProvider, nothing else.
         """
-        said = self._engine.judge.said(success, outcome, reason, cooldown)
+        said = self._judge.said(success, outcome, reason, cooldown)
         if latency_ms is not None:
             latency_ms = check_latency(latency_ms)
         elif said.outcome in (Outcome.SUCCESS, Outcome.FAILURE):
@@ -452,7 +443,7 @@ class Router(Generic[ClientT]):
             return
         generation = candidate.health.generation
         permit = self._engine.permits.reported(name, generation)
-        if permit is None and self._keeps_bad and candidate.health.circuit_state is HALF_OPEN:
+        if permit is None and self.options.keeps_bad and candidate.health.circuit_state is HALF_OPEN:
             generation = 0  # it was called although it should not be: that moves no circuit
         token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
         if hold:

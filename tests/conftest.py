@@ -13,9 +13,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import HealthChecker, Router
-from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer, binaries
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
 
 README = Path(__file__).parent.parent / "README.md"
 REAL: dict[str, Path] = {}

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.servers import eventually as eventually
 from redis_router import Outcome
-from redis_router.messages import Reply
-from redis_router.model import Result
-from redis_router.store import Batch, Store
+from redis_router.circuit.outcome import Result
+from redis_router.store.messages import Reply
+from redis_router.store.redis import Batch, Store
 
 TRACES = [
     json.loads(line) for line in (Path(__file__).parent / "data" / "circuit_traces.jsonl").read_text().splitlines()

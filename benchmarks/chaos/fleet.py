@@ -16,11 +16,11 @@ import redis
 
 from benchmarks.chaos import truth
 from benchmarks.servers import Sentinels, end, eventually
-from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer
 from redis_router.errors import RouterError
-from redis_router.keys import Keys
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.keys import Keys
+from redis_router.store.redis import Store
 from tests.faults.proxy import Proxy
 
 REPLICAS = 6

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from redis_router import scripts
+from redis_router.store import scripts
 
 MUTATIONS = {
     "none": ("", "", ""),

@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.chaos import ledger, net, truth
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
-from redis_router.local import is_local
-from redis_router.messages import Reply
-from redis_router.store import Batch, Store
+from redis_router.replica.local import is_local
+from redis_router.store.messages import Reply
+from redis_router.store.redis import Batch, Store
 
 THREADS = 4
 TICK = 0.25

@@ -22,7 +22,7 @@ from benchmarks.quality.scenarios import LENGTH, RATE, REPLICAS, SCENARIOS, prov
 from benchmarks.quality.world import Make, Run, Scenario, Tally
 from redis_router import CircuitConfig, Latency
 from redis_router.demo.server import EmbeddedServer
-from redis_router.strategies import STRATEGIES
+from redis_router.routing.strategies import STRATEGIES
 
 RESULTS = Path(__file__).parents[1] / "results"
 ORACLE, ORIGINAL, GUIDED = "oracle", "the original", "p2c, guide"

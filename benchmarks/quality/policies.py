@@ -8,15 +8,17 @@ from functools import partial
 from typing import Any
 
 from benchmarks.quality.world import Answer, Provider, Run
-from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth, circuit
+from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth
 from redis_router import Provider as Registered
-from redis_router.connect import connect
-from redis_router.local import OwnView, is_local
-from redis_router.messages import Reply
-from redis_router.model import Candidate, Result
-from redis_router.store import Batch, Store
-from redis_router.strategies import Strategy, best_first, looking, resolve
-from redis_router.table import EMPTY, RoutingTable, Tables, changes_in_ms, pick_from
+from redis_router.circuit import machine as circuit
+from redis_router.circuit.outcome import Result
+from redis_router.replica.local import OwnView, is_local
+from redis_router.routing.candidate import Candidate
+from redis_router.routing.strategies import Strategy, best_first, looking, resolve
+from redis_router.routing.table import EMPTY, RoutingTable, Tables, changes_in_ms, pick_from
+from redis_router.store.connect import connect
+from redis_router.store.messages import Reply
+from redis_router.store.redis import Batch, Store
 
 MODEL = "m"
 EPOCH_MS = 1_700_000_000_000

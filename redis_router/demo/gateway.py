@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
 from redis_router.demo.web import serve, tell
-from redis_router.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
+from redis_router.telemetry.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
 MODEL = "demo-model"
 

@@ -18,15 +18,15 @@ from typing import Any
 
 import httpx
 
-from redis_router.connect import connect
+from redis_router.circuit.config import CircuitConfig
 from redis_router.demo.gateway import MODEL
 from redis_router.demo.screen import Screen
 from redis_router.demo.server import EmbeddedServer
 from redis_router.demo.story import Line, Story
 from redis_router.errors import RouterError
-from redis_router.messages import Event
-from redis_router.model import CircuitConfig
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.messages import Event
+from redis_router.store.redis import Store
 
 REPLICAS = ["gateway-1", "gateway-2", "gateway-3"]
 WORKERS = ["worker-1", "worker-2"]

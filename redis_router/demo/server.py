@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from redis_router.connect import REDIS_ERRORS, connect
 from redis_router.errors import RouterError
+from redis_router.store.connect import REDIS_ERRORS, connect
 
 VARIABLE = "REDIS_ROUTER_SERVER"
 """Environment variable with the path of the server binary to use."""

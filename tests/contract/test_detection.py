@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from redis_router import CircuitConfig, CircuitState, InvalidArgument, Outcome, Provider, circuit
-from redis_router.model import Result
-from redis_router.store import Batch
+from redis_router import CircuitConfig, CircuitState, InvalidArgument, Outcome, Provider
+from redis_router.circuit import machine as circuit
+from redis_router.circuit.outcome import Result
+from redis_router.store.redis import Batch
 from tests.support import recorded, result
 
 OPENAI = Provider("openai", models=("gpt-4o",))

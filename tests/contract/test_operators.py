@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from redis_router import CircuitConfig, InvalidArgument, Provider, RedisRefused, UnknownProvider, cli, purge
-from redis_router.store import Store
+from redis_router import CircuitConfig, InvalidArgument, Provider, RedisRefused, UnknownProvider, cli
+from redis_router.store.redis import Store
+from redis_router.worker import purge
 from tests.contract.test_router import AZURE, OPENAI, QUICK
 from tests.support import eventually, metric
 
@@ -244,7 +245,7 @@ class TestPurge:
 
     def test_replicas_say_what_they_serve_now_and_then(self, router, backend, monkeypatch):
         """Once at the beginning, and every five minutes."""
-        monkeypatch.setattr("redis_router.registrar.SEEN_SECONDS", 0.05)
+        monkeypatch.setattr("redis_router.replica.registration.SEEN_SECONDS", 0.05)
         store = backend.store()
         registers(router(), OPENAI)
         first = eventually(lambda: store.last_seen().get("openai"))

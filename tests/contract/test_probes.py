@@ -7,9 +7,10 @@ import time
 
 from prometheus_client import CollectorRegistry
 
-from redis_router import CircuitConfig, Probe, Provider, prober
+from redis_router import CircuitConfig, Probe, Provider
 from redis_router.errors import AccessDenied
-from redis_router.probes import NotAsked
+from redis_router.worker import prober
+from redis_router.worker.probes import NotAsked
 from tests.support import eventually, metric, recorded, result, target
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
@@ -165,7 +166,7 @@ def test_a_probe_that_began_too_early_is_made_again(backend, checker):
 def test_a_pass_with_more_probes_than_run_at_once(backend, checker, monkeypatch):
     """All are made, and all count; those that hang have their time one after the other."""
     monkeypatch.setattr(prober, "AT_ONCE", 2)
-    monkeypatch.setattr("redis_router.worker.AT_ONCE", 2)
+    monkeypatch.setattr("redis_router.worker.checker.AT_ONCE", 2)
     store, worker = backend.store(), checker(probe_timeout=0.5)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
         for number in range(5):

@@ -20,7 +20,7 @@ from redis_router import (
     RouterError,
     UnknownProvider,
 )
-from redis_router.model import Transition
+from redis_router.circuit.record import Transition
 from tests.support import eventually, metric
 
 OPENAI = Provider("openai", models=("gpt-4o", "gpt-4o-mini"), weight=2.0, client="the client")

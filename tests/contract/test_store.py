@@ -7,9 +7,9 @@ import pytest
 import redis
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Probe, Provider, RedisRefused, RedisUnavailable
-from redis_router.messages import Event, Spec
-from redis_router.model import Result
-from redis_router.store import Batch
+from redis_router.circuit.outcome import Result
+from redis_router.store.messages import Event, Spec
+from redis_router.store.redis import Batch
 from tests.support import eventually, recorded, result
 
 OPENAI = Provider("openai", models=("gpt-4o",), weight=2.0, probe="http://127.0.0.1:1/healthz")

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
-from redis_router.duties import Done
+from redis_router.worker.duties import Done
 from tests.support import eventually, metric, recorded, result, target
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)

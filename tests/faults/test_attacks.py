@@ -15,10 +15,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router
-from redis_router.bell import Bell
-from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer
-from redis_router.store import Store
+from redis_router.replica.waiters import Bell
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
 from tests.conftest import RIGHTS
 from tests.faults.proxy import Proxy
 from tests.support import eventually, metric

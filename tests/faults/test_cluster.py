@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.servers import cluster
 from redis_router import CircuitConfig, Provider, Router
-from redis_router.connect import connect
-from redis_router.keys import Keys
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.keys import Keys
+from redis_router.store.redis import Store
 from tests.conftest import README, RIGHTS
 from tests.support import eventually, metric
 

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from redis_router import CircuitConfig, Provider
-from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
 from tests.faults.proxy import Proxy
 from tests.process.conftest import WorkerProcess
 from tests.support import eventually, recorded, result

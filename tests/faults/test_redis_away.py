@@ -21,9 +21,9 @@ from redis_router import (
     Router,
     RouterError,
 )
-from redis_router.connect import connect
 from redis_router.demo.server import EmbeddedServer, free_port
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
 from tests.faults.proxy import Proxy
 from tests.support import eventually, metric
 

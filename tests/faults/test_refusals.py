@@ -6,10 +6,10 @@
 import pytest
 
 from redis_router import AccessDenied, CircuitConfig, Outcome, Provider, RedisRefused
-from redis_router.connect import connect
+from redis_router.circuit.outcome import Result
 from redis_router.demo.server import EmbeddedServer
-from redis_router.model import Result
-from redis_router.store import Batch, Reply, Store
+from redis_router.store.connect import connect
+from redis_router.store.redis import Batch, Reply, Store
 from tests.conftest import KEYS, REAL, RIGHTS
 from tests.support import result
 

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.servers import sentinels
 from redis_router import CircuitConfig, Provider, Router
-from redis_router.connect import connect
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
 from tests.support import eventually, metric
 
 PROVIDERS = [Provider("openai", ("m",)), Provider("azure", ("m",))]

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from redis_router import ProviderHealth, scripts
+from redis_router import ProviderHealth
+from redis_router.store import scripts
 
 FILES = sorted(path for path in scripts.folder().glob("*.lua") if not path.name.startswith("_"))
 
@@ -80,7 +81,7 @@ def test_every_script_has_a_store_method():
     """One spelling each: the scripts on disk are those that the store calls."""
     import inspect
 
-    from redis_router import store
+    from redis_router.store import redis as store
 
     called = set(re.findall(r'(?:_call|scripts\.load)\(\s*"(\w+)"', inspect.getsource(store)))
     assert {path.stem for path in FILES} == called

@@ -2,8 +2,9 @@
 
 import pytest
 
-from redis_router import CircuitConfig, Outcome, Provider, ProviderHealth, circuit
-from redis_router.model import Result
+from redis_router import CircuitConfig, Outcome, Provider, ProviderHealth
+from redis_router.circuit import machine as circuit
+from redis_router.circuit.outcome import Result
 from tests.support import TRACES, recorded, result
 
 REASONS = {

@@ -9,7 +9,7 @@ import threading
 import time
 
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
-from redis_router.connect import connect
+from redis_router.store.connect import connect
 
 GAUGE = """
 local now = redis.call('HINCRBY', KEYS[1], 'now', ARGV[1])

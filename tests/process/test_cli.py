@@ -13,8 +13,9 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from redis_router import CircuitConfig, InvalidArgument, Provider, endpoints
-from redis_router.endpoints import Endpoints
+from redis_router import CircuitConfig, InvalidArgument, Provider
+from redis_router.worker import endpoints
+from redis_router.worker.endpoints import Endpoints
 from tests.support import eventually, recorded, result
 
 ASCII = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]

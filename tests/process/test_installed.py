@@ -17,7 +17,7 @@ def test_the_wheel_has_the_scripts(tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True, text=True)
     code = (
-        "import pathlib, redis_router, redis_router.scripts as s;"
+        "import pathlib, redis_router, redis_router.store.scripts as s;"
         "home = pathlib.Path(redis_router.__file__).parent;"
         f"assert home == pathlib.Path({str(site)!r}) / 'redis_router', home;"
         "assert s.folder() == home / 'lua', s.folder();"

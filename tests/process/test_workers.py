@@ -14,9 +14,9 @@ from importlib.metadata import version
 import pytest
 
 from redis_router import CircuitConfig, Outcome, Probe, Provider
+from redis_router.circuit.outcome import Result
 from redis_router.demo.server import EmbeddedServer, free_port
-from redis_router.messages import Event
-from redis_router.model import Result
+from redis_router.store.messages import Event
 from tests.support import eventually, recorded, result, target
 
 
@@ -335,7 +335,7 @@ def test_counters_and_pending_results_of_several_processes_add_up(one_real, tmp_
     gateways = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
     try:
         assert [gateway.stdout.readline() for gateway in gateways] == ["done\n"] * 2
-        show = "from redis_router.exposition import *; print(generate_latest(scrape_registry()).decode())"
+        show = "from redis_router.telemetry.exposition import *; print(generate_latest(scrape_registry()).decode())"
         shown = subprocess.run([sys.executable, "-c", show], env=env, capture_output=True, text=True, check=True).stdout
     finally:
         for gateway in gateways:
@@ -351,7 +351,7 @@ def test_counters_and_pending_results_of_several_processes_add_up(one_real, tmp_
 def test_a_router_that_never_starts_is_not_out_of_touch(one_real, tmp_path):
     """gunicorn's master with preload: it makes the router, and its children use it."""
     code = (
-        "import os; from redis_router import *; from redis_router.exposition import *\n"
+        "import os; from redis_router import *; from redis_router.telemetry.exposition import *\n"
         f"r = Router({one_real.url!r}, namespace={one_real.namespace!r})\n"
         "if not os.fork():\n"
         "    r.start(); print(generate_latest(scrape_registry()).decode(), flush=True); r.close(); os._exit(0)\n"

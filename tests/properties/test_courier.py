@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from redis_router import CircuitConfig, Outcome, Provider, courier, errors
-from redis_router.courier import Courier
-from redis_router.metrics import Metrics
-from redis_router.model import Result
-from redis_router.store import Store
+from redis_router import CircuitConfig, Outcome, Provider, errors
+from redis_router.circuit.outcome import Result
+from redis_router.replica import outbox as courier
+from redis_router.replica.outbox import Courier
+from redis_router.store.redis import Store
+from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
 
 STEPS = st.lists(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redis_router import CircuitConfig, CircuitState, Outcome, Provider, circuit
-from redis_router.model import Result
-from redis_router.store import Batch, Store
+from redis_router import CircuitConfig, CircuitState, Outcome, Provider
+from redis_router.circuit import machine as circuit
+from redis_router.circuit.outcome import Result
+from redis_router.store.redis import Batch, Store
 
 configs = st.builds(
     CircuitConfig,

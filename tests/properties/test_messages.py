@@ -13,18 +13,19 @@ from redis_router import (
     Outcome,
     Provider,
     RedisRefused,
-    circuit,
-    messages,
-    status,
 )
-from redis_router.local import LocalBreaker
-from redis_router.messages import Spec
-from redis_router.metrics import Metrics
-from redis_router.model import ProviderHealth, Result
-from redis_router.refusal import nobody
-from redis_router.store import Snapshot
-from redis_router.strategies import STRATEGIES, resolve
-from redis_router.table import Tables, changes_in_ms
+from redis_router.circuit import machine as circuit
+from redis_router.circuit.outcome import Result
+from redis_router.circuit.record import ProviderHealth
+from redis_router.replica.local import LocalBreaker
+from redis_router.routing.refusal import nobody
+from redis_router.routing.strategies import STRATEGIES, resolve
+from redis_router.routing.table import Tables, changes_in_ms
+from redis_router.store import messages
+from redis_router.store.messages import Spec
+from redis_router.store.redis import Snapshot
+from redis_router.telemetry.metrics import Metrics
+from redis_router.worker import status
 
 NOW = 1_800_000_000_000.0
 GOOD = {k.encode(): v.encode() for k, v in ProviderHealth("broken", version=7).to_fields().items()}

@@ -3,8 +3,8 @@
 import dataclasses
 
 from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth
-from redis_router.local import GENERATIONS, LocalBreaker
-from redis_router.model import Result
+from redis_router.circuit.outcome import Result
+from redis_router.replica.local import GENERATIONS, LocalBreaker
 
 CONFIG = CircuitConfig(consecutive_failure_limit=2, half_open_success_threshold=1, open_timeout=10)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from redis_router import Outcome, ProviderHealth
-from redis_router.metrics import Metrics
-from redis_router.model import Result
+from redis_router.circuit.outcome import Result
+from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -53,8 +53,8 @@ def test_a_fork_waits_for_a_scrape():
     code = (
         "import os, threading, prometheus_client as p\n"
         "from redis_router import Outcome\n"
-        "from redis_router.metrics import Metrics\n"
-        "from redis_router.model import Result\n"
+        "from redis_router.telemetry.metrics import Metrics\n"
+        "from redis_router.circuit.outcome import Result\n"
         "m = Metrics.of(None); r = [Result('p', Outcome.SUCCESS, 1.0, 1)]; m.results('p', r)\n"
         "stop = threading.Event()\n"
         "def scrape():\n    while not stop.is_set(): p.generate_latest(p.REGISTRY)\n"

@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from redis_router import InvalidArgument, Probe, lookups, prober, probes
-from redis_router.alarm import Alarm
-from redis_router.prober import Prober, Said
+from redis_router import InvalidArgument, Probe
+from redis_router.runtime.alarm import Alarm
+from redis_router.worker import lookups, prober, probes
+from redis_router.worker.prober import Prober, Said
 from tests.support import eventually, target
 
 
@@ -169,8 +170,8 @@ def test_a_shortage_of_this_machine_is_no_verdict():
     code = """
 import os, resource, socket, threading
 from redis_router import Probe
-from redis_router.alarm import Alarm
-from redis_router.prober import Prober
+from redis_router.runtime.alarm import Alarm
+from redis_router.worker.prober import Prober
 
 server = socket.create_server(("127.0.0.1", 0), backlog=100)
 port = server.getsockname()[1]
@@ -255,8 +256,8 @@ class TestNames:
         code = """
 import socket, threading, time
 from redis_router import Probe
-from redis_router.alarm import Alarm
-from redis_router.prober import Prober
+from redis_router.runtime.alarm import Alarm
+from redis_router.worker.prober import Prober
 
 began = threading.Event()
 def getaddrinfo(*question):

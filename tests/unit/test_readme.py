@@ -27,10 +27,10 @@ from benchmarks.measure import Row
 from benchmarks.quality.policies import GUIDE
 from benchmarks.report import number
 from redis_router import CircuitConfig, NoProviderAvailable, Outcome, Provider, Router, classify, cli
-from redis_router.connect import connect
 from redis_router.demo import gateway, provider
-from redis_router.metrics import Metrics
-from redis_router.store import Store
+from redis_router.store.connect import connect
+from redis_router.store.redis import Store
+from redis_router.telemetry.metrics import Metrics
 from tests.process.llm_server import llm_server
 from tests.support import eventually, recorded, result
 

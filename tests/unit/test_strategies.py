@@ -6,10 +6,20 @@ from itertools import pairwise
 
 import pytest
 
-from redis_router import Candidate, InvalidArgument, Outcome, Provider, ProviderHealth, circuit
-from redis_router.model import Result
-from redis_router.strategies import STRATEGIES, Latency, alias_table, best_first, looking, or_mean, resolve, smooth
-from redis_router.table import EMPTY, Tables
+from redis_router import Candidate, InvalidArgument, Outcome, Provider, ProviderHealth
+from redis_router.circuit import machine as circuit
+from redis_router.circuit.outcome import Result
+from redis_router.routing.strategies import (
+    STRATEGIES,
+    Latency,
+    alias_table,
+    best_first,
+    looking,
+    or_mean,
+    resolve,
+    smooth,
+)
+from redis_router.routing.table import EMPTY, Tables
 
 
 def candidates(**fields):

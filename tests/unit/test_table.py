@@ -3,8 +3,8 @@
 import pytest
 
 from redis_router import CircuitConfig, CircuitState, Provider, ProviderHealth
-from redis_router.strategies import resolve
-from redis_router.table import Tables, changes_in_ms
+from redis_router.routing.strategies import resolve
+from redis_router.routing.table import Tables, changes_in_ms
 
 A, B, ANY = Provider("a", ("m", "n")), Provider("b", ("m",)), Provider("any", ("*",))
 TABLES = Tables(resolve("round_robin"), now_ms=lambda: 1_000.0)

@@ -11,8 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from redis_router import InvalidArgument, NoProviderAvailable, Outcome, RouterError, Verdict, classify
-from redis_router.retry_after import retry_after
-from redis_router.verdict import IGNORED, Judge, Waited
+from redis_router.request.classify import IGNORED, Judge, Waited
+from redis_router.request.retry_after import retry_after
 
 NOW = 1_795_000_000.0
 

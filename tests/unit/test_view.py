@@ -7,13 +7,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider, ProviderHealth
-from redis_router import view as views
-from redis_router.bell import Bell
-from redis_router.metrics import Metrics
-from redis_router.model import Result
-from redis_router.strategies import resolve
-from redis_router.table import Tables
-from redis_router.view import View
+from redis_router.circuit.outcome import Result
+from redis_router.replica import view as views
+from redis_router.replica.view import View
+from redis_router.replica.waiters import Bell
+from redis_router.routing.strategies import resolve
+from redis_router.routing.table import Tables
+from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
 
 OPEN = {"circuit_state": CircuitState.OPEN, "available": False, "unavailable_reason": "circuit"}

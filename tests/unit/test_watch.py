@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_router import Probe
-from redis_router.prober import Said, Verdict
-from redis_router.watch import Agenda, Changes, Watch
+from redis_router.worker.prober import Said, Verdict
+from redis_router.worker.schedule import Agenda, Changes, Watch
 
 URL = Probe("http://h/")
 KEYS, MOMENTS = st.sampled_from("abcde"), st.integers(0, 9).map(float)

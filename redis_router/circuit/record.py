@@ -1,0 +1,147 @@
+"""One provider's record: the circuit's state, what was measured, and the thresholds in force."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from redis_router.checks import check_weight
+from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.fields import Codec, at_most_a_week, flag, moment, number, share, stored, whole
+
+CLOCK_SKEW_MS = 1000
+"""An estimate of Redis's clock may be wrong by so much."""
+
+
+class CircuitState(StrEnum):
+    """closed: calls flow; open: none do; half_open: a few trial calls, each holding a permit."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+def _weight(text: str) -> float:
+    return check_weight(number(text))
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth:
+    """One provider's whole record, field for field as it stands in Redis (`HGETALL rr:{name}:health`).
+
+    available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
+    open_reason                     the rule that opened the circuit last; kept after it closes
+    last_failure                    why the last failed call failed, one word; '' where nobody said
+    probe_result                    of the worker's last probe: `passes`, why it fails or cannot be made; '' before it
+    cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
+    latency_ms                      moving average, ms; 0 until the first sample
+    failure_rate                    moving average, 0 to 1
+    calls                           since the circuit closed, up to `minimum_calls`, where there is no window
+    window_bucket                   number of the window's newest bucket; the three counts are of ten, newest last
+    times_opened                    steps of backoff that the next opening takes
+    open_timeout_factor             how many times `open_timeout` the last opening lasts: backoff and jitter
+    generation                      counts transitions; a result from an earlier one never moves the circuit
+    last_state_change_ms, last_check_ms, last_result_ms   moments on Redis's clock, ms since the epoch, 0 for never:
+                                    a transition; a call's result or a probe's; a call's result
+    circuit_version                 of the settings in force, where a router gave one
+    declined_settings               a fingerprint of those that a replica came with last and were not taken
+    version                         orders copies of the record: the higher one is newer
+    leader_epoch                    the highest election epoch that wrote here; lower ones are refused
+    """
+
+    name: str
+    circuit_state: CircuitState = stored(CircuitState.CLOSED, CircuitState)
+    open_reason: str = stored("", str)
+    last_failure: str = stored("", str, optional=True)
+    available: bool = stored(True, flag)
+    unavailable_reason: str = stored("", str)
+    probe_result: str = stored("", str, optional=True)
+    cooldown_until_ms: int = stored(0, moment, optional=True)
+    cooldown_ms: int = stored(0, at_most_a_week, optional=True)
+    latency_ms: float = stored(0.0, number)
+    failure_rate: float = stored(0.0, share)
+    weight: float = stored(1.0, _weight)
+    consecutive_failures: int = stored(0, whole)
+    consecutive_successes: int = stored(0, whole)
+    calls: int = stored(0, whole, optional=True)
+    window_bucket: int = stored(0, whole, optional=True)
+    window_calls: str = stored("", str, optional=True)
+    window_failures: str = stored("", str, optional=True)
+    window_slow: str = stored("", str, optional=True)
+    times_opened: int = stored(0, whole, optional=True)
+    open_timeout_factor: float = stored(1.0, number, optional=True)
+    generation: int = stored(1, whole)
+    last_state_change_ms: int = stored(0, moment)
+    last_check_ms: int = stored(0, moment)
+    last_result_ms: int = stored(0, moment, optional=True)
+    config: CircuitConfig = field(default_factory=CircuitConfig)
+    circuit_version: int = stored(0, whole, optional=True)
+    declined_settings: str = stored("", str, optional=True)
+    leader_epoch: int = stored(0, whole)
+    version: int = stored(0, whole)
+
+    @property
+    def is_drained(self) -> bool:
+        """Did an operator take it out of service, or leave it no share of the calls?"""
+        return self.unavailable_reason == "operator" or self.weight == 0
+
+    def due_in_ms(self, now_ms: float) -> float:
+        """Milliseconds until an open circuit may become half-open, on Redis's clock; 0 or less: now.
+
+        Where that clock was set back by more than `open_timeout`, the circuit does not wait until it caught up.
+        """
+        most = self.config.longest_opening_ms * (1 + self.config.open_timeout_jitter)
+        lasts = min(self.config.open_timeout_ms * self.open_timeout_factor, most)
+        return lasts - abs(now_ms - self.last_state_change_ms)
+
+    def cooling_for_ms(self, now_ms: float) -> float:
+        """Milliseconds for which it wants no calls yet; 0 where Redis's clock was set back.
+
+        A replica's estimate of that clock may be behind a little.
+        """
+        left = self.cooldown_until_ms - now_ms
+        return left if 0 < left <= self.cooldown_ms + CLOCK_SKEW_MS else 0.0
+
+    def is_due(self, now_ms: float) -> bool:
+        """May an open circuit become half-open?"""
+        return self.due_in_ms(now_ms) <= 0
+
+    def is_newer_than(self, copy: "ProviderHealth") -> bool:
+        """Is this the later of two copies of one record?"""
+        return (self.generation, self.version) > (copy.generation, copy.version)
+
+    def is_remnant_of(self, copy: "ProviderHealth") -> bool:
+        """Is this what a failover or a restart left of the record, or a new one written in its place?"""
+        return self.generation < copy.generation or (
+            self.generation == copy.generation and self.last_check_ms == 0 < copy.last_check_ms
+        )
+
+    def to_fields(self) -> dict[str, str]:
+        """The record as Redis holds it: words for states, 1/0 for flags, decimal text for numbers."""
+        return {**_CODEC.to_fields(self), **self.config.to_fields()}
+
+    @classmethod
+    def from_fields(cls, name: str, values: Mapping[str, str]) -> Self:
+        """The inverse. Raises KeyError or ValueError when the hash is not a health record.
+
+        What is off or says nothing may be missing: a push leaves it out.
+        """
+        return cls(name, config=CircuitConfig.from_fields(values), **_CODEC.from_fields(values))
+
+
+_CODEC = Codec(ProviderHealth)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of a circuit's state, announced exactly once over the fleet.
+
+    alone  decided by this replica for itself: while Redis is away, or where fewer than `min_reporters` complain
+    """
+
+    provider: str
+    from_state: CircuitState
+    to_state: CircuitState
+    reason: str
+    generation: int
+    alone: bool = False

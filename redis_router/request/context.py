@@ -1,0 +1,18 @@
+"""What the attempts of one router share."""
+
+from dataclasses import dataclass, field
+
+from redis_router.replica.engine import Engine
+from redis_router.request.chooser import Chooser
+from redis_router.request.classify import Judge
+from redis_router.runtime.log import Seldom
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`failovers` says where a request went on to the next provider, at most once a second for each."""
+
+    engine: Engine
+    chooser: Chooser
+    judge: Judge
+    failovers: Seldom = field(default_factory=Seldom)

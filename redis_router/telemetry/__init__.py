@@ -1,0 +1,1 @@
+"""What others see of us: metrics, and the listener of transitions."""

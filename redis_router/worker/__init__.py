@@ -1,0 +1,1 @@
+"""The leader's work: half-open when it is due, and probes."""

@@ -1,0 +1,126 @@
+"""What `redis-router status` shows: one look at the shared records, as a table or as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from redis_router.circuit.record import ProviderHealth
+from redis_router.store.messages import Leader
+from redis_router.store.redis import Snapshot
+from redis_router.worker.terminal import printable
+
+_HEAD = (
+    "PROVIDER",
+    "CIRCUIT",
+    "SINCE",
+    "REASON",
+    "NEXT TRY",
+    "AVAILABLE",
+    "PROBE",
+    "LAST FAILURE",
+    "LATENCY",
+    "FAILURES",
+    "WEIGHT",
+    "MODELS",
+)
+
+
+def as_json(snapshot: Snapshot) -> str:
+    """Every field of every record, and the leader."""
+    providers = {name: _record(snapshot, health) for name, health in sorted(snapshot.records.items())}
+    leads = snapshot.leader is not None and snapshot.leader.remaining_ms > 0
+    leader = asdict(snapshot.leader) if snapshot.leader is not None and leads else None
+    unreadable = {name: str(error) for name, error in sorted(snapshot.unreadable.items())}
+    found = {"now_ms": snapshot.now_ms, "leader": leader, "providers": providers, "unreadable": unreadable}
+    return json.dumps(found, indent=2)
+
+
+def as_table(snapshot: Snapshot) -> str:
+    """A line per provider, fit for a terminal whatever a hand wrote into the records."""
+    lines = [printable(_leader(snapshot.leader, snapshot.now_ms)), ""]
+    if not snapshot.records and not snapshot.unreadable:
+        return "\n".join(
+            [*lines, "no provider is registered: check --namespace, or start a gateway that registers one"]
+        )
+    rows: list[Sequence[str]] = [_HEAD]
+    rows += [tuple(map(printable, _row(snapshot, health))) for _, health in sorted(snapshot.records.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, *(printable(str(error)) for error in snapshot.unreadable.values())])
+
+
+def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
+    spec = snapshot.specs[health.name]
+    next_try_ms = max(0, round(health.due_in_ms(snapshot.now_ms))) if health.circuit_state == "open" else None
+    probe = None if spec.probe is None else spec.probe.to_json()
+    return {**asdict(health), "models": list(spec.models), "probe": probe, "next_try_in_ms": next_try_ms}
+
+
+def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
+    return (
+        health.name,
+        health.circuit_state.value,
+        _ago(snapshot.now_ms, health.last_state_change_ms),
+        "-" if health.circuit_state == "closed" else health.open_reason,
+        _next_try(health, snapshot.now_ms),
+        _available(health, snapshot.now_ms),
+        _probe(snapshot, health),
+        health.last_failure or "-",
+        f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
+        f"{health.failure_rate:.1%}",
+        f"{health.weight:g}",
+        ", ".join(map(str, snapshot.specs[health.name].models)),
+    )
+
+
+def _available(health: ProviderHealth, now_ms: int) -> str:
+    if health.circuit_state == "half_open" and health.unavailable_reason == "circuit":
+        return "trial calls"
+    if health.weight == 0 and health.unavailable_reason != "operator":
+        return "no (weight 0)"
+    if not health.available:
+        return f"no ({health.unavailable_reason})"
+    cooling = health.cooling_for_ms(now_ms)
+    return f"no (rate limited, {cooling / 1000:.0f} s)" if cooling else "yes"
+
+
+def _next_try(health: ProviderHealth, now_ms: int) -> str:
+    """When an open circuit lets trial calls through."""
+    if health.circuit_state == "half_open":
+        return "now"
+    if health.circuit_state == "closed":
+        return "-"
+    wait = health.due_in_ms(now_ms) / 1000
+    if wait <= 0 and health.probe_result not in ("", "passes"):
+        return "after the probe"
+    return f"in {wait:.0f} s" if wait > 0 else "due"
+
+
+def _probe(snapshot: Snapshot, health: ProviderHealth) -> str:
+    if snapshot.specs[health.name].probe is None:
+        return "-"
+    said = health.probe_result or "not yet"
+    return said if said in ("passes", "not yet") or said.startswith("cannot: ") else f"fails: {said}"
+
+
+def _leader(leader: Leader | None, now_ms: int) -> str:
+    if leader is None:
+        return "leader: none yet; start `redis-router worker`"
+    if leader.remaining_ms <= 0:
+        return f"leader: none since {_ago(now_ms, leader.until_ms)} (last: {leader.worker}, epoch {leader.epoch})"
+    return (
+        f"leader: {leader.worker}, epoch {leader.epoch}, for {_ago(now_ms, leader.since_ms)},"
+        f" lease ends in {leader.remaining_ms / 1000:.1f} s"
+    )
+
+
+def _ago(now_ms: int, moment_ms: int) -> str:
+    """How long ago, in the largest unit that tells it: 12 s, 3 min, 5 h, 2 d; '-' for never."""
+    if not moment_ms:
+        return "-"
+    seconds = max(0, now_ms - moment_ms) / 1000
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
