@@ -38,8 +38,7 @@ from redis_router.routing import table as tables
 from redis_router.routing.strategies import Strategy, best_first
 from redis_router.runtime.log import log
 from redis_router.runtime.names import process_name
-from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.opening import open_store, open_target
 from redis_router.telemetry.listeners import TransitionListener
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
 from redis_router.worker.checker import HealthChecker
@@ -66,7 +65,7 @@ def _follow_forks() -> None:
 class Router(Generic[ClientT]):
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
-    redis          a URL (see `connect.connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
+    redis          a URL (see `connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
     strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
@@ -135,7 +134,7 @@ class Router(Generic[ClientT]):
         self._circuit = self.options.circuit
         self._further = best_first(strategy)
         self._target = redis
-        self._client = connect(redis)
+        self._client = open_target(redis)
         self._owns_client = isinstance(redis, str)
         self._registry = registry
         self._checker: HealthChecker | None = None
@@ -150,7 +149,7 @@ class Router(Generic[ClientT]):
         return self.options.namespace
 
     def _use(self, metrics: Metrics) -> None:
-        store = Store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
+        store = open_store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
         self._engine = Engine(store, metrics, self.options, self._listener)
         self._view = self._engine.view
         self._chooser = Chooser(self._engine, self._further, least_bad=self.options.least_bad)
@@ -162,7 +161,7 @@ class Router(Generic[ClientT]):
         self._starting = threading.RLock()
         self._checker = None  # it runs on in the parent
         if self._owns_client:
-            self._client = connect(self._target)
+            self._client = open_target(self._target)
         self.replica = self._named or process_name()
         self._use(parent.metrics)
         self._engine.take_over(parent)

@@ -227,7 +227,7 @@ class Ours:
 
     def _show(self, replica: Replica, health: ProviderHealth) -> None:
         known = replica.fleet.get(health.name)
-        if known is not None and known.is_newer_than(health):
+        if known is not None and known.supersedes(health):
             return
         replica.fleet[health.name] = health
         shown = replica.own.shown(health)

@@ -30,9 +30,8 @@ from redis_router.routing.table import Selector, Tables
 from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.runtime.log import log
-from redis_router.store.connect import where
+from redis_router.store.contract import Store
 from redis_router.store.messages import Event, Reply
-from redis_router.store.redis import Store
 from redis_router.telemetry.listeners import Herald, TransitionListener
 from redis_router.telemetry.metrics import Metrics
 
@@ -76,7 +75,7 @@ class Engine:
             options.max_ejection_percent,
         )
         self.view = View(tables, metrics, self._herald.tell, self._view_changed, self.bell, store.writer)
-        self.link = Link(where(store.client), metrics, self.courier.urge)
+        self.link = Link(store.where, metrics, self.courier.urge)
         self.mirror = Mirror(
             store,
             self.link,
@@ -431,7 +430,7 @@ class Engine:
     def _safety_net(self) -> None:
         """Make a due transition where no worker has held the lease for a while."""
         redis_now, now = self.mirror.redis_now_ms(), time.monotonic()
-        grace_ms, leader = self._options.safety_net_after * 1000, None
+        grace_ms, leader = self._options.safety_net_after * 1000 * self.store.has_workers, None
         for name in self.view.open.copy():
             health = self.mirror.records.get(name)
             if health is None or health.circuit_state is not OPEN or redis_now is None:
@@ -441,7 +440,7 @@ class Engine:
             if now < self._net_check_at.get(health.name, 0.0):
                 continue
             self._net_check_at[health.name] = now + self._options.safety_net_after * random.uniform(0.5, 1.0)
-            if leader is None:
+            if leader is None and self.store.has_workers:
                 _, leader = self.store.leader()
             if leader is not None and leader.remaining_ms > -grace_ms:
                 return
@@ -454,6 +453,8 @@ class Engine:
                 continue
             for change in reply.transitions:
                 self.metrics.transition(change)
+                if not self.store.has_workers:
+                    continue
                 self.metrics.safety_net_used(health.name)
                 log.warning(
                     "no worker leads, so this replica moved %s to half_open: start `redis-router worker`",

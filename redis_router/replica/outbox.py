@@ -19,8 +19,8 @@ from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.runtime.alarm import Alarm
 from redis_router.runtime.log import log
+from redis_router.store.contract import Batch, Store
 from redis_router.store.messages import Reply
-from redis_router.store.redis import Batch, Store
 from redis_router.telemetry.metrics import Metrics
 
 _SUCCESS = Outcome.SUCCESS

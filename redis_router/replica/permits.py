@@ -14,7 +14,7 @@ from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.replica.local import is_local
-from redis_router.store.redis import Store
+from redis_router.store.contract import Store
 from redis_router.telemetry.metrics import Metrics
 
 OWN_IN_HAND = 3

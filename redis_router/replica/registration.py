@@ -7,7 +7,7 @@ from redis_router.errors import AccessDenied, RedisRefused
 from redis_router.replica.mirror import Mirror
 from redis_router.replica.view import View
 from redis_router.runtime.log import log
-from redis_router.store.redis import Store
+from redis_router.store.contract import Store
 
 REFUSED_SECONDS = 5.0
 """Until a record that Redis refused is tried again."""
