@@ -16,8 +16,7 @@ from typing import Literal
 from redis_router.checks import NO_PROBE
 from redis_router.circuit import machine
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.outcome import Result
-from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import CLOCK_SKEW_MS, CircuitState, ProviderHealth, Transition
 from redis_router.errors import RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
@@ -26,6 +25,8 @@ from redis_router.store.keys import Keys
 from redis_router.store.messages import Event, Leader, Reply, Spec
 
 EVENTS_KEPT = 1000
+COOLING_NEWS_MS = 1000
+"""A cooldown that grows by less is told with the averages: of many calls under way, each says a few ms more."""
 REPORTS_KEPT_MS = 60_000
 """A replica's word counts for so long at least, where `min_reporters` is asked for."""
 
@@ -148,11 +149,14 @@ class MemoryStore:
 
     def deregister(self, name: str) -> bool:
         with self._lock:
-            entry = self._here.entries.pop(name, _Entry())
-            generation = 0 if entry.health is None else entry.health.generation
+            entry = self._here.entries[name]
+            existed, generation = entry.health is not None, entry.health.generation if entry.health is not None else 0
+            entry.health = None
+            entry.permits.clear()
+            entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
             self._tell(Event("deregistered", name, self.writer, None))
-            return entry.health is not None
+            return existed
 
     def seen(self, names: Iterable[str], now_ms: int) -> None:
         self._here.seen.update(dict.fromkeys(names, now_ms))
@@ -171,35 +175,41 @@ class MemoryStore:
         entry, now = self._here.entries.get(batch.provider), self._now
         if entry is None or entry.health is None:
             return Reply("missing", (), None)
-        seq, did = entry.applied.get(self.session, (0, Reply("", (), None)))
+        seq, did = entry.applied.get(self.session, (-1, Reply("", (), None)))
         if batch.seq <= seq:
             return replace(did if batch.seq == seq else Reply("", (), None), status="replayed", health=entry.health)
-        health, changes, was_cooling = entry.health, list[Transition](), entry.health.cooling_for_ms(now) > 0
+        health, changes, word = entry.health, list[Transition](), None
+        others = self._others(entry, health.config, now)
+        cooling = health.cooling_for_ms(now)
         for result in batch.results:
-            health, change = self._fold(entry, health, result, now)
+            says = machine.complains(health, result)
+            word = word if says is None else says
+            health, change = machine.record(health, result, now, jitter=self.jitter(), others=others)
             changes += [change] if change else []
             entry.permits.pop(result.permit, None)
-        cooled = not was_cooling and health.cooling_for_ms(now) > 0
-        health = self._save(entry, health, "cooling" if cooled else "", changes)
+        self._note_word(entry, word, changes, now)
+        more = health.cooling_for_ms(now) - cooling
+        is_news = more > 0 and (cooling == 0 or more >= COOLING_NEWS_MS)
+        health = self._save(entry, health, "cooling" if is_news else "", changes)
         reply = Reply("ok", tuple(changes), health, len(batch.results))
         entry.applied[self.session] = batch.seq, reply
         return reply
 
-    def _fold(self, entry: _Entry, health: ProviderHealth, result: Result, now: int) -> machine.Step:
-        config, others = health.config, 0
-        if config.min_reporters > 1:
-            kept = max(REPORTS_KEPT_MS, config.window * 1000, 2 * config.longest_opening_ms)
-            entry.reporters = {who: at for who, at in entry.reporters.items() if 0 <= now - at + 1000 <= kept + 1000}
-            others = len(entry.reporters.keys() - {self.session})
-        complains = machine.complains(health, result)
-        health, change = machine.record(health, result, now, jitter=self.jitter(), others=others)
-        if change is not None:
+    def _others(self, entry: _Entry, config: CircuitConfig, now: int) -> int:
+        """How many other replicas complain, where that counts."""
+        if config.min_reporters <= 1:
+            return 0
+        kept = max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
+        entry.reporters = {who: at for who, at in entry.reporters.items() if now - kept <= at <= now + CLOCK_SKEW_MS}
+        return len(entry.reporters.keys() - {self.session})
+
+    def _note_word(self, entry: _Entry, word: bool | None, changes: Sequence[Transition], now: int) -> None:
+        if changes:
             entry.reporters.clear()
-        elif complains:
+        elif word:
             entry.reporters[self.session] = now
-        elif complains is False:
+        elif word is False:
             entry.reporters.pop(self.session, None)
-        return health, change
 
     def claim(self, name: str, tokens: Sequence[str], ttl_ms: int) -> tuple[int, list[str]]:
         with self._lock:
@@ -306,6 +316,7 @@ class MemoryStore:
 
     def forget(self, name: str) -> None:
         with self._lock:
+            self._here.entries.pop(name, None)
             self._here.specs.pop(name, None)
             self._here.seen.pop(name, None)
 
