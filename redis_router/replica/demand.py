@@ -43,6 +43,8 @@ class Demand:
                 asked.update(models.get(name, ()))
         if ANY_MODEL in asked:
             return names
-        return {
-            n for n in names if not asked.isdisjoint(models.get(n, ())) or (asked and ANY_MODEL in models.get(n, ()))
-        }
+        return {name for name in names if asked and _serves_one_of(asked, models.get(name, ()))}
+
+
+def _serves_one_of(asked: set[str], models: Sequence[str]) -> bool:
+    return ANY_MODEL in models or not asked.isdisjoint(models)
