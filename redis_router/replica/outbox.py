@@ -26,7 +26,9 @@ from redis_router.telemetry.metrics import Metrics
 
 _SUCCESS = Outcome.SUCCESS
 BATCH_LIMIT = 100
-ENOUGH = 25
+CHUNK = 100
+"""So many results at most are counted twice for a moment, on their way out of the buffer."""
+ENOUGH = 40
 """So many results for each provider are worth a command; fewer wait for company."""
 COMPANY_ROUNDS = 5
 """So many flush intervals at most."""
@@ -58,9 +60,13 @@ class Line:
 
     def take(self, most: int) -> tuple[list[Result], list[float]]:
         """The oldest of those that wait, and their moments."""
-        number = min(len(self.results), most)
+        if len(self.results) <= most:
+            taken = list(self.results), list(self.drained_at)
+            self.results.clear()
+            self.drained_at.clear()
+            return taken
         results, moments = self.results.popleft, self.drained_at.popleft
-        return [results() for _ in range(number)], [moments() for _ in range(number)]
+        return [results() for _ in range(most)], [moments() for _ in range(most)]
 
     @property
     def is_empty(self) -> bool:
@@ -72,6 +78,14 @@ class Line:
         """When the oldest was drained; infinite where there is none."""
         moments = self.sent.drained_at if self.sent is not None else self.drained_at
         return moments[0] if moments else math.inf
+
+    @property
+    def waits_since(self) -> float:
+        """When the oldest that no batch took was drained; infinite where there is none."""
+        try:
+            return self.drained_at[0]
+        except IndexError:
+            return math.inf
 
     def all(self) -> list[Result]:
         """In their order."""
@@ -173,7 +187,9 @@ class Outbox:
         """
         now, rounds = time.monotonic(), COMPANY_ROUNDS * self._flush_interval
         enough, half = min(ENOUGH * self._in_use, self._limit // 2), self._limit // 2
-        oldest = min((line.oldest for line in list(self._lines.values())), default=math.inf)
+        oldest = math.inf
+        if not self._send_all:  # else the other thread has them to send already
+            oldest = min((line.waits_since for line in list(self._lines.values())), default=math.inf)
         company_until = oldest + rounds
         self._wait_for(1, min(now + nap, now + (nap if settle_in is None else settle_in), company_until))
         if self._buffer:
@@ -203,18 +219,19 @@ class Outbox:
             marker = self._markers.popleft()
             marker.drained_at = now
             self._due_markers.append(marker)
-        take = self._buffer.popleft
-        for _ in range(len(self._buffer)):
-            self._backlog += 1  # before it leaves the buffer: it is counted at every moment
-            result = take()
-            if result.outcome is Outcome.IGNORED and not result.permit:
-                self._metrics.results(result.provider, [result])
-                self._backlog -= 1
-            else:
-                drained[result.provider].append(result)
-        self._in_use = len(drained) or self._in_use
+        left = len(self._buffer)
+        while number := min(left, CHUNK):
+            left -= number
+            self._backlog += number  # before they leave the buffer: each is counted at every moment
+            for result in [self._buffer.popleft() for _ in range(number)]:
+                if result.outcome is Outcome.IGNORED and not result.permit:
+                    self._metrics.results(result.provider, [result])
+                    self._backlog -= 1
+                else:
+                    drained[result.provider].append(result)
         for name, results in drained.items():
             self._lines.setdefault(name, Line()).add(results, now)
+        self._in_use = len(self._lines) or self._in_use
         for name, line in list(self._lines.items()):
             old, _ = line.take(bisect_left(line.drained_at, now - self._ttl))
             if old:
