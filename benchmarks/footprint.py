@@ -64,7 +64,7 @@ def commands(url: str, seconds: float, rounds: int) -> list[Row]:
 
 
 def _from_clients(admin: Any) -> int:
-    """What clients sent: no script calls any of these. A refresh's HGETALL, twice a minute, cannot be told from theirs."""
+    """What clients sent, as no script calls any of these; a refresh, twice a minute, is left out."""
     said = admin.info("commandstats")
     names = ("evalsha", "eval", "ping", "subscribe")
     return sum(said.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names)
