@@ -14,7 +14,7 @@ class Operators:
 
     def __init__(self, engine: Engine, replica: str) -> None:
         self._engine = engine
-        self._view = engine.view
+        self._served = engine.served
         self._replica = replica
 
     def check_open(self) -> None:
@@ -28,8 +28,8 @@ class Operators:
         """The names of a provider's records here: its own, or one for each model; [] where it is not registered."""
         if not isinstance(name, str):
             return []
-        records = self._view.records_of(name)
-        return [*records, name] if name in self._view.providers and name not in records else records
+        records = self._served.records_of(name)
+        return [*records, name] if name in self._served.providers and name not in records else records
 
     def records(self, name: str) -> list[str]:
         """The same. Raises UnknownProvider."""
@@ -48,14 +48,14 @@ class Operators:
         raise UnknownProvider.among(name, {*fleet.values(), *self._names_here()}, "registered, here or in the fleet,")
 
     def _names_here(self) -> set[str]:
-        return {candidate.provider.name for candidate in self._view.table.candidates.values()}
+        return {candidate.provider.name for candidate in self._engine.view.table.candidates.values()}
 
     # Changes
 
     def deregister(self, name: str, *, everywhere: bool) -> None:
         """See `Router.deregister_provider`."""
         records = self.records_in_fleet(name) if everywhere else self.records(name)
-        here = [record for record in records if record in self._view.providers]
+        here = [record for record in records if record in self._served.providers]
         for record in here:
             self._engine.remove(record)
         if everywhere and here:
@@ -79,14 +79,14 @@ class Operators:
         """See `Router.set_circuit_config`; False where it is for all that are registered here, and nobody is."""
         in_redis = self._engine.running or self._engine.closed
         if provider is None:
-            records = list(self._view.providers)
+            records = list(self._served.providers)
         elif in_redis or not self.known_here(provider):
             records, in_redis = self.records_in_fleet(provider), True
         else:
             records = self.records(provider)
         for record in records:
-            if record in self._view.providers:
-                self._view.configs[record] = config
+            if record in self._served.providers:
+                self._served.configs[record] = config
             if in_redis:
                 self._update(record, config.to_fields())
         return bool(records)
@@ -98,4 +98,4 @@ class Operators:
             reply = self._engine.store.update(name, fields)  # it was registered a moment ago, and is joined now
         if reply.health is None:
             raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
-        self._engine.mirror.apply(reply.health, self._replica)
+        self._engine.apply(reply.health, self._replica)

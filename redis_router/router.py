@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from redis_router.checks import check_flag, check_latency, check_name, check_names
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.machine import as_the_fleet_counts
 from redis_router.circuit.outcome import Outcome
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument
@@ -19,7 +20,6 @@ from redis_router.operators import Operators
 from redis_router.options import Options
 from redis_router.provider import ANY_MODEL, ClientT, Provider, RegisteredModel
 from redis_router.replica.engine import Engine
-from redis_router.replica.local import as_the_fleet_counts
 from redis_router.request.attempt import Attempt
 from redis_router.request.attempts import Attempts, models_to_ask
 from redis_router.request.chooser import Chooser
@@ -31,8 +31,7 @@ from redis_router.routing import choose
 from redis_router.routing.strategies import Strategy, best_first
 from redis_router.runtime.log import log
 from redis_router.runtime.names import process_name
-from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.opening import open_store, open_target
 from redis_router.telemetry.listeners import TransitionListener
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
 from redis_router.worker.checker import HealthChecker
@@ -56,7 +55,7 @@ def _follow_forks() -> None:
 class Router(Generic[ClientT]):
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
-    redis          a URL (see `connect.connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
+    redis          a URL (see `connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
     strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
@@ -125,7 +124,7 @@ class Router(Generic[ClientT]):
         self._circuit = self.options.circuit
         self._further = best_first(strategy)
         self._target = redis
-        self._client = connect(redis)
+        self._client = open_target(redis)
         self._owns_client = isinstance(redis, str)
         self._registry = registry
         self._checker: HealthChecker | None = None
@@ -140,7 +139,7 @@ class Router(Generic[ClientT]):
         return self.options.namespace
 
     def _use(self, metrics: Metrics) -> None:
-        store = Store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
+        store = open_store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
         self._engine = Engine(store, metrics, self.options, self._listener)
         self._view = self._engine.view
         self._operators = Operators(self._engine, self.replica)
@@ -154,7 +153,7 @@ class Router(Generic[ClientT]):
         self._starting = threading.RLock()
         self._checker = None  # it runs on in the parent
         if self._owns_client:
-            self._client = connect(self._target)
+            self._client = open_target(self._target)
         self.replica = self._named or process_name()
         self._use(parent.metrics)
         self._engine.take_over(parent)
@@ -224,7 +223,7 @@ class Router(Generic[ClientT]):
         self._operators.check_open()
         parts = {part.name: part for part in provider.parts()}
         for part in parts.values():
-            known = self._view.providers.get(part.name)
+            known = self._engine.served.providers.get(part.name)
             if known is not None and known.whole.name != provider.name:
                 raise InvalidArgument(
                     f"provider {provider.name!r} would share the record {part.name!r} with provider"
@@ -238,7 +237,7 @@ class Router(Generic[ClientT]):
                 provider.name,
                 retries,
             )
-        old = [name for name in self._view.records_of(provider.name) if name not in parts]
+        old = [name for name in self._engine.served.records_of(provider.name) if name not in parts]
         self._engine.add(list(parts.values()), self._circuit)
         for name in old:  # registered again, for other models; after the new ones, so that none is without a provider
             self._engine.remove(name)

@@ -16,9 +16,10 @@ from typing import Any
 from benchmarks.quality.world import TRIES, Answer, Run
 from redis_router import Attempt, Attempts, CircuitConfig, CircuitState, NoProviderAvailable, Outcome, ProviderHealth
 from redis_router import Provider as Registered
+from redis_router.circuit.machine import is_local
 from redis_router.circuit.outcome import Result
 from redis_router.options import Options
-from redis_router.replica.local import OwnView, is_local
+from redis_router.replica.alone import Alone
 from redis_router.replica.permits import Permit
 from redis_router.request.chooser import Chooser
 from redis_router.request.classify import Judge
@@ -28,8 +29,9 @@ from redis_router.routing.choose import Rules
 from redis_router.routing.strategies import Strategy, best_first, looking
 from redis_router.routing.table import EMPTY, RoutingTable, Tables, changes_in_ms
 from redis_router.store.connect import connect
+from redis_router.store.contract import Batch, Store
 from redis_router.store.messages import Reply
-from redis_router.store.redis import Batch, Store
+from redis_router.store.redis import RedisStore
 
 MODEL = "m"
 EPOCH_MS = 1_700_000_000_000
@@ -38,6 +40,7 @@ ROUND_TRIP, PUSH = 0.001, 0.002
 TICK = 0.25
 """Seconds between looks at permits and at circuits of a replica's own."""
 DEFAULTS = Options()
+TTL_MS = round(DEFAULTS.permit_ttl * 1000)
 
 
 class HttpError(Exception):
@@ -117,13 +120,13 @@ class Permits:
 
     def hand_back(self, permit: Permit) -> None:
         self.done(permit)
-        self._replica.courier.put(Result(permit.provider, Outcome.IGNORED, 0.0, permit.generation, permit.token))
+        self._replica.outbox.put(Result(permit.provider, Outcome.IGNORED, 0.0, permit.generation, permit.token))
 
     def abandon(self, permit: Permit) -> None:
         """Nothing: no request of ours chooses a call and does not make it."""
 
 
-class Courier:
+class Outbox:
     """The results of one replica, on their way."""
 
     def __init__(self, put: Callable[[Result], None]) -> None:
@@ -141,10 +144,10 @@ class Replica:
     def __init__(self, fleet: "Fleet", number: int) -> None:
         self._fleet = fleet
         self.store = fleet.new_store(f"gw{number}")
-        self.own = OwnView(fleet.now_ms)
+        self.alone = Alone(self.store.writer, fleet.now_ms)
         self.view = View()
         self.permits = Permits(self, partial(fleet.claim_soon, self))
-        self.courier = Courier(partial(fleet.put, self))
+        self.outbox = Outbox(partial(fleet.put, self))
         self.records: dict[str, ProviderHealth] = {}
         self.buffer: dict[str, list[Result]] = defaultdict(list)
         self.flushes: set[str] = set()
@@ -185,8 +188,8 @@ class Fleet:
         self.restart()
         self._tick()
 
-    def new_store(self, writer: str) -> Store:
-        store = Store(self._client, self._namespace, writer, round(DEFAULTS.push_interval * 1000))
+    def new_store(self, writer: str) -> RedisStore:
+        store = RedisStore(self._client, self._namespace, writer, round(DEFAULTS.push_interval * 1000))
         store.now_ms = EPOCH_MS
         store.jitter = self._draw.random
         return store
@@ -218,7 +221,7 @@ class Fleet:
     def put(self, replica: Replica, result: Result) -> None:
         name = result.provider
         replica.buffer[name].append(result)
-        for shown in replica.own.decide([result]):
+        for shown in replica.alone.decide([result]):
             replica.show(shown)
         if result.outcome is not Outcome.SUCCESS or result.permit:
             self._world.after(ROUND_TRIP, partial(self._flush, replica, name))
@@ -262,10 +265,10 @@ class Fleet:
 
     def _show(self, replica: Replica, health: ProviderHealth) -> None:
         known = replica.records.get(health.name)
-        if known is not None and known.is_newer_than(health):
+        if known is not None and known.supersedes(health):
             return
         replica.records[health.name] = health
-        replica.show(replica.own.shown(health))
+        replica.show(replica.alone.shown(health))
         wait = changes_in_ms(health, self.now_ms())
         if wait is not None:
             self._world.after(wait / 1000 + 0.001, partial(self._show, replica, health))
@@ -284,18 +287,22 @@ class Fleet:
         health, hand = replica.records[name], replica.permits.in_hand[name]
         if health.circuit_state is not CircuitState.HALF_OPEN or hand or replica not in self._replicas:
             return
-        self._tokens += 1
         replica.store.now_ms = self.now_ms()
-        generation, held = replica.store.claim(name, [f"t{self._tokens}"], round(DEFAULTS.permit_ttl * 1000))
-        if held:
-            hand.append(Permit(name, held[0], generation, self.monotonic() + DEFAULTS.permit_ttl / 2))
-        else:
+        if not self._claim_in(replica.store, replica, name):
             pause = self._draw.uniform(0.02, 0.06) * DEFAULTS.permit_ttl
             self._world.after(pause, partial(self._claim, replica, name))
 
+    def _claim_in(self, store: Store, replica: Replica, name: str) -> bool:
+        self._tokens += 1
+        generation, held = store.claim(name, [f"t{self._tokens}"], TTL_MS)
+        for token in held:
+            until = self.monotonic() + DEFAULTS.permit_ttl / 2
+            replica.permits.in_hand[name].append(Permit(name, token, generation, until, store))
+        return bool(held)
+
     def _tick(self) -> None:
         for replica in self._replicas:
-            for shown in replica.own.decide([]):
+            for shown in replica.alone.decide([]):
                 replica.show(shown)
             self._tend(replica)
         self._world.after(TICK, self._tick)
@@ -310,11 +317,10 @@ class Fleet:
         if permits.running and now >= replica.renew_at:
             replica.renew_at, replica.store.now_ms = now + DEFAULTS.permit_ttl / 3, self.now_ms()
             for permit in permits.running.values():
-                if not is_local(permit):
-                    replica.store.claim(permit.provider, [permit.token], round(DEFAULTS.permit_ttl * 1000))
+                if not is_local(permit.generation):
+                    replica.store.claim(permit.provider, [permit.token], TTL_MS)
         for candidate in replica.view.table.candidates.values():  # permits of its own, where only its view is half-open
             health = candidate.health
-            if is_local(health) and health.circuit_state is CircuitState.HALF_OPEN and not permits.in_hand[health.name]:
-                self._tokens += 1
-                own = Permit(health.name, f"own{self._tokens}", health.generation, float("inf"))
-                permits.in_hand[health.name].append(own)
+            on_trial = is_local(health.generation) and health.circuit_state is CircuitState.HALF_OPEN
+            if on_trial and not permits.in_hand[health.name]:
+                self._claim_in(replica.alone.store, replica, health.name)

@@ -1,4 +1,4 @@
-"""The circuit's state machine in pure Python: the mirror of `lua/_prelude.lua`, line for line.
+"""The circuit's state machine in pure Python: the mirror of `lua/_circuit.lua`, line for line.
 
 It is the oracle that the Lua scripts are tested against. Everything that decides a circuit's state lives in these
 two files and nowhere else. Each function takes a record and returns the record after it, with the transition if the
@@ -6,6 +6,7 @@ circuit changed.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from redis_router.circuit.config import CircuitConfig
@@ -15,8 +16,32 @@ from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 Step = tuple[ProviderHealth, Transition | None]
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
+LOCAL_GENERATIONS = 1 << 50
+"""Added at the first transition that a replica makes by itself: the fleet's own count transitions from 1."""
 BUCKETS = 10
 REOPENINGS = 30
+
+
+def is_local(generation: int) -> bool:
+    """Is it of a state that a replica brought a circuit into by itself? Then it moves no circuit of the fleet's."""
+    return generation >= LOCAL_GENERATIONS
+
+
+def fleet_generation(generation: int) -> int:
+    """As it would be counted without an outage: what people are shown."""
+    return generation % LOCAL_GENERATIONS
+
+
+def as_the_fleet_counts(health: ProviderHealth) -> ProviderHealth:
+    """The record with its generation as it would be counted without an outage: what people are shown."""
+    return replace(health, generation=fleet_generation(health.generation)) if is_local(health.generation) else health
+
+
+def made_alone(health: ProviderHealth) -> ProviderHealth:
+    """The record after a transition that a replica made by itself, marked as such."""
+    if is_local(health.generation):
+        return health
+    return replace(health, generation=health.generation + LOCAL_GENERATIONS)
 
 
 def latency_average(average: float, sample: float) -> float:
@@ -81,6 +106,38 @@ def record(
             reason = "half_open_probe_slow" if success else "half_open_probe_failed"
             return transition(health, OPEN, reason, now_ms, jitter)
     return health, None
+
+
+def complains(health: ProviderHealth, result: Result) -> bool | None:
+    """What this result makes of its replica's word on the provider, given the record before it; None: nothing.
+
+    A late result says nothing, nor does one in open. One that began under a decision of the replica alone is its word.
+    """
+    if result.outcome not in (Outcome.SUCCESS, Outcome.FAILURE):
+        return None
+    failed = result.outcome is Outcome.FAILURE
+    if is_local(result.generation):
+        return failed
+    if result.generation != health.generation or health.circuit_state is OPEN:
+        return None
+    return failed or is_slow(health.config, result.latency_ms)
+
+
+def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_ms: int) -> ProviderHealth:
+    """The record with settings changed from outside the calls; `source` is "operator" or "probe".
+
+    A probe takes a provider out of service where it is in service, and back in where a probe took it out.
+    """
+    others = {name: text for name, text in fields.items() if name != "available"}
+    new = ProviderHealth.from_fields(health.name, {**health.to_fields(), **others})
+    if "available" not in fields:
+        return new
+    available, by_operator = fields["available"] == "1", source == "operator"
+    if by_operator or (health.available if not available else health.unavailable_reason == "probe"):
+        new = replace(new, available=available, unavailable_reason="" if available else source)
+        if available and by_operator:
+            new = replace(new, cooldown_until_ms=0)  # back in service means now
+    return replace(new, last_check_ms=now_ms)
 
 
 def is_slow(config: CircuitConfig, latency_ms: float) -> bool:

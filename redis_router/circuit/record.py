@@ -106,15 +106,16 @@ class ProviderHealth:
         """May an open circuit become half-open?"""
         return self.due_in_ms(now_ms) <= 0
 
-    def is_newer_than(self, copy: "ProviderHealth") -> bool:
-        """Is this the later of two copies of one record?"""
-        return (self.generation, self.version) > (copy.generation, copy.version)
+    def supersedes(self, other: "ProviderHealth") -> bool:
+        """Which of two copies of one record wins, everywhere: the one of more transitions, then the later version.
 
-    def is_remnant_of(self, copy: "ProviderHealth") -> bool:
-        """Is this what a failover or a restart left of the record, or a new one written in its place?"""
-        return self.generation < copy.generation or (
-            self.generation == copy.generation and self.last_check_ms == 0 < copy.last_check_ms
-        )
+        A copy that never saw a result, of the same generation as one that did, was written anew after a loss: it loses.
+        """
+        if self.generation != other.generation:
+            return self.generation > other.generation
+        if (self.last_check_ms == 0) != (other.last_check_ms == 0):
+            return other.last_check_ms == 0
+        return self.version > other.version
 
     def to_fields(self) -> dict[str, str]:
         """The record as Redis holds it: words for states, 1/0 for flags, decimal text for numbers."""

@@ -24,9 +24,8 @@ from redis_router.replica.link import PUSH, Link
 from redis_router.runtime.alarm import Flag
 from redis_router.runtime.background import Background
 from redis_router.runtime.log import log
-from redis_router.store.connect import time_out_of
+from redis_router.store.contract import Snapshot, Store, Subscription
 from redis_router.store.messages import Event, Spec
-from redis_router.store.redis import Snapshot, Store, Subscription
 
 PING_INTERVAL = 0.25
 """Seconds of silence before a ping, and at least until its answer is overdue: a hung server is noticed after two."""
@@ -113,7 +112,7 @@ class Mirror:
         self._stop = Flag()
         self._stale = False
         self._clock_offset_ms: float | None = None
-        self._time_out = 2 * (time_out_of(store.client) or 0.0)
+        self._time_out = 2 * (store.time_out or 0.0)
         self._round_trip = 0.0
         self._turned_at = time.monotonic()
         self._subscription: Subscription | None = None
@@ -130,11 +129,11 @@ class Mirror:
             names, old = self._names(), self.records.get(health.name)
             if names is not None and health.name not in names:
                 return
-            if old is not None and health.version > old.version and health.is_remnant_of(old):
+            if old is not None and health.version > old.version and old.supersedes(health):
                 self._listener.lost(health.name)
                 old = self.records.get(health.name)  # gone where the owner has no use for its copy
             usable_again = self._is_usable_again(health.name, accepted)
-            if old is not None and not health.is_newer_than(old):
+            if old is not None and not health.supersedes(old):
                 if usable_again:
                     self._listener.changed(old, old, by)
                 return
@@ -203,7 +202,7 @@ class Mirror:
     def _was_lost(self, name: str, copy: ProviderHealth, snapshot: Snapshot) -> bool:
         """Was something lost of what we knew of this provider before the snapshot was taken?"""
         health = snapshot.records.get(name)
-        return health is None or health.is_remnant_of(copy) or copy.is_newer_than(health) or name not in snapshot.specs
+        return health is None or copy.supersedes(health) or name not in snapshot.specs
 
     # The thread
 

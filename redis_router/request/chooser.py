@@ -44,7 +44,7 @@ class Chooser:
             name = found.candidate.health.name
             permit = self._engine.permits.take(name)
             if permit is not None:
-                self._engine.courier.urge()  # to claim the next
+                self._engine.outbox.urge()  # to claim the next
                 return Choice(found.candidate, permit, found.model)
             without_permit.add(name)  # whether there is one shows when it is taken: another thread may be faster
 

@@ -27,15 +27,14 @@ def report(
     token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
     if hold:
         candidate.here.limited_until = max(candidate.here.limited_until, context.now() + hold)
-    engine.courier.put(
+    engine.outbox.put(
         Result(record, said.outcome, latency_ms or 0.0, generation, token, said.reason, cooldown_ms=hold * 1000)
     )
 
 
 def _candidate(context: Context, name: str, model: str | None) -> Candidate | None:
     """Whom the result is of; None for a provider that was taken out meanwhile."""
-    view = context.engine.view
-    candidates = view.table.candidates
+    served, candidates = context.engine.served, context.engine.view.table.candidates
     if isinstance(name, str):
         found = candidates.get(name)
         if found is None and model is not None:
@@ -45,8 +44,8 @@ def _candidate(context: Context, name: str, model: str | None) -> Candidate | No
             return found
     if any(c.provider.name == name for c in candidates.values()):
         raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
-    if isinstance(name, str) and name in view.retired:
+    if isinstance(name, str) and name in served.retired:
         context.engine.metrics.dropped("deregistered", 1)
-    elif not isinstance(name, str) or not (view.has_provider(name) or view.records_of(name)):
+    elif not isinstance(name, str) or not (served.has_provider(name) or served.records_of(name)):
         raise UnknownProvider.among(name, (c.provider.name for c in candidates.values()))
     return None

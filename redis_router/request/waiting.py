@@ -56,13 +56,13 @@ class Waiting:
     @contextmanager
     def in_thread(self) -> Iterator[Place[Callable[[float], None]]]:
         """A place among those that wait."""
-        with self._context.engine.bell.in_thread(self._models) as wait, self._passing_on(Place(wait)) as place:
+        with self._context.engine.waiters.in_thread(self._models) as wait, self._passing_on(Place(wait)) as place:
             yield place
 
     @contextmanager
     def in_loop(self) -> Iterator[Place[Callable[[float], Awaitable[None]]]]:
         """The same for asyncio: what `wait` returns is to be awaited."""
-        with self._context.engine.bell.in_loop(self._models) as wait, self._passing_on(Place(wait)) as place:
+        with self._context.engine.waiters.in_loop(self._models) as wait, self._passing_on(Place(wait)) as place:
             yield place
 
     @contextmanager
@@ -72,7 +72,7 @@ class Waiting:
             yield place
         finally:
             if not place.found:
-                self._context.engine.bell.ring(self._models, 1)
+                self._context.engine.waiters.ring(self._models, 1)
 
 
 def in_event_loop() -> bool:

@@ -11,20 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count, groupby
 from operator import itemgetter
 from typing import Any, Literal
 
 from redis_router.checks import NO_PROBE
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.outcome import Outcome, Result
+from redis_router.circuit.outcome import Outcome
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store import messages, scripts
-from redis_router.store.connect import REDIS_ERRORS, Client, NoScript, subscriber, translated
+from redis_router.store.connect import REDIS_ERRORS, Client, NoScript, subscriber, time_out_of, translated, where
+from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Event, Leader, Reply, Spec, text
 
@@ -34,31 +34,7 @@ _RAW = {"NEVER_DECODE": True}
 """Bytes, whatever the client was told: `messages` reads them, and no byte of anybody's can make redis-py raise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Results of one provider under one sequence number: applied once, however often it is sent."""
-
-    provider: str
-    seq: int
-    results: Sequence[Result]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything at one look: Redis's clock, who leads, and the records; a name in none of the last three was lost.
-
-    deregistered  name -> when, ms since the epoch
-    """
-
-    now_ms: int
-    leader: Leader | None
-    specs: dict[str, Spec]
-    deregistered: Mapping[str, int]
-    unreadable: dict[str, RedisRefused]
-    records: dict[str, ProviderHealth]
-
-
-class Store:
+class RedisStore:
     """The shared state of one namespace. `writer` names this process to people; `session` is this object's alone.
 
     Sequence numbers and permits go by the session, so a process that starts again under its old name starts afresh.
@@ -84,6 +60,17 @@ class Store:
         """Seconds for which the command that this thread sent has been on its way; 0 where there is none."""
         asked_at = self._asked_at.get(thread or 0)
         return 0.0 if asked_at is None else time.monotonic() - asked_at
+
+    is_shared = True
+    has_workers = True
+
+    @property
+    def time_out(self) -> float | None:
+        return time_out_of(self.client)
+
+    @property
+    def where(self) -> str:
+        return where(self.client)
 
     # Registration
 
@@ -425,3 +412,6 @@ def _translating() -> Iterator[None]:
         raise
     except REDIS_ERRORS as error:
         raise translated(error) from error
+
+
+Store = RedisStore  # until the tests are moved

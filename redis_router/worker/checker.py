@@ -75,7 +75,7 @@ class HealthChecker:
         self._store = Store(connect(redis), check_name("namespace", namespace), self.worker)
         self._election = Election(self._store, lease)
         self._metrics.watch_providers(self)
-        self._link = Link(where(self._store.client), self._metrics, lambda: None)
+        self._link = Link(where(self._store.client), self._metrics)
         failed = self._metrics.background_failed
         self._mirror = Mirror(
             self._store, self._link, self, lambda: None, self._metrics.saw_epoch, failed, self._interval

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from redis_router.store.redis import Snapshot, Store
+from redis_router.store.contract import Snapshot, Store
 
 _OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|events|seq:.+))"
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from redis_router.circuit.record import ProviderHealth
+from redis_router.store.contract import Snapshot
 from redis_router.store.messages import Leader
-from redis_router.store.redis import Snapshot
 from redis_router.worker.terminal import printable
 
 _HEAD = (

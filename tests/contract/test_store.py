@@ -125,7 +125,7 @@ class TestRegister:
         new = store.register(OPENAI, CONFIG).health
         assert store.snapshot().specs["openai"].probe == Probe(OPENAI.probe)
         assert new.circuit_state is CircuitState.CLOSED
-        assert new.is_newer_than(old)
+        assert new.supersedes(old)
         assert store.restore(OPENAI, old).health == new
 
     def test_a_registration_without_a_probe_leaves_the_probe(self, backend):
