@@ -1,6 +1,6 @@
 """The exception family: everything the library raises on purpose is a RouterError."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Why = tuple[dict[str, str], float | None, str]
@@ -23,6 +23,11 @@ class UnknownProvider(RouterError, LookupError):
     """A provider name that was never registered with this router."""
 
     code = "ROUTER_UNKNOWN_PROVIDER"
+
+    @classmethod
+    def among(cls, name: object, known: Iterable[str], known_as: str = "registered") -> "UnknownProvider":
+        """With the names that there are."""
+        return cls(f"unknown provider {name!r}: {known_as} are {', '.join(sorted(set(known))) or 'none'}")
 
 
 class RedisUnavailable(RouterError):

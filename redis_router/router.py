@@ -10,30 +10,24 @@ from functools import cache
 from typing import Any, Generic, Self
 from weakref import WeakSet
 
-from redis_router.checks import (
-    check_count,
-    check_flag,
-    check_latency,
-    check_name,
-    check_names,
-    check_seconds,
-    check_weight,
-)
+from redis_router.checks import check_flag, check_latency, check_name, check_names
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.machine import HALF_OPEN, as_the_fleet_counts
-from redis_router.circuit.outcome import Outcome, Result
+from redis_router.circuit.machine import as_the_fleet_counts
+from redis_router.circuit.outcome import Outcome
 from redis_router.circuit.record import CircuitState, ProviderHealth
-from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
+from redis_router.errors import InvalidArgument
+from redis_router.operators import Operators
 from redis_router.options import Options
 from redis_router.provider import ANY_MODEL, ClientT, Provider, RegisteredModel
 from redis_router.replica.engine import Engine
 from redis_router.request.attempt import Attempt
-from redis_router.request.attempts import Attempts
-from redis_router.request.chooser import Chooser, is_limited
+from redis_router.request.attempts import Attempts, models_to_ask
+from redis_router.request.chooser import Chooser
 from redis_router.request.classify import Classifier, Judge
 from redis_router.request.context import Context
 from redis_router.request.deadline import Deadline
-from redis_router.routing import table as tables
+from redis_router.request.report import report
+from redis_router.routing import choose
 from redis_router.routing.strategies import Strategy, best_first
 from redis_router.runtime.log import log
 from redis_router.runtime.names import process_name
@@ -41,9 +35,6 @@ from redis_router.store.opening import open_store, open_target
 from redis_router.telemetry.listeners import TransitionListener
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
 from redis_router.worker.checker import HealthChecker
-
-JOIN_SECONDS = 5.0
-"""For so long an operator's call waits for the record of a provider that was registered a moment ago."""
 
 _routers: "WeakSet[Router[Any]]" = WeakSet()
 
@@ -151,8 +142,10 @@ class Router(Generic[ClientT]):
         store = open_store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
         self._engine = Engine(store, metrics, self.options, self._listener)
         self._view = self._engine.view
-        self._chooser = Chooser(self._engine, self._further, least_bad=self.options.least_bad)
-        self._context = Context(self._engine, self._chooser, self._judge)
+        self._operators = Operators(self._engine, self.replica)
+        self._rules = choose.Rules(self._further, self._engine.now_ms, self.options.least_bad)
+        self._chooser = Chooser(self._engine, self._rules)
+        self._context = Context(self._engine, self._chooser, self._judge, self._rules.monotonic)
 
     def _after_fork(self) -> None:
         """In the child: threads and connections stayed with the parent, and so did what it has still to deliver."""
@@ -175,7 +168,7 @@ class Router(Generic[ClientT]):
         RouterError after `close()`. A router that is not closed when the interpreter exits is closed then.
         """
         with self._starting:
-            self._check_open()
+            self._operators.check_open()
             if not self._engine.running:
                 self._engine.start()
                 atexit.register(self.close)
@@ -194,10 +187,6 @@ class Router(Generic[ClientT]):
         atexit.unregister(self.close)
         if self._owns_client:
             self._client.close()
-
-    def _check_open(self) -> None:
-        if self._engine.closed:
-            raise RouterError("this router was closed: make a new one")
 
     def __enter__(self) -> Self:
         self.start()
@@ -231,7 +220,7 @@ class Router(Generic[ClientT]):
         """
         if not isinstance(provider, Provider):
             raise InvalidArgument(f"cannot register {provider!r}: give a Provider")
-        self._check_open()
+        self._operators.check_open()
         parts = {part.name: part for part in provider.parts()}
         for part in parts.values():
             known = self._engine.served.providers.get(part.name)
@@ -259,14 +248,7 @@ class Router(Generic[ClientT]):
         Then it need not be registered here, and its log of events stays for a week.
         Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
         """
-        records = self._records_in_fleet(name) if everywhere else self._records(name)
-        here = [record for record in records if record in self._engine.served.providers]
-        for record in here:
-            self._engine.remove(record)
-        if everywhere and here:
-            self._engine.flush(JOIN_SECONDS)  # a join that is under way must not come after us
-        for record in records if everywhere else ():
-            self._engine.store.deregister(record)
+        self._operators.deregister(name, everywhere=everywhere)
 
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
@@ -293,9 +275,9 @@ class Router(Generic[ClientT]):
             pick = None
         if pick is not None:
             candidate = pick()
-            if not candidate.here.limited_until:
+            if not candidate.here.limited_until or candidate.here.is_free(time.monotonic()):
                 return candidate.provider
-        candidate, permit = self._chooser.choose(model)
+        candidate, permit, _ = self._chooser.choose((model,))
         if permit is not None:
             self._engine.permits.await_report(permit)
         return candidate.provider
@@ -305,20 +287,7 @@ class Router(Generic[ClientT]):
 
         Half-open providers are left out: they take only calls that hold a permit.
         """
-        selector = self._view.table.find(model)
-        if selector is None:
-            return []
-        rest = [
-            c
-            for c in selector.routable
-            if c.provider.name != primary and c.health.circuit_state is not HALF_OPEN and not is_limited(c)
-        ]
-        found = []
-        while rest:
-            best = tables.pick_from(self._further, selector.model, rest)
-            rest.remove(best)
-            found.append(best.provider)
-        return found
+        return [candidate.provider for candidate in choose.fallbacks(self._view.table, model, primary, self._rules)]
 
     def attempt(self, model: str, *, exclude: Collection[str] = ()) -> Attempt[ClientT]:
         """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`.
@@ -330,10 +299,10 @@ class Router(Generic[ClientT]):
         pick = self._view.picks.get(model) if type(model) is str and not exclude else None
         if pick is not None:
             candidate = pick()
-            if not candidate.here.limited_until:
+            if not candidate.here.limited_until or candidate.here.is_free(time.monotonic()):
                 return Attempt(self._context, candidate, None, model)
-        without = self._chooser.records_of(model, exclude) if exclude else ()
-        return Attempt(self._context, *self._chooser.choose(model, excluded=without), model)
+        without = self._view.table.records_of(model, exclude) if exclude else ()
+        return Attempt(self._context, *self._chooser.choose((model,), excluded=without))
 
     def attempts(
         self,
@@ -372,28 +341,12 @@ class Router(Generic[ClientT]):
 
         Raises InvalidArgument at once, NoProviderAvailable when there is no first attempt.
         """
-        if max_attempts is not None:
-            check_count("max_attempts", max_attempts)
-        for what, seconds in (
-            ("deadline", deadline),
-            ("attempt_timeout", attempt_timeout),
-            ("first_token_timeout", first_token_timeout),
-        ):
-            if seconds is not None:
-                check_seconds(what, seconds)
-        if wait is not None:
-            check_flag("wait", wait)
-        if fallbacks is not None and not isinstance(fallbacks, Mapping):
-            raise InvalidArgument(f"fallbacks is {fallbacks!r}: give models by model, such as {{'gpt-4o': ['claude']}}")
-        others = (fallbacks or {}).get(model, ())
-        if not isinstance(others, list | tuple) or not all(isinstance(other, str) for other in others):
-            raise InvalidArgument(f"fallbacks for {model!r} is {others!r}: give a list of models")
         return Attempts(
             self._context,
-            tuple(dict.fromkeys((model, *others))),
+            models_to_ask(model, fallbacks),
             max_attempts=max_attempts,
             deadline=Deadline(deadline, attempt_timeout, first_token_timeout),
-            wait=self.options.when_all_open == "wait" if wait is None else wait,
+            wait=self.options.when_all_open == "wait" if wait is None else check_flag("wait", wait),
             must_wait=wait is True,
         )
 
@@ -425,30 +378,7 @@ class Router(Generic[ClientT]):
         said = self._judge.said(success, outcome, reason, cooldown)
         if latency_ms is not None:
             latency_ms = check_latency(latency_ms)
-        elif said.outcome in (Outcome.SUCCESS, Outcome.FAILURE):
-            raise InvalidArgument("latency_ms is missing: give what the call took, in ms, or 0 for not measured")
-        candidate = self._view.table.candidates.get(name) if isinstance(name, str) else None
-        if candidate is None and model is not None and isinstance(name, str):
-            name = f"{name}/{model}"
-            candidate = self._view.table.candidates.get(name)
-        if candidate is None:
-            if any(c.provider.name == name for c in self._view.table.candidates.values()):
-                raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
-            if isinstance(name, str) and name in self._engine.served.retired:
-                self._engine.metrics.dropped("deregistered", 1)
-                return
-            self._records(name)  # raises UnknownProvider
-            return
-        generation = candidate.health.generation
-        permit = self._engine.permits.reported(name, generation)
-        if permit is None and self.options.keeps_bad and candidate.health.circuit_state is HALF_OPEN:
-            generation = 0  # it was called although it should not be: that moves no circuit
-        token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
-        if hold:
-            candidate.here.limited_until = max(candidate.here.limited_until, time.monotonic() + hold)
-        self._engine.outbox.put(
-            Result(name, said.outcome, latency_ms or 0.0, generation, token, said.reason, cooldown_ms=hold * 1000)
-        )
+        report(self._context, name, model, said, latency_ms, keeps_bad=self.options.keeps_bad)
 
     # Health and settings
 
@@ -465,7 +395,9 @@ class Router(Generic[ClientT]):
 
         Raises UnknownProvider, and InvalidArgument where `model` is missing.
         """
-        records = self._records(name if model is None or name in self._view.table.candidates else f"{name}/{model}")
+        records = self._operators.records(
+            name if model is None or name in self._view.table.candidates else f"{name}/{model}"
+        )
         if len(records) > 1:
             raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
         return self._view.table.candidates[records[0]].health.circuit_state
@@ -478,15 +410,7 @@ class Router(Generic[ClientT]):
         Redis, and for the record of a provider that was registered a moment ago.
         Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
         """
-        fields = {}
-        if available is not None:
-            fields["available"] = str(int(check_flag("available", available)))
-        if weight is not None:
-            fields["weight"] = repr(check_weight(weight))
-        if not fields:
-            raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
-        for record in self._records_in_fleet(name):
-            self._update(record, fields)
+        self._operators.update_health(name, available, weight)
 
     def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
         """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
@@ -496,37 +420,15 @@ class Router(Generic[ClientT]):
         """
         if not isinstance(config, CircuitConfig):
             raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
-        in_redis = self._engine.running or self._engine.closed
         if provider is None:
             self._circuit = config
-            records = list(self._engine.served.providers)
-            if not records:
-                log.warning(
-                    "no provider is registered here: these thresholds hold for later ones; name one of the fleet"
-                )
-        elif in_redis or not self._known_here(provider):
-            records, in_redis = self._records_in_fleet(provider), True
-        else:
-            records = self._records(provider)
-        for record in records:
-            if record in self._engine.served.providers:
-                self._engine.served.configs[record] = config
-            if in_redis:
-                self._update(record, config.to_fields())
-
-    def _update(self, name: str, fields: dict[str, str]) -> None:
-        self._check_open()
-        reply = self._engine.store.update(name, fields)
-        if reply.health is None and self._engine.running and self._engine.flush(JOIN_SECONDS):
-            reply = self._engine.store.update(name, fields)  # it was registered a moment ago, and is joined now
-        if reply.health is None:
-            raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
-        self._engine.apply(reply.health, self.replica)
+        if not self._operators.set_circuit_config(config, provider):
+            log.warning("no provider is registered here: these thresholds hold for later ones; name one of the fleet")
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
         """Run the worker inside this replica, in the same election as every other; once is enough."""
         with self._starting:
-            self._check_open()
+            self._operators.check_open()
             if self._checker is None:
                 checker = HealthChecker(self._client, self.namespace, interval, lease, registry=self._registry)
                 checker.start()
@@ -538,29 +440,3 @@ class Router(Generic[ClientT]):
             checker, self._checker = self._checker, None
         if checker is not None:
             checker.stop(timeout)
-
-    def _known_here(self, name: str) -> list[str]:
-        if not isinstance(name, str):
-            return []
-        records = self._engine.served.records_of(name)
-        return [*records, name] if name in self._engine.served.providers and name not in records else records
-
-    def _records(self, name: str) -> list[str]:
-        """The names of a provider's records: its own, or one for each model. Raises UnknownProvider."""
-        found = self._known_here(name)
-        if found:
-            return found
-        known = sorted({c.provider.name for c in self._view.table.candidates.values()})
-        raise UnknownProvider(f"unknown provider {name!r}: registered are {', '.join(known) or 'none'}")
-
-    def _records_in_fleet(self, name: str) -> list[str]:
-        """The same, also of a provider, or of its models, that only others serve. Raises as `update_health`."""
-        self._check_open()
-        fleet = {record: spec.provider for record, spec in self._engine.store.specs().items() if not spec.deregistered}
-        found = [*self._known_here(name), *(record for record, whole in fleet.items() if name in (record, whole))]
-        if found:
-            return list(dict.fromkeys(found))
-        known = sorted({*fleet.values(), *(c.provider.name for c in self._view.table.candidates.values())})
-        raise UnknownProvider(
-            f"unknown provider {name!r}: registered, here or in the fleet, are {', '.join(known) or 'none'}"
-        )

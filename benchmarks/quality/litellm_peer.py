@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.quality.policies import EPOCH_MS, MODEL
-from benchmarks.quality.world import Answer, Run
+from benchmarks.quality.fleet import EPOCH_MS, MODEL
+from benchmarks.quality.world import Answer, ByCall, Run
 
 os.environ.setdefault("LITELLM_LOG", "CRITICAL")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no download at import
@@ -23,7 +23,7 @@ def litellm_router(strategy: str) -> Callable[[Run], "LiteLLM"]:
     return lambda run: LiteLLM(run, strategy)
 
 
-class LiteLLM:
+class LiteLLM(ByCall):
     """With its defaults: 5 s of cooldown after a 429, or where over half of a minute's calls, five or more, failed."""
 
     def __init__(self, run: Run, strategy: str) -> None:

@@ -112,14 +112,58 @@ class Scenario:
         return max((each.end for each in self.incidents), default=0.0)
 
 
+class Request(Protocol):
+    """One request under a policy."""
+
+    def next(self) -> str | None:
+        """The provider to call now; None where the request failed for good."""
+
+    def ended(self, answer: Answer, seconds: float) -> None:
+        """How that call went."""
+
+
 class Policy(Protocol):
-    """Who chooses. A ticket is whatever it needs to know when the call is over."""
+    """Who chooses, and who is told how calls went."""
 
-    def choose(self, replica: int, tried: frozenset[str]) -> tuple[str, Any] | None: ...
-
-    def done(self, replica: int, ticket: Any, answer: Answer, seconds: float) -> None: ...
+    def begin(self, replica: int) -> Request: ...
 
     def restart(self) -> None: ...
+
+
+class Tries:
+    """A request under a policy that knows no requests, only calls: it tries up to `TRIES` providers.
+
+    `choose` gives a provider and a ticket, which is whatever `done` needs to know when the call is over.
+    """
+
+    def __init__(self, policy: "ByCall", replica: int) -> None:
+        self._policy = policy
+        self._replica = replica
+        self._tried: frozenset[str] = frozenset()
+        self._ticket: Any = None
+
+    def next(self) -> str | None:
+        choice = self._policy.choose(self._replica, self._tried) if len(self._tried) < TRIES else None
+        if choice is None:
+            return None
+        name, self._ticket = choice
+        self._tried |= {name}
+        return name
+
+    def ended(self, answer: Answer, seconds: float) -> None:
+        self._policy.done(self._replica, self._ticket, answer, seconds)
+
+
+class ByCall:
+    """A policy that is asked call by call."""
+
+    def begin(self, replica: int) -> Request:
+        return Tries(self, replica)
+
+    def choose(self, replica: int, tried: frozenset[str]) -> tuple[str, Any] | None:
+        raise NotImplementedError
+
+    def done(self, replica: int, ticket: Any, answer: Answer, seconds: float) -> None: ...
 
 
 @dataclass
@@ -167,27 +211,26 @@ class Run:
 
         def arrive() -> None:
             self.tally.requests += 1
-            self._try(number, self._arrivals.randrange(self.replicas), frozenset(), self.world.now)
+            replica = self._arrivals.randrange(self.replicas)
+            self._try(number, replica, self.policy.begin(replica), self.world.now)
             self._arrive(number + 1)
 
         self.world.after(wait, arrive)
 
-    def _try(self, number: int, replica: int, tried: frozenset[str], began: float) -> None:
-        choice = self.policy.choose(replica, tried) if len(tried) < TRIES else None
-        if choice is None:
+    def _try(self, number: int, replica: int, request: Request, began: float) -> None:
+        name, sent = request.next(), self.world.now
+        if name is None:
             self.tally.failed += 1
-            self.tally.seconds.append(self.world.now - began)
+            self.tally.seconds.append(sent - began)
             return
-        name, ticket = choice
-        sent = self.world.now
         self._count(name)
 
         def answered(answer: Answer) -> None:
-            self.policy.done(replica, ticket, answer, self.world.now - sent)
+            request.ended(answer, self.world.now - sent)
             if answer.status == 200:
                 self.tally.seconds.append(self.world.now - began)
             else:
-                self._try(number, replica, tried | {name}, began)
+                self._try(number, replica, request, began)
 
         self._call(self.providers[name], replica, random.Random(f"{self.seed} {number} {name}"), answered)
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Generic, Literal, Self
 from weakref import finalize
@@ -138,7 +137,7 @@ class Attempt(Generic[ClientT]):
         a long answer is not a slow provider; the whole duration goes into the metrics. Only the first call counts.
         """
         if self._first_token is None:
-            self._first_token = perf_counter()
+            self._first_token = self._context.now()
 
     # The call
 
@@ -151,13 +150,13 @@ class Attempt(Generic[ClientT]):
             else:
                 self._permit.until = None  # renewed for as long as the call runs
         self._candidate.here.in_flight.append(None)
-        self._started = perf_counter()
+        self._started = self._context.now()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False] | bool:
-        duration = perf_counter() - self._started
+        duration = self._context.now() - self._started
         self._candidate.here.in_flight.pop()
         verdict = self._verdict
         if verdict is None:
@@ -185,7 +184,7 @@ class Attempt(Generic[ClientT]):
         if self._latency_ms is not None:
             latency_ms = self._latency_ms
         if cooldown is not None:
-            candidate.here.limited_until = max(candidate.here.limited_until, monotonic() + cooldown)
+            candidate.here.limited_until = max(candidate.here.limited_until, self._context.now() + cooldown)
         name, cooldown_ms = candidate.health.name, (cooldown or 0.0) * 1000
         result = (name, outcome, latency_ms, generation, token, reason, duration_ms, cooldown_ms)
         engine.outbox.put(_tuple(Result, result))

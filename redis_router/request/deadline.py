@@ -2,6 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
+
+from redis_router.checks import check_seconds
 
 
 class Deadline:
@@ -10,17 +13,30 @@ class Deadline:
     whole        until when an attempt may begin, and what a call should not outlast; None for no deadline
     attempt      for each call; None for a share of the deadline
     first_token  for each call until its first token, in place of a share
+    now          the monotonic clock
+
+    Raises InvalidArgument for what is no time.
     """
 
-    def __init__(self, whole: float | None, attempt: float | None, first_token: float | None) -> None:
-        self.until = math.inf if whole is None else time.monotonic() + whole
+    def __init__(
+        self,
+        whole: float | None,
+        attempt: float | None,
+        first_token: float | None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for what, seconds in (("deadline", whole), ("attempt_timeout", attempt), ("first_token_timeout", first_token)):
+            if seconds is not None:
+                check_seconds(what, seconds)
+        self._now = now
+        self.until = math.inf if whole is None else now() + whole
         self._attempt = math.inf if attempt is None else attempt
         self._first_token = math.inf if first_token is None else first_token
 
     @property
     def left(self) -> float:
         """For the request; at least 0."""
-        return max(0.0, self.until - time.monotonic())
+        return max(0.0, self.until - self._now())
 
     @property
     def shares(self) -> bool:
@@ -38,4 +54,4 @@ class Deadline:
 
     def left_after_first_token(self, began: float) -> float:
         """For the rest of an answer; `began` is the monotonic moment of the attempt. Nobody follows it."""
-        return min(self.left, began + self._attempt - time.monotonic())
+        return min(self.left, began + self._attempt - self._now())

@@ -1,6 +1,5 @@
 """What a strategy chooses between: a provider, its health, and what this replica alone knows of it."""
 
-import time
 from dataclasses import dataclass, field
 
 from redis_router.circuit.record import ProviderHealth
@@ -21,10 +20,16 @@ class Here:
     limited_until: float = 0.0
     looked_at_ms: float = 0.0
 
-    @property
-    def limited_for(self) -> float:
-        """Seconds for which it wants no calls, as this replica knows itself; 0 for none."""
-        return max(0.0, self.limited_until - time.monotonic()) if self.limited_until else 0.0
+    def limited_for(self, now: float) -> float:
+        """Seconds for which it wants no calls, as this replica knows itself; 0 for none. `now` is monotonic, in s."""
+        return max(0.0, self.limited_until - now)
+
+    def is_free(self, now: float) -> bool:
+        """May it be called, as far as this replica knows itself? A limit that is over is forgotten."""
+        if self.limited_until > now:
+            return False
+        self.limited_until = 0.0
+        return True
 
     def may_look(self, now_ms: float, every_ms: float) -> bool:
         """May a call be sent here only to see how it is? Once in `every_ms`, and not where one is under way."""

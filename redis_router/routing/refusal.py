@@ -1,68 +1,127 @@
-"""Why nobody may be called for a model, in the words of NoProviderAvailable."""
+"""Why nobody may be called for a model, in the words that users read: every sentence is here."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 
 from redis_router.circuit.record import CircuitState
-from redis_router.errors import NoProviderAvailable, Why
+from redis_router.errors import Why
 from redis_router.routing.candidate import Candidate
-from redis_router.routing.table import RoutingTable, Selector
+from redis_router.routing.table import RoutingTable
 
 
-def unknown_model(model: str, table: RoutingTable) -> NoProviderAvailable:
-    """No provider serves it."""
+class Unavailable(Enum):
+    """Why a provider is not called. Each value is its sentence; what stands in braces comes from the record."""
 
-    def why() -> Why:
-        known = ", ".join(sorted(table.serving)[:10]) or "no provider is registered"
-        reasons = dict.fromkeys(table.candidates, "model unknown: it does not serve it")
-        return reasons, None, f"no provider serves it; registered: {known}"
-
-    return NoProviderAvailable.because(model, why)
-
-
-def nobody(
-    model: str, selector: Selector, now_ms: float, tried: Collection[str], excluded: Collection[str]
-) -> NoProviderAvailable:
-    """A reason for each provider that serves it, and when the first may be back; `now_ms` is on Redis's clock."""
-
-    def why() -> Why:
-        reasons: dict[str, str] = {}
-        waits: list[float] = []
-        for candidate in selector.candidates:
-            name, wait = candidate.health.name, None
-            if name in excluded:
-                reason = "excluded by the caller"
-            elif name in tried:
-                reason = "tried already"
-            else:
-                reason, wait = _why_not(candidate, now_ms)
-            reasons[name] = reason
-            if wait is not None:
-                waits.append(wait)
-        return reasons, min(waits, default=None), ""
-
-    return NoProviderAvailable.because(model, why)
+    UNKNOWN_MODEL = "model unknown: it does not serve it"
+    EXCLUDED = "excluded by the caller"
+    TRIED = "tried already"
+    OPERATOR = "drained: taken out of service by an operator"
+    NO_WEIGHT = "drained: its weight is 0"
+    OPEN = "circuit open until {until} ({open_reason}{last_failure})"
+    COOLING = "cooling until {until} (rate limited)"
+    HALF_OPEN = "circuit half-open, its trial calls are taken"
+    OUT_OF_SERVICE = "unavailable ({unavailable_reason})"
+    JUST_BACK = "back in service a moment ago"
 
 
-def _why_not(candidate: Candidate, now_ms: float) -> tuple[str, float | None]:
-    """And in how many seconds it may be back, None where that is unknown."""
+_NOBODY_SERVES_IT = "no provider serves it; registered: {models}"
+_NO_PROVIDER = "no provider is registered"
+_MODELS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why one provider is not called: in short, in words, and in how many seconds it may be (None: unknown)."""
+
+    why: Unavailable
+    text: str
+    back_in: float | None = None
+
+    @classmethod
+    def of(cls, why: Unavailable, back_in: float | None = None, **words: str) -> "Reason":
+        """In the sentence for it; `words` fill its braces."""
+        return cls(why, why.value.format(**words), back_in)
+
+
+TRIED, EXCLUDED = Reason.of(Unavailable.TRIED), Reason.of(Unavailable.EXCLUDED)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownModel:
+    """No provider serves this model."""
+
+    model: str
+    table: RoutingTable
+
+    @property
+    def reasons(self) -> dict[str, Reason]:
+        """By record: why it is not called."""
+        return dict.fromkeys(self.table.candidates, Reason.of(Unavailable.UNKNOWN_MODEL))
+
+    def why(self) -> Why:
+        """What `NoProviderAvailable` says: the models that are served, in place of reasons."""
+        models = ", ".join(sorted(self.table.serving)[:_MODELS_SHOWN]) or _NO_PROVIDER
+        texts = {name: reason.text for name, reason in self.reasons.items()}
+        return texts, None, _NOBODY_SERVES_IT.format(models=models)
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyNow:
+    """None of the providers that serve this model may be called.
+
+    Put into words only when somebody reads them: most refusals are caught, and the request waits or falls back.
+
+    barred  by record: those that this request does not ask, whatever their state
+    now_ms  when it was, on Redis's clock; `now` on this process's monotonic one, in seconds
+    """
+
+    model: str
+    candidates: tuple[Candidate, ...]
+    barred: Mapping[str, Reason]
+    now_ms: float
+    now: float
+
+    @property
+    def reasons(self) -> dict[str, Reason]:
+        """By record: why it is not called."""
+        return {
+            c.health.name: self.barred.get(c.health.name) or reason_of(c, self.now_ms, self.now)
+            for c in self.candidates
+        }
+
+    def why(self) -> Why:
+        """What `NoProviderAvailable` says: a reason for each provider, and when the first may be back."""
+        reasons = self.reasons
+        waits = [reason.back_in for reason in reasons.values() if reason.back_in is not None]
+        return {name: reason.text for name, reason in reasons.items()}, min(waits, default=None), ""
+
+
+Refusal = UnknownModel | NobodyNow
+"""Why nobody may be called for one model."""
+
+
+def reason_of(candidate: Candidate, now_ms: float, now: float) -> Reason:
+    """What in its state keeps a provider from being called without a permit."""
     health = candidate.health
-    cooling = max(health.cooling_for_ms(now_ms) / 1000, candidate.here.limited_for)
+    cooling = max(health.cooling_for_ms(now_ms) / 1000, candidate.here.limited_for(now))
     if health.unavailable_reason == "operator":
-        return "drained: taken out of service by an operator", None
+        return Reason.of(Unavailable.OPERATOR)
     if health.is_drained:
-        return "drained: its weight is 0", None
+        return Reason.of(Unavailable.NO_WEIGHT)
     if health.circuit_state is CircuitState.OPEN:
         wait = max(cooling, health.due_in_ms(now_ms) / 1000, 0.0)
         failure = f"; last failure: {health.last_failure}" if health.last_failure else ""
-        return f"circuit open until {_moment(now_ms, wait)} ({health.open_reason}{failure})", wait
+        words = {"open_reason": health.open_reason, "last_failure": failure}
+        return Reason.of(Unavailable.OPEN, wait, until=_moment(now_ms, wait), **words)
     if cooling:
-        return f"cooling until {_moment(now_ms, cooling)} (rate limited)", cooling
+        return Reason.of(Unavailable.COOLING, cooling, until=_moment(now_ms, cooling))
     if health.circuit_state is CircuitState.HALF_OPEN:
-        return "circuit half-open, its trial calls are taken", None
+        return Reason.of(Unavailable.HALF_OPEN)
     if not health.available:
-        return f"unavailable ({health.unavailable_reason})", None
-    return "back in service a moment ago", None
+        return Reason.of(Unavailable.OUT_OF_SERVICE, unavailable_reason=health.unavailable_reason)
+    return Reason.of(Unavailable.JUST_BACK)
 
 
 def _moment(now_ms: float, wait: float) -> str:

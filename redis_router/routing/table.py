@@ -71,6 +71,17 @@ class RoutingTable:
                 raise InvalidArgument(f"model is {model!r}: give its name, a string") from None
             return self.selectors.get(ANY_MODEL)
 
+    def records_serving(self, model: str) -> list[str]:
+        """The names of the records that serve a model, whatever their state."""
+        selector = self.find(model)
+        return [c.health.name for c in selector.candidates] if selector is not None else []
+
+    def records_of(self, model: str, providers: Iterable[str]) -> list[str]:
+        """The names of these providers' records for a model; of those that are not known here, nothing."""
+        selector, named = self.find(model), frozenset(providers)
+        candidates = selector.candidates if selector is not None else ()
+        return [c.health.name for c in candidates if c.provider.name in named or c.health.name in named]
+
 
 EMPTY = RoutingTable({}, {}, {}, {}, {})
 

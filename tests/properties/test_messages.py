@@ -18,7 +18,7 @@ from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.replica.alone import Alone
-from redis_router.routing.refusal import nobody
+from redis_router.routing.refusal import NobodyNow
 from redis_router.routing.strategies import STRATEGIES, resolve
 from redis_router.routing.table import Tables, changes_in_ms
 from redis_router.store import messages
@@ -84,9 +84,9 @@ def test_a_record_is_a_value_that_everybody_can_use_or_a_refusal(fields):
         )
         assert {table.picks["m"]().provider.name for _ in range(5)} <= {"broken", "healthy"} if table.picks else True
         assert "healthy" in {c.health.name for c in table.find("m").routable}
-    refusal = nobody("m", table.find("m"), NOW, (), ())
+    refusal = NobodyNow("m", table.find("m").candidates, {}, NOW, 0.0)
     assert set(refusal.reasons) == {"broken", "healthy"}
-    assert str(refusal)
+    assert str(NoProviderAvailable.because("m", refusal.why))
     changes_in_ms(health, NOW)
     Metrics(CollectorRegistry()).health([health])
     snapshot = Snapshot(int(NOW), None, {"broken": Spec(models)}, {}, {}, {"broken": health})

@@ -1,0 +1,101 @@
+"""What operators tell the whole fleet through a router. Unlike requests it waits for Redis, and raises."""
+
+from redis_router.checks import check_flag, check_weight
+from redis_router.circuit.config import CircuitConfig
+from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
+from redis_router.replica.engine import Engine
+
+JOIN_SECONDS = 5.0
+"""For so long an operator's call waits for the record of a provider that was registered a moment ago."""
+
+
+class Operators:
+    """For the providers that one replica knows, and those that only others serve."""
+
+    def __init__(self, engine: Engine, replica: str) -> None:
+        self._engine = engine
+        self._served = engine.served
+        self._replica = replica
+
+    def check_open(self) -> None:
+        """Raises RouterError where the router was closed."""
+        if self._engine.closed:
+            raise RouterError("this router was closed: make a new one")
+
+    # Which records a name stands for
+
+    def known_here(self, name: str) -> list[str]:
+        """The names of a provider's records here: its own, or one for each model; [] where it is not registered."""
+        if not isinstance(name, str):
+            return []
+        records = self._served.records_of(name)
+        return [*records, name] if name in self._served.providers and name not in records else records
+
+    def records(self, name: str) -> list[str]:
+        """The same. Raises UnknownProvider."""
+        found = self.known_here(name)
+        if found:
+            return found
+        raise UnknownProvider.among(name, self._names_here())
+
+    def records_in_fleet(self, name: str) -> list[str]:
+        """The same, also of a provider, or of its models, that only others serve. Raises as `Router.update_health`."""
+        self.check_open()
+        fleet = {record: spec.provider for record, spec in self._engine.store.specs().items() if not spec.deregistered}
+        found = [*self.known_here(name), *(record for record, whole in fleet.items() if name in (record, whole))]
+        if found:
+            return list(dict.fromkeys(found))
+        raise UnknownProvider.among(name, {*fleet.values(), *self._names_here()}, "registered, here or in the fleet,")
+
+    def _names_here(self) -> set[str]:
+        return {candidate.provider.name for candidate in self._engine.view.table.candidates.values()}
+
+    # Changes
+
+    def deregister(self, name: str, *, everywhere: bool) -> None:
+        """See `Router.deregister_provider`."""
+        records = self.records_in_fleet(name) if everywhere else self.records(name)
+        here = [record for record in records if record in self._served.providers]
+        for record in here:
+            self._engine.remove(record)
+        if everywhere and here:
+            self._engine.flush(JOIN_SECONDS)  # a join that is under way must not come after us
+        for record in records if everywhere else ():
+            self._engine.store.deregister(record)
+
+    def update_health(self, name: str, available: bool | None, weight: float | None) -> None:
+        """See `Router.update_health`."""
+        fields = {}
+        if available is not None:
+            fields["available"] = str(int(check_flag("available", available)))
+        if weight is not None:
+            fields["weight"] = repr(check_weight(weight))
+        if not fields:
+            raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
+        for record in self.records_in_fleet(name):
+            self._update(record, fields)
+
+    def set_circuit_config(self, config: CircuitConfig, provider: str | None) -> bool:
+        """See `Router.set_circuit_config`; False where it is for all that are registered here, and nobody is."""
+        in_redis = self._engine.running or self._engine.closed
+        if provider is None:
+            records = list(self._served.providers)
+        elif in_redis or not self.known_here(provider):
+            records, in_redis = self.records_in_fleet(provider), True
+        else:
+            records = self.records(provider)
+        for record in records:
+            if record in self._served.providers:
+                self._served.configs[record] = config
+            if in_redis:
+                self._update(record, config.to_fields())
+        return bool(records)
+
+    def _update(self, name: str, fields: dict[str, str]) -> None:
+        self.check_open()
+        reply = self._engine.store.update(name, fields)
+        if reply.health is None and self._engine.running and self._engine.flush(JOIN_SECONDS):
+            reply = self._engine.store.update(name, fields)  # it was registered a moment ago, and is joined now
+        if reply.health is None:
+            raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
+        self._engine.apply(reply.health, self._replica)
