@@ -20,14 +20,13 @@ from redis_router.checks import (
     check_weight,
 )
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.machine import HALF_OPEN
+from redis_router.circuit.machine import HALF_OPEN, as_the_fleet_counts
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.options import Options
 from redis_router.provider import ANY_MODEL, ClientT, Provider, RegisteredModel
 from redis_router.replica.engine import Engine
-from redis_router.replica.local import as_the_fleet_counts
 from redis_router.request.attempt import Attempt
 from redis_router.request.attempts import Attempts
 from redis_router.request.chooser import Chooser, is_limited
@@ -235,7 +234,7 @@ class Router(Generic[ClientT]):
         self._check_open()
         parts = {part.name: part for part in provider.parts()}
         for part in parts.values():
-            known = self._view.providers.get(part.name)
+            known = self._engine.served.providers.get(part.name)
             if known is not None and known.whole.name != provider.name:
                 raise InvalidArgument(
                     f"provider {provider.name!r} would share the record {part.name!r} with provider"
@@ -249,7 +248,7 @@ class Router(Generic[ClientT]):
                 provider.name,
                 retries,
             )
-        old = [name for name in self._view.records_of(provider.name) if name not in parts]
+        old = [name for name in self._engine.served.records_of(provider.name) if name not in parts]
         self._engine.add(list(parts.values()), self._circuit)
         for name in old:  # registered again, for other models; after the new ones, so that none is without a provider
             self._engine.remove(name)
@@ -261,7 +260,7 @@ class Router(Generic[ClientT]):
         Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
         """
         records = self._records_in_fleet(name) if everywhere else self._records(name)
-        here = [record for record in records if record in self._view.providers]
+        here = [record for record in records if record in self._engine.served.providers]
         for record in here:
             self._engine.remove(record)
         if everywhere and here:
@@ -435,7 +434,7 @@ class Router(Generic[ClientT]):
         if candidate is None:
             if any(c.provider.name == name for c in self._view.table.candidates.values()):
                 raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
-            if isinstance(name, str) and name in self._view.retired:
+            if isinstance(name, str) and name in self._engine.served.retired:
                 self._engine.metrics.dropped("deregistered", 1)
                 return
             self._records(name)  # raises UnknownProvider
@@ -447,7 +446,7 @@ class Router(Generic[ClientT]):
         token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
         if hold:
             candidate.here.limited_until = max(candidate.here.limited_until, time.monotonic() + hold)
-        self._engine.courier.put(
+        self._engine.outbox.put(
             Result(name, said.outcome, latency_ms or 0.0, generation, token, said.reason, cooldown_ms=hold * 1000)
         )
 
@@ -500,7 +499,7 @@ class Router(Generic[ClientT]):
         in_redis = self._engine.running or self._engine.closed
         if provider is None:
             self._circuit = config
-            records = list(self._view.providers)
+            records = list(self._engine.served.providers)
             if not records:
                 log.warning(
                     "no provider is registered here: these thresholds hold for later ones; name one of the fleet"
@@ -510,8 +509,8 @@ class Router(Generic[ClientT]):
         else:
             records = self._records(provider)
         for record in records:
-            if record in self._view.providers:
-                self._view.configs[record] = config
+            if record in self._engine.served.providers:
+                self._engine.served.configs[record] = config
             if in_redis:
                 self._update(record, config.to_fields())
 
@@ -522,7 +521,7 @@ class Router(Generic[ClientT]):
             reply = self._engine.store.update(name, fields)  # it was registered a moment ago, and is joined now
         if reply.health is None:
             raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
-        self._engine.mirror.apply(reply.health, self.replica)
+        self._engine.apply(reply.health, self.replica)
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
         """Run the worker inside this replica, in the same election as every other; once is enough."""
@@ -543,8 +542,8 @@ class Router(Generic[ClientT]):
     def _known_here(self, name: str) -> list[str]:
         if not isinstance(name, str):
             return []
-        records = self._view.records_of(name)
-        return [*records, name] if name in self._view.providers and name not in records else records
+        records = self._engine.served.records_of(name)
+        return [*records, name] if name in self._engine.served.providers and name not in records else records
 
     def _records(self, name: str) -> list[str]:
         """The names of a provider's records: its own, or one for each model. Raises UnknownProvider."""

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.chaos import ledger, net, truth
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
-from redis_router.replica.local import is_local
+from redis_router.circuit.machine import is_local
 from redis_router.store.messages import Reply
 from redis_router.store.redis import Batch, Store
 
@@ -140,7 +140,7 @@ class Gateway:
         if provider == self.slow:
             seconds = draw.uniform(0.9, 1.6)
         facts = {"provider": provider, "permit": attempt.permit, "generation": attempt.generation}
-        facts["alone"] = attempt._permit is not None and is_local(attempt._permit)
+        facts["alone"] = attempt._permit is not None and is_local(attempt._permit.generation)
         if attempt.permit:
             self.journal.write("trial", **facts)
         try:

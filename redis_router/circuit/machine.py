@@ -32,6 +32,18 @@ def fleet_generation(generation: int) -> int:
     return generation % LOCAL_GENERATIONS
 
 
+def as_the_fleet_counts(health: ProviderHealth) -> ProviderHealth:
+    """The record with its generation as it would be counted without an outage: what people are shown."""
+    return replace(health, generation=fleet_generation(health.generation)) if is_local(health.generation) else health
+
+
+def made_alone(health: ProviderHealth) -> ProviderHealth:
+    """The record after a transition that a replica made by itself, marked as such."""
+    if is_local(health.generation):
+        return health
+    return replace(health, generation=health.generation + LOCAL_GENERATIONS)
+
+
 def latency_average(average: float, sample: float) -> float:
     """The original's moving average, (7·old + new) / 8, in ms: the first sample whole, samples <= 0 not at all."""
     if sample <= 0:

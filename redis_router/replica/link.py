@@ -1,7 +1,6 @@
 """Whether this process is in touch with Redis: one word, one metric and one log line for each edge."""
 
 import threading
-from collections.abc import Callable
 
 from redis_router.runtime.log import log
 from redis_router.telemetry.metrics import Metrics
@@ -12,30 +11,28 @@ COMMANDS, PUSH = "commands", "push channel"
 class Link:
     """Up while commands are served and the push channel is alive; down before the first contact.
 
-    Those who use either side report what they meet. `address` is for the log; `on_change` is called on each change.
+    Those who use either side report what they meet, and are told whether that was a change. `address` is for the log.
     """
 
-    def __init__(self, address: str, metrics: Metrics, on_change: Callable[[], None]) -> None:
+    def __init__(self, address: str, metrics: Metrics) -> None:
         self.up = False
         self.push_up: bool | None = None
         """None before anything was heard of it."""
         self._commands_up = True  # until one fails: the push channel makes the first contact
         self._address = address
         self._metrics = metrics
-        self._on_change = on_change
         self._lock = threading.RLock()  # a signal handler may close the router while it is held
         self._told: bool | None = None
         self._closed = False
         metrics.watch_link(self)
 
-    def works(self, side: str) -> None:
+    def works(self, side: str) -> bool:
         """This side was served."""
-        if not self.up:
-            self._set(side, True, "")
+        return not self.up and self._set(side, True, "")
 
-    def failed(self, side: str, error: BaseException) -> None:
+    def failed(self, side: str, error: BaseException) -> bool:
         """This side was not served."""
-        self._set(side, False, f"{side}: {error}")
+        return self._set(side, False, f"{side}: {error}")
 
     def close(self) -> None:
         """This process leaves: not an edge."""
@@ -48,10 +45,10 @@ class Link:
         """Did either side fail since it last worked?"""
         return self.push_up is False or not self._commands_up
 
-    def _set(self, side: str, works: bool, why: str) -> None:
+    def _set(self, side: str, works: bool, why: str) -> bool:
         with self._lock:
             if self._closed:
-                return
+                return False
             before = (self.push_up, self._commands_up)
             if side == PUSH:
                 self.push_up = works
@@ -68,5 +65,4 @@ class Link:
             log.info("in touch with Redis at %s", self._address)
         elif is_news:
             log.warning("out of touch with Redis at %s, deciding alone meanwhile: %s", self._address, why)
-        if changed:
-            self._on_change()
+        return changed

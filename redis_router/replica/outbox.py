@@ -1,9 +1,9 @@
-"""Carries results from the request path to Redis: in batches, each applied exactly once or counted as dropped.
+"""Results on their way from the request path to the store: in batches, each applied exactly once or counted as dropped.
 
-The request path appends to a deque and may ring an alarm. One thread sorts what was recorded (`sleep`, `drain`) and
-never waits for Redis; another carries it there (`carry`). A batch that got no answer keeps its number and is sent again
-under it, and what came after waits: results arrive in their order. What grew older than `ttl` is dropped, but not the
-number: the next reply says whether it had been applied after all.
+The request path appends to a deque, and rings where something must not wait. One thread sorts what was recorded
+(`sleep`, `drain`) and never waits for Redis; another carries it there (`exchange`). A batch that got no answer keeps
+its number and is sent again under it, and what came after waits: results arrive in their order. What grew older than
+`ttl` is dropped, but not the number: the next reply says whether it had been applied after all.
 """
 
 import math
@@ -11,12 +11,13 @@ import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import count, repeat
 
 from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.errors import AccessDenied, RedisRefused, RouterError
+from redis_router.replica.facts import Applied, Fact, Missing, Refused
 from redis_router.runtime.alarm import Alarm
 from redis_router.runtime.log import log
 from redis_router.store.contract import Batch, Store
@@ -25,12 +26,15 @@ from redis_router.telemetry.metrics import Metrics
 
 _SUCCESS = Outcome.SUCCESS
 BATCH_LIMIT = 100
-ENOUGH, COMPANY_ROUNDS = 25, 5
+ENOUGH = 25
+"""So many results for each provider are worth a command; fewer wait for company."""
+COMPANY_ROUNDS = 5
+"""So many flush intervals at most."""
 
 
 @dataclass(slots=True)
 class Parcel:
-    """One provider's results under one number, with the monotonic moments at which they were drained."""
+    """Results under one number, with the monotonic moments at which they were drained."""
 
     seq: int
     results: list[Result]
@@ -39,12 +43,13 @@ class Parcel:
     """Why Redis refused it: then it is asked for without outcomes, as it may have been applied all the same."""
 
 
-class Waiting:
-    """One provider's results that no batch has taken yet, and the monotonic moments at which they were drained."""
+@dataclass(slots=True)
+class Line:
+    """One provider's results: the batch that is on its way, and those behind it, with the moments of their draining."""
 
-    def __init__(self) -> None:
-        self.results: deque[Result] = deque()
-        self.drained_at: deque[float] = deque()
+    sent: Parcel | None = None
+    results: deque[Result] = field(default_factory=deque)
+    drained_at: deque[float] = field(default_factory=deque)
 
     def add(self, results: Sequence[Result], now: float) -> None:
         """Behind the others."""
@@ -52,61 +57,60 @@ class Waiting:
         self.drained_at.extend(repeat(now, len(results)))
 
     def take(self, most: int) -> tuple[list[Result], list[float]]:
-        """The oldest, and their moments."""
+        """The oldest of those that wait, and their moments."""
         number = min(len(self.results), most)
         results, moments = self.results.popleft, self.drained_at.popleft
         return [results() for _ in range(number)], [moments() for _ in range(number)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Is nothing on its way, and nothing behind it?"""
+        return self.sent is None and not self.results
+
+    @property
+    def oldest(self) -> float:
+        """When the oldest was drained; infinite where there is none."""
+        moments = self.sent.drained_at if self.sent is not None else self.drained_at
+        return moments[0] if moments else math.inf
+
+    def all(self) -> list[Result]:
+        """In their order."""
+        return [*(self.sent.results if self.sent is not None else ()), *self.results]
 
 
 class Marker(threading.Event):
     """Set when all that was recorded before it is settled, or when nobody will settle it any more."""
 
     settled = False
+    drained_at = math.inf
 
     def was_settled(self, timeout: float) -> bool:
         """Wait for it, so many seconds at most."""
         return self.wait(timeout) and self.settled
 
 
-class Courier:
-    """One router's results on their way; they are dropped `ttl` seconds after they were recorded.
+class Outbox:
+    """One router's results on their way; they are dropped `ttl` seconds after they were recorded."""
 
-    `on_missing` is told of a provider that has no record in Redis, `on_unusable` of one whose record is refused or
-    cannot be read: why, and which results of it nobody decided on.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        metrics: Metrics,
-        limit: int,
-        ttl: float,
-        on_applied: Callable[[Reply, Sequence[Result]], None],
-        on_missing: Callable[[str], None],
-        on_unusable: Callable[[str, str, Sequence[Result]], None],
-    ) -> None:
-        self._store = store
+    def __init__(self, metrics: Metrics, limit: int, ttl: float, flush_interval: float) -> None:
         self._metrics = metrics
         self._limit = limit
         self._ttl = ttl
-        self._on_applied = on_applied
-        self._on_missing = on_missing
-        self._on_unusable = on_unusable
+        self._flush_interval = flush_interval
         self._lock = threading.RLock()
-        """Held while what waits, or is on its way, changes hands; never while Redis is asked."""
+        """Held while what waits, or is on its way, changes hands; never while the store is asked."""
         self._buffer: deque[Result] = deque()
         self._backlog = 0  # results that left the buffer and are not settled yet
-        self._waiting: dict[str, Waiting] = {}
-        self._unacked: dict[str, Parcel] = {}
+        self._lines: dict[str, Line] = {}
         self._numbers = count(1)
         """Of batches: rising for each provider, and kept by nobody when it goes."""
         self._markers: deque[Marker] = deque()
-        self._due_markers: list[tuple[float, Marker]] = []  # and when they were drained
+        self._due_markers: list[Marker] = []
         self._alarm = Alarm()
-        self._idle = True
+        self._rings_at = 0  # so many results are in the buffer, and the next one wakes the thread
         self._urgent = False
-        self._hurried = False  # the thread was woken for something that must not wait
-        self._left = False  # too few for a batch of their own: they wait for company
+        self._in_a_hurry: set[str] = set()  # providers with a result that must not wait
+        self._send_all = False  # what waited for company has waited long enough
         self._in_use = 1  # providers with results when there were some last
         self._closed = False
         self._told_full = False
@@ -116,16 +120,16 @@ class Courier:
 
     def put(self, result: Result) -> None:
         """Take a result in; it is counted as dropped where the buffer is full or the router was closed."""
-        if len(self._buffer) + self._backlog >= self._limit:
+        size = len(self._buffer)
+        if size + self._backlog >= self._limit:
             self._drop_full(result)
             return
         self._buffer.append(result)
-        if result[1] is _SUCCESS and not result[4]:  # by index, and first: nearly every result
-            if self._idle:
-                self._idle = False
-                self._alarm.ring()
-        else:
+        if result.outcome is not _SUCCESS or result.permit:
+            self._in_a_hurry.add(result.provider)
             self.urge()
+        elif size >= self._rings_at:
+            self._alarm.ring()
         if self._closed:
             self._abandon_buffer()  # nobody would come for it
 
@@ -151,7 +155,7 @@ class Courier:
 
     @property
     def pending(self) -> int:
-        """Results that are recorded and not yet acknowledged by Redis."""
+        """Results that are recorded and not yet acknowledged by the store."""
         return len(self._buffer) + self._backlog
 
     # The thread that decides
@@ -161,30 +165,32 @@ class Courier:
         """Does anybody wait for what was drained?"""
         return bool(self._due_markers)
 
-    def sleep(self, nap: float, company: float, settle_in: float | None = None) -> None:
+    def sleep(self, nap: float, settle_in: float | None = None) -> None:
         """Wait until there is something to do, at most `nap` seconds, or `settle_in` where nothing is recorded.
 
-        A success waits for others: `company` seconds, and up to `COMPANY_ROUNDS` times as long while they are so few
-        that a command for each provider would carry less than `ENOUGH` of them.
+        A success waits for others: a flush interval, and a few more while they are so few that a command for each
+        provider would carry less than `ENOUGH` of them.
         """
-        until = time.monotonic() + nap
-        if settle_in is not None:
-            nap = min(nap, settle_in)
-        if self._left:
-            nap = min(nap, company)
-        self._idle = True
-        if self._buffer:  # recorded before `_idle` was set, so nobody woke us
-            self._idle = False
-        elif not self._urgent:
-            self._alarm.wait(nap)
+        now, rounds = time.monotonic(), COMPANY_ROUNDS * self._flush_interval
+        enough, half = min(ENOUGH * self._in_use, self._limit // 2), self._limit // 2
+        oldest = min((line.oldest for line in list(self._lines.values())), default=math.inf)
+        company_until = oldest + rounds
+        self._wait_for(1, min(now + nap, now + (nap if settle_in is None else settle_in), company_until))
         if self._buffer:
-            enough = min(ENOUGH * self._in_use, self._limit // 2)
-            for _ in range(COMPANY_ROUNDS):
-                if not self._urgent:
-                    self._alarm.wait(min(company, max(0.0, until - time.monotonic())))
-                if self._urgent or self.pending >= enough or time.monotonic() >= until:
-                    break
-        self._hurried, self._urgent = self._hurried or self._urgent, False
+            began = time.monotonic()
+            company_until = min(company_until, began + rounds)
+            self._wait_for(half, min(now + nap, company_until, began + self._flush_interval))
+            self._wait_for(enough, min(now + nap, company_until))
+        self._rings_at = self._limit
+        if time.monotonic() >= company_until or len(self._buffer) >= enough:
+            self._send_all = True
+        self._urgent = False
+
+    def _wait_for(self, number: int, until: float) -> None:
+        """Wait for so many results, for something that must not wait, or for this monotonic moment."""
+        self._rings_at = number - 1
+        while not self._urgent and len(self._buffer) < number and (left := until - time.monotonic()) > 0:
+            self._alarm.wait(left)
 
     def drain(self) -> dict[str, list[Result]]:
         """Sort the buffer by provider, drop what grew too old; returns what was in the buffer, by provider."""
@@ -194,87 +200,89 @@ class Courier:
     def _sort(self, now: float) -> dict[str, list[Result]]:
         drained = defaultdict[str, list[Result]](list)
         for _ in range(len(self._markers)):  # before the buffer: what a marker waits for is in it
-            self._due_markers.append((now, self._markers.popleft()))
+            marker = self._markers.popleft()
+            marker.drained_at = now
+            self._due_markers.append(marker)
         take = self._buffer.popleft
         for _ in range(len(self._buffer)):
             self._backlog += 1  # before it leaves the buffer: it is counted at every moment
             result = take()
-            if result[1] is Outcome.IGNORED and not result.permit:  # by index: this runs for each result
+            if result.outcome is Outcome.IGNORED and not result.permit:
                 self._metrics.results(result.provider, [result])
                 self._backlog -= 1
             else:
-                drained[result[0]].append(result)
+                drained[result.provider].append(result)
         self._in_use = len(drained) or self._in_use
         for name, results in drained.items():
-            if name not in self._waiting:
-                self._waiting[name] = Waiting()
-            self._waiting[name].add(results, now)
-        for name, waiting in list(self._waiting.items()):
-            old, _ = waiting.take(bisect_left(waiting.drained_at, now - self._ttl))
+            self._lines.setdefault(name, Line()).add(results, now)
+        for name, line in list(self._lines.items()):
+            old, _ = line.take(bisect_left(line.drained_at, now - self._ttl))
             if old:
                 self._backlog -= len(old)
                 self._drop("expired", old)
-            if not waiting.results:
-                del self._waiting[name]
+            if line.is_empty:
+                del self._lines[name]
         return drained
 
     # The thread that carries
 
-    def carry(self) -> None:
-        """Send all that was drained. Raises RedisUnavailable where Redis did not serve it, after all that it did serve.
+    def exchange(self, store: Store) -> Iterator[Fact]:
+        """Send what was drained and must not wait, or has waited for long enough; tells what came of it.
 
-        And AccessDenied, which is no matter of one record. What has no record in Redis stays, after `on_missing` was
-        told; what is refused for good is dropped. Successes that a full batch left over wait for the next round, unless
-        somebody waits for them.
+        What has no record in the store stays, after it was told. What is refused for good is dropped.
+        Raises RedisUnavailable where the store did not serve, after all that it did serve; and AccessDenied, which is
+        no matter of one record.
         """
         held: set[str] = set()
         trouble: RouterError | None = None
-        least, hurried, self._hurried = 1, self._hurried, False
-        while batches := self._next_batches(held, least):
-            least = 1 if hurried or self.awaited else BATCH_LIMIT
-            for batch, reply in zip(batches, self._store.record(batches), strict=True):
+        everything, self._send_all = self._send_all or self.awaited, False
+        hurried, self._in_a_hurry = self._in_a_hurry, set()
+        least = 1
+        while batches := self._next_batches(held, least, None if everything else hurried):
+            least = BATCH_LIMIT  # what a full batch left over waits for the next round
+            for batch, reply in zip(batches, store.record(batches), strict=True):
                 if isinstance(reply, RedisRefused) and not isinstance(reply, AccessDenied):
-                    self._refused_once_more(batch.provider, str(reply))
+                    yield from self._refused_once_more(batch.provider, str(reply))
                 elif isinstance(reply, RouterError):
                     held.add(batch.provider)
                     trouble = reply
                 elif reply.status == "missing":
-                    self._on_missing(batch.provider)
-                    if batch.provider in self._unacked:
-                        held.add(batch.provider)
+                    yield Missing(batch.provider)
+                    held.add(batch.provider)
                 else:
-                    self._settle(batch.provider, reply)
-        self._left = trouble is None and not held.issuperset(self._waiting)
+                    yield from self._settle(batch.provider, reply)
+            if self.awaited:
+                least, everything = 1, True
         if trouble is not None:
+            self._send_all, self._in_a_hurry = self._send_all or everything, self._in_a_hurry | hurried
             raise trouble
 
-    def try_again(self, providers: Iterable[str]) -> None:
-        """Send a batch without outcomes for each of which nothing is on its way; `on_applied` is told what is taken."""
+    def try_again(self, store: Store, providers: Iterable[str]) -> Iterator[Fact]:
+        """Send a batch without outcomes for each of which nothing is on its way; tells of what is taken."""
         batches = [Batch(name, next(self._numbers), ()) for name in providers if not self.carries(name)]
-        for reply in self._store.record(batches) if batches else ():
+        for reply in store.record(batches) if batches else ():
             if isinstance(reply, Reply) and not reply.unreadable:
-                self._on_applied(reply, ())
+                yield Applied(reply, ())
 
     def tell_settled(self, until: float) -> None:
         """Set the markers of what was drained up to this monotonic moment, but for those of what still waits."""
         with self._lock:
-            moments = [parcel.drained_at[0] for parcel in self._unacked.values()]
-            moments += [waiting.drained_at[0] for waiting in self._waiting.values() if waiting.drained_at]
-            oldest = min(moments, default=math.inf)
+            oldest = min((line.oldest for line in self._lines.values()), default=math.inf)
             due, self._due_markers = self._due_markers, []
-            for drained_at, marker in due:
-                if drained_at <= until and drained_at < oldest:
+            for marker in due:
+                if marker.drained_at <= until and marker.drained_at < oldest:
                     marker.settled = True
                     marker.set()
                 else:
-                    self._due_markers.append((drained_at, marker))
+                    self._due_markers.append(marker)
 
     def give_up(self, provider: str, reason: str) -> list[Result]:
         """Drop the batch of this provider that got no answer, and count it; returns it and what waits behind it."""
         with self._lock:
-            undecided = self._unsettled_of(provider)
-            parcel = self._unacked.pop(provider, None)
-            if parcel is not None:
+            undecided = self.results_of(provider)
+            line = self._lines.get(provider)
+            if line is not None and line.sent is not None:
+                parcel, line.sent = line.sent, None
                 self._backlog -= len(parcel.results)
                 self._drop(reason, parcel.results)
             return undecided
@@ -282,73 +290,76 @@ class Courier:
     def unsettled(self) -> list[Result]:
         """What is on its way or waits for it."""
         with self._lock:
-            return [result for name in {*self._unacked, *self._waiting} for result in self._unsettled_of(name)]
+            return [result for line in self._lines.values() for result in line.all()]
 
-    def _unsettled_of(self, provider: str) -> list[Result]:
-        parcel, waiting = self._unacked.get(provider), self._waiting.get(provider)
-        return [*(parcel.results if parcel is not None else ()), *(waiting.results if waiting is not None else ())]
+    def results_of(self, provider: str) -> list[Result]:
+        """What is on its way or waits for it, of one provider."""
+        with self._lock:
+            line = self._lines.get(provider)
+            return line.all() if line is not None else []
 
     def carries(self, provider: str) -> bool:
         """Are results of this provider on their way, or waiting for it?"""
-        return provider in self._unacked or provider in self._waiting
+        line = self._lines.get(provider)
+        return line is not None and not line.is_empty
 
-    def _refused_once_more(self, provider: str, why: str) -> None:
-        parcel = self._unacked.get(provider)
-        if parcel is None or parcel.refused:
-            self._on_unusable(provider, why, self.give_up(provider, "refused"))
+    def _refused_once_more(self, provider: str, why: str) -> Iterator[Fact]:
+        line = self._lines.get(provider)
+        if line is None or line.sent is None or line.sent.refused:
+            yield Refused(provider, why, self.give_up(provider, "refused"))
         else:
-            parcel.refused = why
+            line.sent.refused = why
 
     def close(self) -> int:
         """Take no more; returns how many results were left behind, counted as dropped."""
         self._closed = True
         with self._lock:
             left = self.unsettled()
-            self._waiting.clear()
-            self._unacked.clear()
+            self._lines.clear()
             self._backlog = 0
-            for marker in [*self._markers, *(marker for _, marker in self._due_markers)]:
+            for marker in [*self._markers, *self._due_markers]:
                 marker.set()
         return self._drop("closed", left) + self._abandon_buffer()
 
-    def _next_batches(self, held: set[str], least: int) -> list[Batch]:
+    def _next_batches(self, held: set[str], least: int, only: set[str] | None) -> list[Batch]:
         """At most one batch for each provider: those without an answer first, under their old numbers.
 
-        None for a provider of which fewer than `least` results wait.
+        None for a provider of which fewer than `least` results wait, or that is not among `only`.
         """
         with self._lock:
-            for name, waiting in list(self._waiting.items()):
-                if name not in self._unacked and len(waiting.results) >= least:
-                    self._unacked[name] = Parcel(next(self._numbers), *waiting.take(BATCH_LIMIT))
-                if not waiting.results:
-                    del self._waiting[name]
-            return [
-                Batch(name, parcel.seq, self._young(parcel))
-                for name, parcel in self._unacked.items()
-                if name not in held
-            ]
+            batches = []
+            for name, line in self._lines.items():
+                if name in held or (only is not None and name not in only and line.sent is None):
+                    continue
+                if line.sent is None and len(line.results) >= least:
+                    line.sent = Parcel(next(self._numbers), *line.take(BATCH_LIMIT))
+                if line.sent is not None:
+                    batches.append(Batch(name, line.sent.seq, self._young(line.sent)))
+            return batches
 
     def _young(self, parcel: Parcel) -> list[Result]:
         if parcel.refused:
             return []
         return parcel.results[bisect_left(parcel.drained_at, time.monotonic() - self._ttl) :]
 
-    def _settle(self, provider: str, reply: Reply) -> None:
+    def _settle(self, provider: str, reply: Reply) -> Iterator[Fact]:
         with self._lock:
-            undecided = self._unsettled_of(provider)
-            parcel = self._unacked.pop(provider, None)
-            if parcel is None:
+            line = self._lines.get(provider)
+            if line is None or line.sent is None:
                 return  # closed meanwhile, and counted as dropped
+            undecided, parcel, line.sent = line.all(), line.sent, None
             self._backlog -= len(parcel.results)
+            if line.is_empty:
+                del self._lines[provider]
         for change in reply.transitions:
             self._metrics.transition(change)
         expired = len(parcel.results) - reply.applied
         self._drop("refused" if parcel.refused else "expired", parcel.results[:expired])
         self._metrics.results(provider, parcel.results[expired:])
         if why := parcel.refused or reply.unreadable:
-            self._on_unusable(provider, why, undecided)
+            yield Refused(provider, why, undecided)
         else:
-            self._on_applied(reply, parcel.results)
+            yield Applied(reply, parcel.results)
 
     def _abandon_buffer(self) -> int:
         left: list[Result] = []

@@ -1,11 +1,15 @@
-"""Puts records into Redis: joined when a provider is registered here, restored where Redis lost one."""
+"""Puts records into the store: joined when a provider is registered here, restored where the store lost one."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
+from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import AccessDenied, RedisRefused
-from redis_router.replica.mirror import Mirror
-from redis_router.replica.view import View
+from redis_router.provider import Provider
+from redis_router.replica.facts import Deregistered, Fact, Refused, Stored
+from redis_router.replica.records import Records
+from redis_router.replica.served import Served
 from redis_router.runtime.log import log
 from redis_router.store.contract import Store
 
@@ -15,28 +19,14 @@ SEEN_SECONDS = 300.0
 """Between two times that a replica says which providers it serves."""
 
 
-class Registrar:
-    """What waits for it, and the engine's thread that does it.
+class Registration:
+    """What waits for it; the thread that talks to the store does it."""
 
-    `on_deregistered` is told of a provider that is not lost; `on_refused` of a record that Redis refuses to use.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        mirror: Mirror,
-        view: View,
-        on_deregistered: Callable[[str], None],
-        on_refused: Callable[[str, str], None],
-        circuit_version: int,
-    ) -> None:
+    def __init__(self, served: Served, records: Records, circuit_version: int) -> None:
+        self._served = served
+        self._records = records
         self._circuit_version = circuit_version
         self._seen_at = -SEEN_SECONDS
-        self._store = store
-        self._mirror = mirror
-        self._view = view
-        self._on_deregistered = on_deregistered
-        self._on_refused = on_refused
         self._to_join: dict[str, object] = {}
         self._to_restore: dict[str, object] = {}
         self._try_again_at: dict[str, float] = {}
@@ -46,7 +36,7 @@ class Registrar:
         self._to_join.update({name: object() for name in names})
 
     def restore(self, name: str) -> None:
-        """Redis lost this record: it is put back at the next `put_right`."""
+        """The store lost this record: it is put back at the next `put_right`."""
         self._to_restore[name] = object()
 
     def joins(self, name: str) -> bool:
@@ -63,8 +53,8 @@ class Registrar:
         """Does anything wait?"""
         return bool(self._to_join or self._to_restore)
 
-    def put_right(self) -> None:
-        """Join and restore what waits; a record that Redis refuses waits on and holds up no other.
+    def put_right(self, store: Store) -> Iterator[Fact]:
+        """Join and restore what waits; a record that is refused waits on and holds up no other.
 
         Raises RedisUnavailable, and AccessDenied, which is no matter of one record.
         """
@@ -74,61 +64,64 @@ class Registrar:
                 if now < self._try_again_at.get(name, 0.0):
                     continue
                 try:
-                    act(name)
+                    yield from act(store, name)
                 except AccessDenied:
                     raise
                 except RedisRefused as error:
-                    self._on_refused(name, str(error))
+                    yield Refused(name, str(error))
                     self._try_again_at[name] = now + REFUSED_SECONDS
                 else:
                     if waiting.get(name) is asked:  # else it was asked for once more meanwhile
                         waiting.pop(name, None)
 
-    def say_seen(self) -> None:
+    def say_seen(self, store: Store) -> None:
         """Tell the fleet from time to time which providers are served here. Raises RedisUnavailable."""
-        now, redis_now = time.monotonic(), self._mirror.redis_now_ms()
-        if now - self._seen_at < SEEN_SECONDS or redis_now is None or not self._view.providers:
+        now, redis_now, names = time.monotonic(), self._records.redis_now_ms(), list(self._served.providers)
+        if now - self._seen_at < SEEN_SECONDS or redis_now is None or not names:
             return
         self._seen_at = now
         try:
-            self._store.seen(list(self._view.providers), round(redis_now))
+            store.seen(names, round(redis_now))
         except RedisRefused as error:
             log.warning("cannot note which providers are in use, for `redis-router purge`: %s", error)
 
-    def _join(self, name: str) -> None:
-        provider, config = self._view.providers.get(name), self._view.configs.get(name)
+    def _join(self, store: Store, name: str) -> Iterator[Fact]:
+        provider, config = self._served.providers.get(name), self._served.configs.get(name)
         if provider is None or config is None:
             return
-        reply = self._store.register(provider, config, self._circuit_version)
-        health = reply.health
-        if health is None:
+        reply = store.register(provider, config, self._circuit_version)
+        if reply.health is None:
             raise RedisRefused(reply.unreadable)
-        self._mirror.apply(health, self._store.writer)
+        yield Stored(reply.health, store.writer)
         self._seen_at = -SEEN_SECONDS
         if reply.status == "updated":
             log.warning("provider %s has the settings of circuit_version %d now", name, self._circuit_version)
         elif reply.status == "declined":
-            differing = health.config.differences(config)
-            if health.weight != provider.weight:
-                differing.append(f"weight {health.weight:g} -> {provider.weight:g}")
-            log.warning(
-                "provider %s keeps the settings of its record: %s not taken; Router(circuit_version=%d) makes the"
-                " thresholds given here count, set_circuit_config and update_health(name, weight=...) change them",
-                name,
-                ", ".join(differing),
-                health.circuit_version + 1,
-            )
+            _say_declined(provider, config, reply.health)
 
-    def _restore(self, name: str) -> None:
-        provider, copy = self._view.providers.get(name), self._mirror.records.get(name)
+    def _restore(self, store: Store, name: str) -> Iterator[Fact]:
+        provider, copy = self._served.providers.get(name), self._records.copies.get(name)
         if provider is None or copy is None:
             return
-        reply = self._store.restore(provider, copy)
+        reply = store.restore(provider, copy)
         if reply.unreadable:
             raise RedisRefused(reply.unreadable)
         if reply.health is None:
-            self._on_deregistered(name)
+            yield Deregistered(name)
             return
         if reply.status == "created":
             log.warning("Redis had lost the record of %s: it is %s again", name, reply.health.circuit_state)
-        self._mirror.apply(reply.health)
+        yield Stored(reply.health)
+
+
+def _say_declined(provider: Provider, config: CircuitConfig, health: ProviderHealth) -> None:
+    differing = health.config.differences(config)
+    if health.weight != provider.weight:
+        differing.append(f"weight {health.weight:g} -> {provider.weight:g}")
+    log.warning(
+        "provider %s keeps the settings of its record: %s not taken; Router(circuit_version=%d) makes the"
+        " thresholds given here count, set_circuit_config and update_health(name, weight=...) change them",
+        provider.name,
+        ", ".join(differing),
+        health.circuit_version + 1,
+    )

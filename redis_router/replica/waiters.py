@@ -21,7 +21,7 @@ class _Waiter:
         self.is_rung = False
 
 
-class Bell:
+class Waiters:
     """Rung by the background threads; costs nothing while nobody listens."""
 
     def __init__(self) -> None:

@@ -8,10 +8,10 @@ from typing import Generic, Literal, Self
 from weakref import finalize
 
 from redis_router.checks import check_latency
+from redis_router.circuit.machine import fleet_generation
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.errors import RouterError
 from redis_router.provider import ClientT, Provider
-from redis_router.replica.local import fleet_generation
 from redis_router.replica.permits import Permit
 from redis_router.request.classify import SUCCESS, TIMED_OUT, Verdict, Waited
 from redis_router.request.context import Context
@@ -188,7 +188,7 @@ class Attempt(Generic[ClientT]):
             candidate.here.limited_until = max(candidate.here.limited_until, monotonic() + cooldown)
         name, cooldown_ms = candidate.health.name, (cooldown or 0.0) * 1000
         result = (name, outcome, latency_ms, generation, token, reason, duration_ms, cooldown_ms)
-        engine.courier.put(_tuple(Result, result))
+        engine.outbox.put(_tuple(Result, result))
 
     def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:
         """Is there another attempt, so that the error is not passed on?"""

@@ -279,7 +279,7 @@ class Attempts(Generic[ClientT]):
 
     def _wait_in_thread(self) -> Turn[ClientT] | None:
         turn = None
-        with self._context.engine.bell.in_thread(self._models) as wait:
+        with self._context.engine.waiters.in_thread(self._models) as wait:
             try:
                 while (turn := self._look()) is None and not self._over:
                     wait(self._pause())
@@ -289,7 +289,7 @@ class Attempts(Generic[ClientT]):
 
     async def _wait_in_loop(self) -> Turn[ClientT] | None:
         turn = None
-        with self._context.engine.bell.in_loop(self._models) as wait:
+        with self._context.engine.waiters.in_loop(self._models) as wait:
             try:
                 while (turn := self._look()) is None and not self._over:
                     await wait(self._pause())
@@ -300,7 +300,7 @@ class Attempts(Generic[ClientT]):
     def _pass_on(self, turn: Turn[ClientT] | None) -> None:
         """Who was woken for a call and leaves without it leaves it to the next one."""
         if turn is None:
-            self._context.engine.bell.ring(self._models, 1)
+            self._context.engine.waiters.ring(self._models, 1)
 
 
 def _may_go_on(turn: Turn[ClientT], verdict: Verdict) -> bool:

@@ -72,6 +72,10 @@ class Store(Protocol):
         """Which server this is, without credentials."""
 
     @property
+    def is_shared(self) -> bool:
+        """Do other replicas share it? Else it is what one decides by alone."""
+
+    @property
     def has_workers(self) -> bool:
         """May a worker make the due transitions here? Else whoever sees that one is due makes it, at once."""
 

@@ -75,20 +75,33 @@ _MEMORIES: dict[str, Memory] = {}
 
 
 class MemoryStore:
-    """One namespace of a memory, for one process. See `contract.Store` for what each method promises."""
+    """One namespace of a memory, for one process. See `contract.Store` for what each method promises.
+
+    With a `clock` (ms) it is one replica's alone: its word is enough to open a circuit, and its transitions are marked
+    as its own.
+    """
 
     time_out: float | None = None
     has_workers = False
     where = "this process's memory"
 
     def __init__(
-        self, memory: Memory, namespace: str, writer: str, push_interval_ms: int = 500, now_ms: int | None = None
+        self,
+        memory: Memory,
+        namespace: str,
+        writer: str,
+        push_interval_ms: int = 500,
+        now_ms: int | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.keys = Keys(namespace)
         self.writer = writer
         self.session = f"{writer}.{random.getrandbits(32):08x}"
         self.push_interval_ms = push_interval_ms
         self.now_ms = now_ms
+        self._clock = clock
+        self.is_shared = clock is None
         self.jitter: Callable[[], float] = random.random
         self._lock = memory.lock
         self._here = memory.namespaces[namespace]
@@ -99,6 +112,8 @@ class MemoryStore:
 
     @property
     def _now(self) -> int:
+        if self._clock is not None:
+            return int(self._clock())
         return time.time_ns() // 1_000_000 if self.now_ms is None else self.now_ms
 
     # Registration
@@ -165,6 +180,16 @@ class MemoryStore:
         with self._lock:
             return dict(self._here.specs)
 
+    def put(self, health: ProviderHealth) -> None:
+        """Begin with this record, as it is."""
+        with self._lock:
+            self._here.entries[health.name].health = health
+
+    def drop(self, name: str) -> None:
+        """Keep nothing of this provider."""
+        with self._lock:
+            self._here.entries.pop(name, None)
+
     # Outcomes and permits
 
     def record(self, batches: Sequence[Batch]) -> list[Reply | RouterError]:
@@ -184,7 +209,7 @@ class MemoryStore:
         for result in batch.results:
             says = machine.complains(health, result)
             word = word if says is None else says
-            health, change = machine.record(health, result, now, jitter=self.jitter(), others=others)
+            health, change = self._own(machine.record(health, result, now, jitter=self.jitter(), others=others))
             changes += [change] if change else []
             entry.permits.pop(result.permit, None)
         self._note_word(entry, word, changes, now)
@@ -195,8 +220,14 @@ class MemoryStore:
         entry.applied[self.session] = batch.seq, reply
         return reply
 
-    def _others(self, entry: _Entry, config: CircuitConfig, now: int) -> int:
-        """How many other replicas complain, where that counts."""
+    def _own(self, step: machine.Step) -> machine.Step:
+        health, change = step
+        return step if self._clock is None or change is None else (machine.made_alone(health), change)
+
+    def _others(self, entry: _Entry, config: CircuitConfig, now: int) -> int | None:
+        """How many other replicas complain, where that counts; None where there is no other."""
+        if self._clock is not None:
+            return None
         if config.min_reporters <= 1:
             return 0
         kept = max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
@@ -236,7 +267,7 @@ class MemoryStore:
                 return Reply("missing", (), None)
             if 0 < epoch < entry.health.leader_epoch:
                 return Reply("fenced", (), entry.health)
-            health, change = machine.half_open(entry.health, self._now)
+            health, change = self._own(machine.half_open(entry.health, self._now))
             if change is None:
                 return Reply("not_due", (), health)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))

@@ -61,6 +61,7 @@ class RedisStore:
         asked_at = self._asked_at.get(thread or 0)
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
+    is_shared = True
     has_workers = True
 
     @property

@@ -10,13 +10,13 @@ from redis_router.runtime.log import log
 TransitionListener = Callable[[Transition], None]
 
 
-class Herald:
+class Listener:
     """Calls `listener` once for each transition, in their order; what it raises is logged."""
 
     def __init__(self, listener: TransitionListener | None, count_failure: Callable[[str], None]) -> None:
         self._listener = listener
         self._news: SimpleQueue[Transition | None] = SimpleQueue()
-        self._thread = Background("herald", self._pass_on, count_failure)
+        self._thread = Background("listener", self._pass_on, count_failure)
 
     def tell(self, change: Transition) -> None:
         """Pass a transition on; returns at once."""

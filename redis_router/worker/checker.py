@@ -1,12 +1,11 @@
 """HealthChecker: the leader moves due circuits to half-open and probes providers; standbys keep a warm copy and wait.
 
-One thread decides and writes. Two others only tell it what happened, and wake it: the mirror, which follows the pushed
-records, and the prober, on whose event loop a provider that hangs delays nobody. A circuit is moved at its time, not at
-the next interval.
+One thread decides and writes. Two others only keep for it what happened, and wake it: one follows the push channel, and
+one makes probes on an event loop, where a provider that hangs delays nobody. A circuit is moved at its time, not at the
+next interval.
 """
 
 import math
-import random
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.runtime.log import log
 from redis_router.runtime.names import process_name
+from redis_router.store.backoff import backoff
 from redis_router.store.opening import open_store, open_target
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
 from redis_router.worker.duties import Duties, Step
@@ -28,7 +28,6 @@ from redis_router.worker.prober import AT_ONCE, Prober
 TURN_SECONDS = 5.0
 """The longest turn, and the longest wait for one: a thread that shows no life for much longer is stuck."""
 STUCK_SECONDS = 30.0
-SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +200,8 @@ class HealthChecker:
         except RouterError as error:
             self._fleet.failed(error)
             self._metrics.leads(self.is_leader)
-            self._stop.wait(random.uniform(0.0, min(LONGEST_BACKOFF, SHORTEST_BACKOFF * 2.0**self._failures)))
-            self._failures = min(self._failures + 1, 10)
+            self._failures += 1
+            self._stop.wait(backoff(self._failures))
             return True
         self._failures = 0
         self._fleet.served()

@@ -54,7 +54,7 @@ class TestRunOnce:
         assert time.monotonic() - began < 4.0, "a second for each, where it waits a second after it moved it"
 
     def test_a_record_that_is_lost_while_its_circuit_is_moved(self, backend, checker, monkeypatch):
-        """The mirror forgets it just then: the pass goes on."""
+        """Its copy is dropped just then: the run goes on."""
         store, worker = backend.store(), checker()
         register(store)
         trip(store)
@@ -62,7 +62,7 @@ class TestRunOnce:
 
         def half_open(name, epoch):
             reply = moves(name, epoch)
-            worker._fleet.lost(name)
+            worker._fleet.forget(name)
             return reply
 
         monkeypatch.setattr(worker._store, "half_open", half_open)

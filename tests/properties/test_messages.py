@@ -17,7 +17,7 @@ from redis_router import (
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth
-from redis_router.replica.local import LocalBreaker
+from redis_router.replica.alone import Alone
 from redis_router.routing.refusal import nobody
 from redis_router.routing.strategies import STRATEGIES, resolve
 from redis_router.routing.table import Tables, changes_in_ms
@@ -92,10 +92,10 @@ def test_a_record_is_a_value_that_everybody_can_use_or_a_refusal(fields):
     snapshot = Snapshot(int(NOW), None, {"broken": Spec(models)}, {}, {}, {"broken": health})
     assert status.as_table(snapshot)
     json.loads(status.as_json(snapshot))
-    breaker = LocalBreaker({"broken": health}, lambda: NOW)
+    alone = Alone("gw", lambda: NOW)
+    alone.begin({"broken": health})
     for outcome in Outcome:
-        breaker.fold([Result("broken", outcome, 5.0, health.generation, cooldown_ms=5.0)] * 3)
-    breaker.half_open_due()
+        alone.decide([Result("broken", outcome, 5.0, health.generation, cooldown_ms=5.0)] * 3)
     circuit.record(
         circuit.half_open(health, int(NOW))[0], Result("broken", Outcome.SUCCESS, 5.0, health.generation + 1), int(NOW)
     )

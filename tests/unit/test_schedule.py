@@ -105,11 +105,11 @@ def test_who_was_not_asked_is_asked_in_its_turn():
 def test_changes_remember_that_one_was_gone(backend):
     """However often it is noted after that."""
     fleet = Fleet(backend.store(), Metrics.of(CollectorRegistry()), 60.0, Alarm())
-    fleet.lost("a")
+    fleet.forget("a")
     fleet.note("a")
     fleet.note("b")
     assert sorted([fleet.next_change(), fleet.next_change()], key=str) == [Change("a", True), Change("b", False)]
     assert fleet.next_change() is None
-    fleet.lost("a")
+    fleet.forget("a")
     fleet.note("b")
     assert (fleet.drop_changes(), fleet.next_change()) == (["a"], None)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,8 +10,9 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider, ProviderHealth
 from redis_router.circuit.outcome import Result
 from redis_router.replica import view as views
+from redis_router.replica.served import Served
 from redis_router.replica.view import View
-from redis_router.replica.waiters import Bell
+from redis_router.replica.waiters import Waiters
 from redis_router.routing.strategies import resolve
 from redis_router.routing.table import Tables
 from redis_router.telemetry.metrics import Metrics
@@ -30,20 +32,20 @@ def told():
     return []
 
 
-@pytest.fixture
-def woken():
-    return []
+def new_view(registry, tables=TABLES, told=None, waiters=None):
+    listener = SimpleNamespace(tell=[].append if told is None else told.append)
+    return View(tables, Metrics.of(registry), listener, waiters or Waiters(), Served(), "here")
 
 
 @pytest.fixture
-def view(registry, told, woken):
+def view(registry, told):
     """With the providers a and b, settled a moment ago."""
-    made = View(TABLES, Metrics(registry), told.append, lambda: woken.append(1), Bell(), "here")
+    made = new_view(registry, told=told)
     for name in ("a", "b"):
         made.add([Provider(name, ("m",))], CircuitConfig())
         made.take(ProviderHealth(name, latency_ms=100.0, version=1), first=True)
     made.settle(now=True)
-    woken.clear()
+    made.calls = False
     return made
 
 
@@ -58,14 +60,16 @@ def test_what_moves_calls_is_in_the_table_at_once(view, told):
     assert [(change.provider, change.to_state, change.generation) for change in told] == [("a", "open", 2)]
 
 
-def test_averages_wait_and_travel_together(view, woken, monkeypatch):
+def test_averages_wait_and_travel_together(view, monkeypatch):
     """One wake-up for all of them, and one table."""
     monkeypatch.setattr(view, "_settle_at", float("inf"))
     before = view.table
     view.take(ProviderHealth("a", latency_ms=50.0, version=2), first=False)
+    assert view.calls
+    view.calls = False
     view.take(ProviderHealth("b", latency_ms=10.0, version=2), first=False)
     assert view.table is before
-    assert len(woken) == 1
+    assert not view.calls
     view.settle(now=True)
     assert choices(view) == {"b"}
     assert view.unsettled_for() is None
@@ -98,7 +102,7 @@ def test_what_is_read_for_the_first_time_is_no_change(view, told):
 
 def test_alone_and_back(view, told, registry):
     """Its own breaker decides, the fleet's word waits, and is told where it differs in the end."""
-    view.go_alone(lambda: 1_000.0)
+    view.go_alone()
     view.take(ProviderHealth("b", generation=2, version=5, **OPEN), first=False)
     assert choices(view) == {"a", "b"}
     view.decide([Result("a", Outcome.FAILURE, 5.0, 1)] * 5)
@@ -123,11 +127,11 @@ def test_a_removed_provider_is_shown_no_more(view, registry):
     assert not view.remove("a")
 
 
-def test_a_forked_child_forgets_what_its_parent_decided_alone(view):
+def test_a_forked_child_forgets_what_its_parent_decided_alone(view, registry):
     """It begins with the fleet's records: nobody would tell it that the parent's word does not count."""
-    view.go_alone(lambda: 1_000.0)
+    view.go_alone()
     view.decide([Result("a", Outcome.FAILURE, 5.0, 1)] * 5)
-    child = View(TABLES, view._metrics, lambda change: None, lambda: None, Bell(), "here")
+    child = new_view(registry)
     child.take_over(view, {"a": ProviderHealth("a", version=1), "b": ProviderHealth("b", version=1)})
     assert choices(child) == {"a", "b"}
 
@@ -147,10 +151,10 @@ def test_a_log_handler_may_take_its_time_and_call_the_router(view):
     logger.addHandler(handler)
     try:
         view.take(ProviderHealth("a", generation=2, version=2, **OPEN), first=False)
-        view.go_alone(lambda: 1_000.0)
+        view.go_alone()
         view.decide([Result("b", Outcome.FAILURE, 5.0, 1)] * 5)
         view.rejoin({})
-        view.say()
+        view.news.say()
     finally:
         logger.removeHandler(handler)
     assert seen
@@ -160,8 +164,8 @@ def test_a_log_handler_may_take_its_time_and_call_the_router(view):
 def test_what_time_alone_changes_is_in_the_table_in_time(registry):
     """The end of a rate limit, and each step of slow start; then there is nothing left to look at."""
     now = [100_000.0]
-    bell = Bell()
-    view = View(Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, bell, "here")
+    waiters = Waiters()
+    view = new_view(registry, Tables(resolve("latency"), lambda: now[0]), waiters=waiters)
     for name in ("a", "b"):
         view.add([Provider(name, ("m",))], CircuitConfig())
     view.take(ProviderHealth("a", latency_ms=1.0, cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)
@@ -171,7 +175,7 @@ def test_what_time_alone_changes_is_in_the_table_in_time(registry):
     view._settle_at = 0.0  # however long the last table took
     assert view.unsettled_for() == 3.0
     now[0] = 103_000.0
-    with bell.in_thread(["m"]) as wait:
+    with waiters.in_thread(["m"]) as wait:
         assert view.unsettled_for() == 0.0
         view.settle(now=True)
         wait(5.0)  # rung already
@@ -193,9 +197,7 @@ def test_what_time_alone_changes_is_in_the_table_in_time(registry):
 def test_a_cooldown_counts_though_the_clock_is_not_known_exactly(registry, behind):
     """An estimate that is behind sees more time left than there can be; it is no clock that was set back."""
     now = [100_000.0 - behind]
-    view = View(
-        Tables(resolve("latency"), lambda: now[0]), Metrics(registry), lambda change: None, list, Bell(), "here"
-    )
+    view = new_view(registry, Tables(resolve("latency"), lambda: now[0]))
     for name in ("a", "b"):
         view.add([Provider(name, ("m",))], CircuitConfig())
     view.take(ProviderHealth("a", cooldown_until_ms=103_000, cooldown_ms=3_000, version=1), first=True)

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, Outcome, Provider, errors
 from redis_router.circuit.outcome import Result
-from redis_router.replica import outbox as courier
-from redis_router.replica.outbox import Courier
+from redis_router.replica import outbox as outboxes
+from redis_router.replica.outbox import Outbox
 from redis_router.store.redis import Store
 from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
@@ -46,7 +46,7 @@ class Line(Store):
 def play(steps, line=Line):
     """Latencies are numbers in the order of recording: the record's last sample tells what came last."""
     clock = SimpleNamespace(now=100.0)
-    with mock.patch.object(courier, "time", SimpleNamespace(monotonic=lambda: clock.now)):
+    with mock.patch.object(outboxes, "time", SimpleNamespace(monotonic=lambda: clock.now)):
         return _play(steps, line, clock)
 
 
@@ -54,28 +54,28 @@ def _play(steps, line, clock):
     registry = CollectorRegistry()
     store = line(fakeredis.FakeRedis(server=fakeredis.FakeServer()), "rr", "gw", now_ms=1)
     store.register(Provider("p", ("m",)), CircuitConfig())
-    applied = []
-    carrier = Courier(store, Metrics(registry), 10_000, 5.0, lambda reply, results: applied.append(reply), print, print)
+    outbox = Outbox(Metrics(registry), 10_000, 5.0, 0.02)
     recorded = 0
     for step, value in [*steps, ("carry", 0), ("carry", 0)]:
         if step == "put":
             for _ in range(value):
                 recorded += 1
-                carrier.put(Result("p", Outcome.SUCCESS, float(recorded), 1))
+                outbox.put(Result("p", Outcome.SUCCESS, float(recorded), 1))
         elif step == "wait":
             clock.now += value
-            carrier.drain()
+            outbox.drain()
         else:
             store.trouble = "" if step == "carry" else step
-            carrier.drain()
+            outbox.mark()
+            outbox.drain()
             try:
-                carrier.carry()
+                list(outbox.exchange(store))
             except errors.RedisUnavailable:
                 continue
     counted = metric(registry, "requests_total", provider="p", outcome="success")
     dropped = metric(registry, "results_dropped_total", reason="expired")
     in_redis = store.snapshot(["p"]).records["p"].consecutive_successes
-    assert carrier.pending == 0
+    assert outbox.pending == 0
     return recorded, counted, dropped, in_redis
 
 
@@ -111,13 +111,12 @@ def test_an_old_batch_in_doubt_is_asked_for():
 
 
 def test_recording_takes_no_lock():
-    """A signal handler, or the garbage collector, may come in while this very thread holds the courier's lock."""
-    store = Store(fakeredis.FakeRedis(), "rr", "gw")
-    carrier = Courier(store, Metrics(CollectorRegistry()), 10, 5.0, print, print, print)
+    """A signal handler, or the garbage collector, may come in while this very thread holds the outbox's lock."""
+    outbox = Outbox(Metrics(CollectorRegistry()), 10, 5.0, 0.02)
     held, over = threading.Event(), threading.Event()
 
     def hold():
-        with carrier._lock:
+        with outbox._lock:
             held.set()
             over.wait(30.0)
 
@@ -125,64 +124,77 @@ def test_recording_takes_no_lock():
     thread.start()
     assert held.wait(5.0)
     for outcome in Outcome:
-        carrier.put(Result("p", outcome, 0.0, 1, "permit"))
+        outbox.put(Result("p", outcome, 0.0, 1, "permit"))
     over.set()
     thread.join()
-    assert carrier.pending == len(Outcome)
+    assert outbox.pending == len(Outcome)
 
 
-def slow_lane(limit=10_000):
-    """A courier whose carrier thread is the test."""
-    store = Store(fakeredis.FakeRedis(), "rr", "gw")
-    for name in ("p", "q"):
-        store.register(Provider(name, ("m",)), CircuitConfig())
-    registry = CollectorRegistry()
-    return Courier(store, Metrics(registry), limit, 5.0, lambda reply, results: None, print, print), store, registry
+class Lane:
+    """An outbox whose threads are the test: `round` does what both do, once."""
 
+    def __init__(self, limit=10_000, flush_interval=0.001):
+        self.store = Store(fakeredis.FakeRedis(), "rr", "gw")
+        for name in ("p", "q"):
+            self.store.register(Provider(name, ("m",)), CircuitConfig())
+        self.registry = CollectorRegistry()
+        self.outbox = Outbox(Metrics(self.registry), limit, 5.0, flush_interval)
 
-def applied(store):
-    return sum(health.consecutive_successes for health in store.snapshot().records.values())
+    def put(self, number, provider="p", outcome=Outcome.SUCCESS):
+        for _ in range(number):
+            self.outbox.put(Result(provider, outcome, 1.0, 1))
+
+    def round(self, nap=60.0):
+        self.outbox.sleep(nap)
+        self.outbox.drain()
+        list(self.outbox.exchange(self.store))
+
+    @property
+    def applied(self):
+        return sum(health.consecutive_successes for health in self.store.snapshot().records.values())
 
 
 def test_what_a_full_batch_left_over_waits_for_company():
-    """130 successes: 100 travel at once, 30 with the next round; with a marker, or a failure, all do."""
-    carrier, store, _ = slow_lane()
-    for _ in range(130):
-        carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
-    carrier.sleep(0.0, 0.001)
-    carrier.drain()
-    carrier.carry()
-    assert (applied(store), carrier.pending) == (100, 30)
-    carrier.sleep(60.0, 0.001)  # returns for what was left
-    carrier.drain()
-    carrier.carry()
-    assert (applied(store), carrier.pending) == (130, 0)
-    for _ in range(130):
-        carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
-    carrier.mark()
-    carrier.sleep(60.0, 60.0)
-    carrier.drain()
-    carrier.carry()
-    assert (applied(store), carrier.pending) == (260, 0)
+    """130 successes: 100 travel at once, 30 with the next round; with a marker all do."""
+    lane = Lane()
+    lane.put(130)
+    lane.round()
+    assert (lane.applied, lane.outbox.pending) == (100, 30)
+    lane.round()  # returns for what was left
+    assert (lane.applied, lane.outbox.pending) == (130, 0)
+    lane.put(130)
+    lane.outbox.mark()
+    lane.round()
+    assert (lane.applied, lane.outbox.pending) == (260, 0)
+
+
+def test_what_must_not_wait_takes_only_its_own_providers_results_along():
+    """A failure travels at once, behind what was recorded of its provider before; the others wait for company."""
+    lane = Lane(flush_interval=60.0)
+    lane.put(3, "p")
+    lane.put(3, "q")
+    lane.put(1, "q", Outcome.FAILURE)
+    lane.round()
+    records = lane.store.snapshot().records
+    assert (records["q"].consecutive_failures, records["p"].consecutive_successes) == (1, 0)
+    assert lane.outbox.pending == 3
 
 
 def test_company_is_not_awaited_until_the_buffer_is_full():
     """However many providers there are: what waits never comes near the limit."""
-    carrier, _, registry = slow_lane(limit=100)
-    carrier._in_use = 50
-    for _ in range(60):
-        carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
-    waits = []
-    carrier._alarm = SimpleNamespace(wait=waits.append, ring=lambda: None)
-    carrier.sleep(60.0, 0.01)
-    assert waits == [0.01]
-    assert metric(registry, "results_dropped_total", reason="buffer_full") == 0
+    lane = Lane(limit=100, flush_interval=60.0)
+    lane.outbox._in_use = 50
+    lane.put(60)
+    lane.round()
+    assert lane.applied == 60
+    assert metric(lane.registry, "results_dropped_total", reason="buffer_full") == 0
 
 
 def test_company_does_not_hold_up_what_must_be_looked_at():
     """A permit is renewed in time, whatever `flush_interval` is."""
-    carrier, _, _ = slow_lane()
-    carrier.put(Result("p", Outcome.SUCCESS, 1.0, 1))
+    lane = Lane(flush_interval=60.0)
+    lane.put(1)
     began = time.monotonic()
-    carrier.sleep(0.05, 60.0)
+    lane.round(nap=0.05)
     assert time.monotonic() - began < 30.0
+    assert lane.outbox.pending == 1

@@ -1,0 +1,126 @@
+"""One exchange with the store: what waits to be told, what should be done, and what is to be looked at."""
+
+import random
+import time
+from collections.abc import Iterator
+
+from redis_router.circuit.machine import OPEN
+from redis_router.circuit.record import ProviderHealth
+from redis_router.errors import AccessDenied, RedisRefused
+from redis_router.options import Options
+from redis_router.replica.demand import Demand
+from redis_router.replica.facts import Fact, Lost, Refused, Stored
+from redis_router.replica.outbox import Outbox
+from redis_router.replica.permits import Permits
+from redis_router.replica.records import Records
+from redis_router.replica.registration import REFUSED_SECONDS, Registration
+from redis_router.replica.view import View
+from redis_router.runtime.log import log
+from redis_router.store.contract import Store
+from redis_router.telemetry.metrics import Metrics
+
+LOST_INTERVAL = 1.0
+"""Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
+LOOKED_AT_ONCE = 100
+"""So many of them at most."""
+
+
+class Exchange:
+    """What the thread that talks to the store does, again and again."""
+
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        options: Options,
+        view: View,
+        records: Records,
+        outbox: Outbox,
+        permits: Permits,
+        registration: Registration,
+        demand: Demand,
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._grace = options.safety_net_after if store.has_workers else 0.0
+        self._view = view
+        self._records = records
+        self._outbox = outbox
+        self._permits = permits
+        self._registration = registration
+        self._demand = demand
+        self._overdue_at: dict[str, float] = {}  # when an overdue circuit is looked at again
+        self._look_at = 0.0
+        self._try_at = 0.0
+
+    def turn(self) -> Iterator[Fact]:
+        """Everything that is to be done now. Raises RedisUnavailable, and AccessDenied."""
+        yield from self._registration.put_right(self._store)
+        yield from self._outbox.exchange(self._store)
+        if self._registration.busy:  # there were results of providers without a record
+            yield from self._registration.put_right(self._store)
+            yield from self._outbox.exchange(self._store)
+        self._registration.say_seen(self._store)
+        trials = self._view.fleet_trials
+        yield from self._permits.tend(self._store, trials, self._demand.among(trials, self._view.table.models))
+        yield from self._half_open_overdue()
+        yield from self._look_for_lost()
+        yield from self._try_refused()
+
+    def forget(self, name: str) -> None:
+        """This provider is no more."""
+        self._overdue_at.pop(name, None)
+
+    def _half_open_overdue(self) -> Iterator[Fact]:
+        """Make a due transition where no worker has held the lease for a while: the safety net."""
+        redis_now, now, leads_checked = self._records.redis_now_ms(), time.monotonic(), not self._store.has_workers
+        for name in self._view.open.copy():
+            health = self._records.copies.get(name)
+            if health is None or health.circuit_state is not OPEN or redis_now is None:
+                continue
+            overdue_ms = -health.due_in_ms(redis_now)
+            if overdue_ms < self._grace * 1000 or now < self._overdue_at.get(name, 0.0):
+                continue
+            self._overdue_at[name] = now + self._grace * random.uniform(0.5, 1.0)
+            if not leads_checked:
+                _, leader = self._store.leader()
+                if leader is not None and leader.remaining_ms > -self._grace * 1000:
+                    return
+                leads_checked = True
+            yield from self._half_open(health)
+
+    def _half_open(self, health: ProviderHealth) -> Iterator[Fact]:
+        try:
+            reply = self._store.half_open(health.name)
+        except AccessDenied:
+            raise
+        except RedisRefused as error:
+            yield Refused(health.name, str(error))
+            return
+        for change in reply.transitions:
+            self._metrics.transition(change)
+            if self._store.has_workers:
+                self._metrics.safety_net_used(health.name)
+                log.warning(
+                    "no worker leads, so this replica moved %s to half_open: start `redis-router worker`", health.name
+                )
+        if reply.health is not None:
+            yield Stored(reply.health)
+
+    def _look_for_lost(self) -> Iterator[Fact]:
+        """Records that nobody writes now: an open circuit gets no results that would show that Redis lost it."""
+        now = time.monotonic()
+        names = [name for name in {*self._view.open, *self._view.on_trial} if name in self._records.copies]
+        if not names or now < self._look_at:
+            return
+        self._look_at = now + LOST_INTERVAL * random.uniform(0.5, 1.0)
+        for name in self._store.lost(random.sample(names, min(len(names), LOOKED_AT_ONCE))):
+            yield Lost(name)
+
+    def _try_refused(self) -> Iterator[Fact]:
+        """Is a record that was refused usable again? Who gets no calls would not learn it by a result."""
+        now = time.monotonic()
+        if now >= self._try_at and self._records.unusable:
+            self._try_at = now + REFUSED_SECONDS * random.uniform(0.5, 1.0)
+            served = self._view.served.providers
+            yield from self._outbox.try_again(self._store, [n for n in list(self._records.unusable) if n in served])
