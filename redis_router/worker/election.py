@@ -9,8 +9,8 @@ import random
 import time
 
 from redis_router.runtime.log import log
+from redis_router.store.contract import Store
 from redis_router.store.messages import Leader
-from redis_router.store.redis import Store
 
 SAFETY = 0.9
 """The share of the lease that a leader uses: the rest covers clocks that run at different speeds."""
@@ -27,8 +27,8 @@ class Election:
         self._store = store
         self._lease = lease
         self._until = 0.0
-        self._seen = 0
-        self._hurried = 0
+        self._newest = 0
+        """The newest epoch that a record was written under, as far as this worker was told."""
 
     @property
     def is_leader(self) -> bool:
@@ -37,29 +37,23 @@ class Election:
 
     def campaign(self) -> None:
         """Take the lease if it is free, renew it if it is ours. Raises RedisUnavailable or RedisRefused."""
-        sent, led, hurried = time.monotonic(), self.is_leader, self._hurried
-        status, leader = self._store.campaign(round(self._lease * 1000), self._seen)
-        self.leader = leader
+        sent, led = time.monotonic(), self.is_leader
+        status, self.leader = self._store.campaign(round(self._lease * 1000), self._newest)
         if status == "standby":
             self.step_down()
-            if self._hurried != hurried:
-                return  # the leader resigned after it answered us: once more, at once
-            self.next_at = time.monotonic() + min(leader.remaining_ms / 1000, self._lease) + random.uniform(0.005, 0.05)
+            lasts = min(self.leader.remaining_ms / 1000, self._lease)
+            self.next_at = time.monotonic() + lasts + random.uniform(0.005, 0.05)
             return
-        self.epoch = leader.epoch
+        self.epoch = self.leader.epoch
         self._until = sent + self._lease * SAFETY
         self.next_at = sent + self._lease / 3
         if not led:
             log.info("worker %s leads, epoch %d", self._store.writer, self.epoch)
 
-    def hurry(self) -> None:
-        """The lease was given back: campaign now. Any thread may call it."""
-        self._hurried += 1
-        self.next_at = 0.0
-
-    def refused(self, epoch: int) -> None:
+    def outranked(self, epoch: int) -> None:
         """A record holds a higher epoch than ours: give this term up, the next is above it. Raises as `resign`."""
-        self._seen = max(self._seen, epoch)
+        log.warning("a write of epoch %d was refused: a newer leader is at work", self.epoch)
+        self._newest = max(self._newest, epoch)
         self.next_at = 0.0
         self.resign()
 

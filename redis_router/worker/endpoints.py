@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from http import HTTPStatus
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -13,9 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from redis_router.errors import InvalidArgument
 from redis_router.runtime.log import log
 from redis_router.telemetry.exposition import make_wsgi_app, scrape_registry
-
-Answer = tuple[bool, str]
-"""Is all well, and a word on it."""
+from redis_router.worker.checker import HealthChecker
 
 PATIENCE = 5.0
 """Seconds for a client to say what it wants; Prometheus takes a millisecond."""
@@ -88,33 +87,41 @@ class _Handler(WSGIRequestHandler):
         """Scrapes and health checks are no news."""
 
 
+class _Pages:
+    """The WSGI application."""
+
+    def __init__(self, checker: HealthChecker) -> None:
+        self._checker = checker
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(scrape_registry())
+            return metrics(environ, start_response)
+        status, text = self._answer(path)
+        start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{text}\n".encode()]
+
+    def _answer(self, path: str) -> tuple[HTTPStatus, str]:
+        checker = self._checker
+        if path == "/healthz":
+            return (HTTPStatus.OK, "alive") if checker.alive else (HTTPStatus.SERVICE_UNAVAILABLE, "stuck")
+        if path != "/readyz":
+            return HTTPStatus.NOT_FOUND, "try /metrics, /healthz or /readyz"
+        if not checker.redis_up:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "Redis is not reachable"
+        return HTTPStatus.OK, "leader" if checker.is_leader else "standby"
+
+
 class Endpoints:
     """Serves until `close()`. Port 0 takes a free one; `port` says which. Raises InvalidArgument where it is taken."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        healthz: Callable[[], Answer],
-        readyz: Callable[[], Answer],
-    ) -> None:
-        checks = {"/healthz": healthz, "/readyz": readyz}
-
-        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            path = environ["PATH_INFO"]
-            if path == "/metrics":
-                metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(scrape_registry())
-                return metrics(environ, start_response)
-            well, text = checks[path]() if path in checks else (False, "try /metrics, /healthz or /readyz")
-            status = "404 Not Found" if path not in checks else "200 OK" if well else "503 Service Unavailable"
-            start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"{text}\n".encode()]
-
+    def __init__(self, host: str, port: int, checker: HealthChecker) -> None:
         address = host.removeprefix("[").removesuffix("]")
         by_ipv6 = ":" in address
         shown = f"[{address}]" if by_ipv6 else address
         try:
-            self._server = make_server(address, port, app, _ServerByIPv6 if by_ipv6 else _Server, _Handler)
+            self._server = make_server(address, port, _Pages(checker), _ServerByIPv6 if by_ipv6 else _Server, _Handler)
         except (OSError, OverflowError) as error:
             raise InvalidArgument(
                 f"cannot serve metrics at {shown}:{port} ({error}): choose another --metrics-port, or 0 for a free one,"

@@ -1,13 +1,12 @@
 """Makes probes in the background: one event loop in a daemon thread, so that a provider that hangs costs a socket.
 
-Each probe is bounded as a whole, from the moment when it begins: a server that drips cannot prolong it. What a probe
-said comes back as a Verdict, taken from a queue. Nobody waits for probes, least of all the end of the process.
+Each probe is bounded as a whole, from the moment when it begins: a server that drips cannot prolong it. Results are
+taken from a queue. Nobody waits for probes, least of all the end of the process.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,38 +15,44 @@ from queue import Empty, SimpleQueue
 from redis_router.probe import Probe
 from redis_router.runtime.alarm import Alarm
 from redis_router.worker.lookups import LookUpLoop
+from redis_router.worker.options import WorkerOptions
 from redis_router.worker.probes import Asker, NotAsked, ProbeFailed, ProbeImpossible
 
 AT_ONCE = 256
 """So many probes run at the same time; those beyond wait, for at most the timeout for each so many that hang."""
 
 
-class Said(StrEnum):
-    """What came of a probe. The last two are no word on the provider."""
+class ProbeOutcome(StrEnum):
+    """What came of a probe. The last two say nothing about the provider."""
 
-    PASSES = "passes"
-    FAILS = "fails"
+    PASSED = "passed"
+    FAILED = "failed"
     IMPOSSIBLE = "impossible"
     NOT_ASKED = "not_asked"
 
+    @property
+    def is_final(self) -> bool:
+        """Does it say something about the provider?"""
+        return self in (ProbeOutcome.PASSED, ProbeOutcome.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeResult:
     """What came of one probe, and why; `began` is the monotonic moment when it was really begun."""
 
     probe: Probe
     began: float
-    said: Said
+    outcome: ProbeOutcome
     why: str = ""
 
 
 class Prober:
-    """One thread uses it. `wake` rings with each verdict; `timeout` is in seconds, for all of a probe."""
+    """One thread uses it. `wake` rings with each result."""
 
-    def __init__(self, timeout: float, env: Collection[str], wake: Alarm) -> None:
-        self.timeout = timeout
-        self.verdicts: SimpleQueue[Verdict] = SimpleQueue()
-        self._asker = Asker(env)
+    def __init__(self, options: WorkerOptions, wake: Alarm) -> None:
+        self.results: SimpleQueue[ProbeResult] = SimpleQueue()
+        self._timeout = options.probe_timeout
+        self._asker = Asker(options)
         self._wake = wake
         self._loop: LookUpLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,14 +64,14 @@ class Prober:
         try:
             loop = self._running_loop()
         except (OSError, RuntimeError) as error:  # no file or no thread to be had
-            self._say(Verdict(probe, time.monotonic(), Said.NOT_ASKED, str(error)))
+            self._tell(ProbeResult(probe, time.monotonic(), ProbeOutcome.NOT_ASKED, str(error)))
             return
         loop.call_soon_threadsafe(self._begin, loop, probe)
 
-    def next_verdict(self) -> Verdict | None:
+    def next_result(self) -> ProbeResult | None:
         """The next one that came in, None where there is none."""
         try:
-            return self.verdicts.get_nowait()
+            return self.results.get_nowait()
         except Empty:
             return None
 
@@ -87,8 +92,8 @@ class Prober:
             self._loop = loop
         return self._loop
 
-    def _say(self, verdict: Verdict) -> None:
-        self.verdicts.put(verdict)
+    def _tell(self, result: ProbeResult) -> None:
+        self.results.put(result)
         self._wake.ring()
 
     # On the loop
@@ -109,19 +114,19 @@ class Prober:
     async def _make(self, probe: Probe) -> None:
         async with self._slots:
             began = time.monotonic()
-            said, why = await self._ask(probe)
-        self._say(Verdict(probe, began, said, why))
+            outcome, why = await self._ask(probe)
+        self._tell(ProbeResult(probe, began, outcome, why))
 
-    async def _ask(self, probe: Probe) -> tuple[Said, str]:
+    async def _ask(self, probe: Probe) -> tuple[ProbeOutcome, str]:
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self._timeout):
                 await self._asker.ask(probe)
         except TimeoutError:
-            return Said.FAILS, f"no answer within {self.timeout:g} s"
-        except ProbeFailed as failure:
-            return Said.FAILS, str(failure)
+            return ProbeOutcome.FAILED, f"no answer within {self._timeout:g} s"
+        except ProbeFailed as error:
+            return ProbeOutcome.FAILED, str(error)
         except ProbeImpossible as error:
-            return Said.IMPOSSIBLE, error.why
+            return ProbeOutcome.IMPOSSIBLE, str(error)
         except NotAsked as error:
-            return Said.NOT_ASKED, str(error)
-        return Said.PASSES, ""
+            return ProbeOutcome.NOT_ASKED, str(error)
+        return ProbeOutcome.PASSED, ""

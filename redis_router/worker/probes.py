@@ -6,17 +6,16 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from redis_router.errors import InvalidArgument, RouterError
 from redis_router.probe import VARIABLE, Probe
 from redis_router.worker.lookups import NoLookUp
+from redis_router.worker.options import WorkerOptions
 
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
@@ -25,12 +24,8 @@ class ProbeFailed(Exception):
     """The provider did not pass; the text says why."""
 
 
-class ProbeImpossible(RouterError):
-    """The probe cannot be made here; says nothing about the provider."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(f"cannot probe {url}: {why}")
-        self.why = why
+class ProbeImpossible(Exception):
+    """The probe cannot be made by this worker; says nothing about the provider."""
 
 
 class NotAsked(Exception):
@@ -38,15 +33,10 @@ class NotAsked(Exception):
 
 
 class Asker:
-    """Asks providers, on one event loop. `env` names the environment variables that headers of a probe may hold.
+    """Asks providers, on one event loop. Nothing is kept from one probe for the next: no cookie, no connection."""
 
-    Nothing is kept from one probe for the next: no cookie, no connection.
-    """
-
-    def __init__(self, env: Collection[str] = ()) -> None:
-        if isinstance(env, str):
-            raise InvalidArgument(f"probe_env is {env!r}: give a list of names, such as ['OPENAI_API_KEY']")
-        self._env = frozenset(env)
+    def __init__(self, options: WorkerOptions) -> None:
+        self._env = frozenset(options.probe_env)
         self._certificates: Any = None
 
     def load(self) -> None:
@@ -87,13 +77,13 @@ class Asker:
         try:
             import httpx
         except ImportError:
-            raise ProbeImpossible(probe.url, "httpx is missing, install redis-llm-router[worker]") from None
-        headers = {name: VARIABLE.sub(partial(self._filled_in, probe), text) for name, text in probe.headers.items()}
+            raise ProbeImpossible("httpx is missing, install redis-llm-router[worker]") from None
+        headers = {name: VARIABLE.sub(self._filled_in, text) for name, text in probe.headers.items()}
         headers = {"user-agent": "redis-router-probe", **headers}
         try:
             self._certificates = self._certificates or httpx.create_ssl_context()
         except OSError as error:
-            raise ProbeImpossible(probe.url, f"the certificates to trust cannot be loaded: {error}") from None
+            raise ProbeImpossible(f"the certificates to trust cannot be loaded: {error}") from None
         try:
             # no timeout of its own: all of a probe has one. The status is enough: some endpoints never end
             async with (
@@ -106,14 +96,14 @@ class Asker:
         if status != probe.status if probe.status is not None else status >= 400:
             raise ProbeFailed(f"HTTP {status}" + (f", expected {probe.status}" if probe.status is not None else ""))
 
-    def _filled_in(self, probe: Probe, found: re.Match[str]) -> str:
+    def _filled_in(self, found: re.Match[str]) -> str:
         """The variable's value; whoever can write to Redis must not be able to ask for just any."""
         name = found[1]
         if name not in self._env:
-            raise ProbeImpossible(probe.url, f"start the worker with --probe-env {name}")
+            raise ProbeImpossible(f"start the worker with --probe-env {name}")
         value = os.environ.get(name, "")
         if not value or not value.isascii() or not value.isprintable():
-            raise ProbeImpossible(probe.url, f"the worker's environment has no usable {name}")
+            raise ProbeImpossible(f"the worker's environment has no usable {name}")
         return value
 
 

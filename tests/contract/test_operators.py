@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, Provider, RedisRefused, UnknownProvider, cli
+from redis_router.cli import purge
 from redis_router.store.redis import Store
-from redis_router.worker import purge
 from tests.contract.test_router import AZURE, OPENAI, QUICK
 from tests.support import eventually, metric
 

@@ -11,7 +11,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
-from redis_router.worker.duties import Done
 from tests.support import eventually, metric, recorded, result, target
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
@@ -55,7 +54,7 @@ class TestRunOnce:
         assert time.monotonic() - began < 4.0, "a second for each, where it waits a second after it moved it"
 
     def test_a_record_that_is_lost_while_its_circuit_is_moved(self, backend, checker, monkeypatch):
-        """The mirror forgets it just then: the pass goes on."""
+        """Its copy is dropped just then: the run goes on."""
         store, worker = backend.store(), checker()
         register(store)
         trip(store)
@@ -63,7 +62,7 @@ class TestRunOnce:
 
         def half_open(name, epoch):
             reply = moves(name, epoch)
-            worker.lost(name)
+            worker._fleet.forget(name)
             return reply
 
         monkeypatch.setattr(worker._store, "half_open", half_open)
@@ -119,14 +118,14 @@ class TestRunOnce:
         store.deregister("openai")
         register(store)
         trip(store, seq=2)
-        worker._mirror.refresh()
+        worker._fleet.refresh()
         backend.client().delete(store.keys.health("openai"))
         asked = []
         half_open = worker._store.half_open
         worker._store.half_open = lambda *a: (asked.append(a), half_open(*a))[1]
-        eventually(lambda: (worker._work_off(Done(), 0.0), asked)[1])
+        eventually(lambda: (worker._work_off(0.0), asked)[1])
         for _ in range(10):
-            worker._work_off(Done(), 0.0)
+            worker._work_off(0.0)
         assert len(asked) == 1
 
 
@@ -362,7 +361,7 @@ class TestInTheBackground:
         store, worker = backend.store(), checker(interval=60.0)
         worker.start()
         register(store)
-        eventually(lambda: worker.is_leader and worker._mirror.records)
+        eventually(lambda: worker.is_leader and worker._fleet.records)
         opened = trip(store)
         eventually(lambda: state(store) == "half_open")
         record = store.snapshot(["openai"]).records["openai"]
@@ -409,7 +408,7 @@ class TestInTheBackground:
         store, worker = backend.store(), checker(interval=60.0)
         register(store)
         worker.start()
-        eventually(lambda: worker.is_leader and worker._mirror.records)
+        eventually(lambda: worker.is_leader and worker._fleet.records)
         newer = worker._election.epoch + 3_600_000  # as after a clock that was an hour ahead
         assert store.update("openai", {"weight": "2"}, epoch=newer).status == "ok"
         trip(store)
@@ -425,8 +424,8 @@ class TestInTheBackground:
             worker.start()
             eventually(lambda: provider.asked > 1)
             store.deregister("openai")
-            eventually(lambda: not worker._mirror.records)
-            eventually(lambda: not worker._duties._watch.providers)
+            eventually(lambda: not worker._fleet.records)
+            eventually(lambda: not worker._duties._providers.by_name)
         assert worker.alive
 
 

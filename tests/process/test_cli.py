@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,7 +171,7 @@ def pages():
     with ExitStack() as stack:
 
         def make(host="127.0.0.1"):
-            made = Endpoints(host, 0, healthz=lambda: (True, "alive"), readyz=lambda: (True, "leader"))
+            made = Endpoints(host, 0, SimpleNamespace(alive=True, redis_up=True, is_leader=True))
             return stack.enter_context(closing(made))
 
         yield make

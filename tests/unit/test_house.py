@@ -43,8 +43,7 @@ def test_no_lock_is_one_that_a_signal_handler_waits_for_for_ever(path):
     locks = {"threading.Lock", "threading.Condition", "threading.Semaphore", "queue.Queue", "Queue"}
     if path.stem != "outbox":  # a flush waits for an event of its own
         locks.add("threading.Event")
-    if path.stem != "cli":
-        assert not calls_of(path) & locks
+    assert not calls_of(path) & locks
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

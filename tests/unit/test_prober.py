@@ -12,8 +12,9 @@ import pytest
 
 from redis_router import InvalidArgument, Probe
 from redis_router.runtime.alarm import Alarm
-from redis_router.worker import lookups, prober, probes
-from redis_router.worker.prober import Prober, Said
+from redis_router.worker import lookups, prober
+from redis_router.worker.options import WorkerOptions
+from redis_router.worker.prober import ProbeOutcome, Prober
 from tests.support import eventually, target
 
 
@@ -23,7 +24,7 @@ def probing() -> Iterator:
     made = []
 
     def maker(timeout=20.0, env=()):
-        made.append(Prober(timeout, env, Alarm()))
+        made.append(Prober(WorkerOptions(probe_timeout=timeout, probe_env=env), Alarm()))
         return made[-1]
 
     yield maker
@@ -39,25 +40,25 @@ def hung(backlog=512) -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def verdict(made, what="a verdict"):
-    return eventually(made.next_verdict, what)
+def result(made, what="a result"):
+    return eventually(made.next_result, what)
 
 
 def asked(made, probe):
-    """One probe, and its verdict."""
+    """One probe, and its result."""
     made.start(probe)
-    return verdict(made, f"a verdict on {probe.url}")
+    return result(made, f"the result of {probe.url}")
 
 
 def test_two_hundred_that_hang_delay_nobody(probing):
-    """They have the whole timeout, and the one that answers has its verdict long before."""
+    """They have the whole timeout, and the one that answers has its result long before."""
     made = probing(timeout=3600.0)
     with hung() as port, target() as provider:
         for number in range(200):
             made.start(Probe(f"http://127.0.0.1:{port}/{number}"))
         found = asked(made, Probe(provider.url))
-        assert (found.probe.url, found.said) == (provider.url, Said.PASSES)
-        assert made.next_verdict() is None
+        assert (found.probe.url, found.outcome) == (provider.url, ProbeOutcome.PASSED)
+        assert made.next_result() is None
 
 
 def test_the_time_of_a_probe_runs_from_its_start(probing, monkeypatch):
@@ -70,8 +71,13 @@ def test_the_time_of_a_probe_runs_from_its_start(probing, monkeypatch):
         made.start(Probe(f"tcp://127.0.0.1:{port}"))
         made.start(Probe(f"http://127.0.0.1:{port}/2"))
         made.start(Probe(provider.url))
-        found = [verdict(made) for _ in range(4)]
-    assert [each.said for each in found] == [Said.FAILS, Said.PASSES, Said.FAILS, Said.PASSES]
+        found = [result(made) for _ in range(4)]
+    assert [each.outcome for each in found] == [
+        ProbeOutcome.FAILED,
+        ProbeOutcome.PASSED,
+        ProbeOutcome.FAILED,
+        ProbeOutcome.PASSED,
+    ]
     assert found[3].began >= begun + 4.0
 
 
@@ -83,7 +89,7 @@ def test_the_timeout_bounds_the_whole_probe(probing, how):
         provider.drips = True
         url = provider.url if how == "drips" else f"http://127.0.0.1:{port}/"
         found = asked(made, Probe(url))
-    assert (found.said, found.why) == (Said.FAILS, "no answer within 0.5 s")
+    assert (found.outcome, found.why) == (ProbeOutcome.FAILED, "no answer within 0.5 s")
 
 
 def test_nothing_is_kept_between_probes(probing):
@@ -110,7 +116,7 @@ def test_nothing_is_kept_between_probes(probing):
         port = listening.getsockname()[1]
         made = probing()
         for _ in range(3):
-            assert asked(made, Probe(f"http://127.0.0.1:{port}/")).said is Said.PASSES
+            assert asked(made, Probe(f"http://127.0.0.1:{port}/")).outcome is ProbeOutcome.PASSED
         ended.set()
         socket.create_connection(("127.0.0.1", port)).close()
         thread.join()
@@ -125,7 +131,7 @@ def test_a_refused_connection_is_named(probing, scheme):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     found = asked(probing(), Probe(f"{scheme}://127.0.0.1:{port}"))
-    assert (found.said, found.why) == (Said.FAILS, "Connection refused")
+    assert (found.outcome, found.why) == (ProbeOutcome.FAILED, "Connection refused")
 
 
 def test_a_failed_connection_gets_one_more_try(probing, monkeypatch):
@@ -137,7 +143,7 @@ def test_a_failed_connection_gets_one_more_try(probing, monkeypatch):
         raise ConnectionRefusedError(111, "no")
 
     monkeypatch.setattr(made._asker, "_tcp", attempt)
-    assert asked(made, Probe("tcp://127.0.0.1:1")).said is Said.FAILS
+    assert asked(made, Probe("tcp://127.0.0.1:1")).outcome is ProbeOutcome.FAILED
     assert len(tries) == 2
 
 
@@ -147,39 +153,40 @@ def test_without_httpx_tcp_still_works(probing, monkeypatch):
     made = probing()
     with target() as provider:
         found = asked(made, Probe(provider.url))
-        assert found.said is Said.IMPOSSIBLE
+        assert found.outcome is ProbeOutcome.IMPOSSIBLE
         assert "redis-llm-router[worker]" in found.why
-        assert asked(made, Probe(provider.tcp)).said is Said.PASSES
+        assert asked(made, Probe(provider.tcp)).outcome is ProbeOutcome.PASSED
 
 
-def test_certificates_that_cannot_be_loaded_are_no_verdict(probing, monkeypatch):
+def test_certificates_that_cannot_be_loaded_are_no_result(probing, monkeypatch):
     """The worker's environment is wrong, not the provider."""
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     found = asked(probing(), Probe("https://127.0.0.1:1/"))
-    assert (found.said, "certificates" in found.why) == (Said.IMPOSSIBLE, True)
+    assert (found.outcome, "certificates" in found.why) == (ProbeOutcome.IMPOSSIBLE, True)
 
 
 def test_the_names_of_variables_are_a_list():
     """A string would be its letters."""
     with pytest.raises(InvalidArgument, match="probe_env"):
-        probes.Asker("OPENAI_API_KEY")
+        WorkerOptions(probe_env="OPENAI_API_KEY")
 
 
-def test_a_shortage_of_this_machine_is_no_verdict():
+def test_a_shortage_of_this_machine_is_no_result():
     """No file to be had: nobody was asked. A process of its own, for the limit counts for all of it."""
     code = """
 import os, resource, socket, threading
 from redis_router import Probe
 from redis_router.runtime.alarm import Alarm
+from redis_router.worker.options import WorkerOptions
 from redis_router.worker.prober import Prober
 
 server = socket.create_server(("127.0.0.1", 0), backlog=100)
 port = server.getsockname()[1]
-prober = Prober(20.0, (), Alarm())
+prober = Prober(WorkerOptions(probe_timeout=20.0), Alarm())
 def said(url):
     prober.start(Probe(url))
-    return prober.verdicts.get(timeout=60).said.value
-assert said(f"tcp://127.0.0.1:{port}") == "passes"
+    return prober.results.get(timeout=60).outcome.value
+assert said(f"tcp://127.0.0.1:{port}") == "passed"
 said("http://127.0.0.1:1/")  # loads what it needs
 spare = os.open("/dev/null", os.O_RDONLY)
 os.close(spare)
@@ -215,30 +222,30 @@ class TestNames:
             for number in range(100):
                 made.start(Probe(f"http://name{number}.hung/"))
             found = asked(made, Probe(provider.url.replace("127.0.0.1", "localhost")))
-        assert found.said is Said.PASSES
+        assert found.outcome is ProbeOutcome.PASSED
 
     def test_one_that_hangs_fails_and_is_looked_up_once(self, probing, resolver):
         """All who ask for it wait for the same answer; their time ends."""
         made = probing(timeout=0.3)
         for number in range(5):
             made.start(Probe(f"http://name.hung/{number}"))
-        assert {verdict(made).why for _ in range(5)} == {"no answer within 0.3 s"}
-        assert asked(made, Probe("http://name.hung/again")).said is Said.FAILS
+        assert {result(made).why for _ in range(5)} == {"no answer within 0.3 s"}
+        assert asked(made, Probe("http://name.hung/again")).outcome is ProbeOutcome.FAILED
         assert resolver.count("name.hung") == 1
 
-    def test_too_many_that_hang_are_no_verdict_on_the_next(self, probing, resolver, monkeypatch):
+    def test_too_many_that_hang_are_no_result_on_the_next(self, probing, resolver, monkeypatch):
         """It was not asked. An address needs no look-up."""
         monkeypatch.setattr(lookups, "AT_ONCE", 3)
         made = probing(timeout=0.2)
         for number in range(3):
-            assert asked(made, Probe(f"tcp://name{number}.hung:1")).said is Said.FAILS
-        made.timeout = 20.0
+            assert asked(made, Probe(f"tcp://name{number}.hung:1")).outcome is ProbeOutcome.FAILED
+        made._timeout = 20.0
         with target() as provider:
             for url in (provider.url, provider.tcp):
                 found = asked(made, Probe(url.replace("127.0.0.1", "localhost")))
-                assert found.said is Said.NOT_ASKED
+                assert found.outcome is ProbeOutcome.NOT_ASKED
                 assert "resolver" in found.why
-                assert asked(made, Probe(url)).said is Said.PASSES
+                assert asked(made, Probe(url)).outcome is ProbeOutcome.PASSED
 
     def test_one_that_is_unknown_fails(self, probing, monkeypatch):
         """In the resolver's words."""
@@ -249,7 +256,7 @@ class TestNames:
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         for url in ("http://nobody.invalid/", "tcp://nobody.invalid:1"):
             found = asked(probing(), Probe(url))
-            assert (found.said, "not known" in found.why) == (Said.FAILS, True)
+            assert (found.outcome, "not known" in found.why) == (ProbeOutcome.FAILED, True)
 
     def test_the_interpreter_does_not_wait_for_one(self):
         """asyncio's own pool would be joined at exit."""
@@ -257,6 +264,7 @@ class TestNames:
 import socket, threading, time
 from redis_router import Probe
 from redis_router.runtime.alarm import Alarm
+from redis_router.worker.options import WorkerOptions
 from redis_router.worker.prober import Prober
 
 began = threading.Event()
@@ -264,7 +272,7 @@ def getaddrinfo(*question):
     began.set()
     time.sleep(3600)
 socket.getaddrinfo = getaddrinfo
-prober = Prober(3600.0, (), Alarm())
+prober = Prober(WorkerOptions(probe_timeout=3600.0), Alarm())
 prober.start(Probe("http://name.hung/"))
 assert began.wait(60)
 prober.close()

@@ -1,23 +1,63 @@
 """`redis-router purge`: what nobody uses any more in a namespace, and taking it away."""
 
+import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from redis_router.cli.arguments import Commands, duration, of_redis, opened_store
+from redis_router.cli.terminal import complain, lasted, printable, say
 from redis_router.store.contract import Snapshot, Store
 
 _OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|events|seq:.+))"
-
-
 LEAST_UNUSED_MS = 900_000
 """Replicas say every five minutes what they serve: who was silent for less is not gone."""
 
-MARK_MS = 7 * 86_400_000
-"""So long a provider that was deregistered is known as such: as long as its log of events stays."""
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    purge = commands.add_parser("purge", parents=[of_redis()], help="list, and remove, what no replica uses any more")
+    purge.add_argument(
+        "--unused-for", type=_unused_for, default="7d", metavar="TIME", help="such as 12h or 7d (default: 7d)"
+    )
+    purge.add_argument("--all", action="store_true", help="every key of the namespace: to uninstall")
+    purge.add_argument("--yes", action="store_true", help="remove what is listed")
+    purge.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0."""
+    with opened_store(arguments) as store:
+        if arguments.all:
+            for line in in_use(store):
+                complain(f"{printable(line)}: stop it first, or what is removed comes back")
+            keys = all_keys(store)
+            _list(keys, arguments.yes)
+            store.delete(keys if arguments.yes else ())
+            return 0
+        found = leftovers(store, arguments.unused_for * 1000)
+        _list([str(leftover) for leftover in found], arguments.yes)
+        for leftover in found if arguments.yes else ():
+            remove(store, leftover)
+        return 0
+
+
+def _list(lines: Sequence[str], removes: bool) -> None:
+    say("\n".join(map(printable, lines)) or "nothing to remove")
+    if lines:
+        say(f"removing {len(lines)}" if removes else f"{len(lines)} to remove: once more with --yes")
+
+
+def _unused_for(text: str) -> float:
+    seconds = duration(text)
+    if seconds * 1000 < LEAST_UNUSED_MS:
+        raise argparse.ArgumentTypeError(f"{text} is too short: replicas say every five minutes what they serve; 15m")
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A provider's record that no replica serves, or the mark of one that was deregistered, and for how long."""
+    """A provider's record that no replica serves, or the tombstone of one that was deregistered, and for how long."""
 
     provider: str
     deregistered: bool
@@ -25,7 +65,7 @@ class Leftover:
 
     def __str__(self) -> str:
         what = "deregistered" if self.deregistered else "registered by no replica"
-        return f"{self.provider}: {what} for {_words(self.unused_ms)}"
+        return f"{self.provider}: {what} for {lasted(self.unused_ms, days='days')}"
 
 
 def leftovers(store: Store, unused_ms: float) -> list[Leftover]:
@@ -40,7 +80,7 @@ def in_use(store: Store) -> list[str]:
     """A line for each provider that a replica served not long ago. Raises RedisUnavailable or RedisRefused."""
     (now_ms, _), seen = store.leader(), store.last_seen()
     ages = {name: now_ms - at_ms for name, at_ms in sorted(seen.items())}
-    return [f"{name}: a replica served it {_words(age)} ago" for name, age in ages.items() if age < LEAST_UNUSED_MS]
+    return [f"{name}: a replica served it {lasted(age)} ago" for name, age in ages.items() if age < LEAST_UNUSED_MS]
 
 
 def _ms_unused(store: Store, name: str, snapshot: Snapshot, seen: dict[str, int]) -> float:
@@ -53,7 +93,7 @@ def _ms_unused(store: Store, name: str, snapshot: Snapshot, seen: dict[str, int]
 def remove(store: Store, leftover: Leftover) -> None:
     """Take it away; its log of events stays for a week. Raises RedisUnavailable or RedisRefused.
 
-    The mark that it was deregistered stays until a later purge: a replica that was silent must not bring it back.
+    Its tombstone stays until a later purge: a replica that was silent must not bring it back.
     """
     if leftover.deregistered:
         store.forget(leftover.provider)
@@ -61,32 +101,7 @@ def remove(store: Store, leftover: Leftover) -> None:
         store.deregister(leftover.provider)
 
 
-def drop_marks(store: Store) -> list[str]:
-    """Remove the marks of providers that were deregistered more than a week ago; their names.
-
-    One without a moment was written by an older version: it stays until an operator purges it. Where a provider is
-    registered in this very moment its new entry may go instead: its replicas notice, and write it anew.
-    Raises RedisUnavailable or RedisRefused.
-    """
-    now_ms, _ = store.leader()
-    old = [
-        name
-        for name, spec in store.specs().items()
-        if spec.deregistered and spec.at_ms and now_ms - spec.at_ms > MARK_MS
-    ]
-    for name in old:
-        store.forget(name)
-    return old
-
-
 def all_keys(store: Store) -> list[str]:
     """Every key of the namespace. Raises RedisUnavailable or RedisRefused."""
     ours = re.compile(re.escape(f"{store.keys.namespace}:") + _OURS)
     return sorted(key for key in store.scan() if ours.fullmatch(key))
-
-
-def _words(ms: float) -> str:
-    for unit, size in (("days", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
-        if ms >= 2 * size:
-            return f"{ms / size:.0f} {unit}"
-    return f"{ms / 1000:.0f} s"

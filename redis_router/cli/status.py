@@ -1,14 +1,16 @@
-"""What `redis-router status` shows: one look at the shared records, as a table or as JSON."""
+"""`redis-router status`: one look at the shared records, as a table or as JSON."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from redis_router.circuit.record import ProviderHealth
+from redis_router.cli.arguments import Commands, of_redis, opened_store
+from redis_router.cli.terminal import lasted, printable, say
 from redis_router.store.contract import Snapshot
 from redis_router.store.messages import Leader
-from redis_router.worker.terminal import printable
 
 _HEAD = (
     "PROVIDER",
@@ -24,6 +26,21 @@ _HEAD = (
     "WEIGHT",
     "MODELS",
 )
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    status = commands.add_parser("status", parents=[of_redis()], help="show every provider's circuit, and who leads")
+    status.add_argument("--json", action="store_true", help="all fields, as JSON")
+    status.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0, or 1 where a record cannot be read."""
+    with opened_store(arguments) as store:
+        snapshot = store.snapshot()
+    say(as_json(snapshot) if arguments.json else as_table(snapshot))
+    return 1 if snapshot.unreadable else 0
 
 
 def as_json(snapshot: Snapshot) -> str:
@@ -116,11 +133,5 @@ def _leader(leader: Leader | None, now_ms: int) -> str:
 
 
 def _ago(now_ms: int, moment_ms: int) -> str:
-    """How long ago, in the largest unit that tells it: 12 s, 3 min, 5 h, 2 d; '-' for never."""
-    if not moment_ms:
-        return "-"
-    seconds = max(0, now_ms - moment_ms) / 1000
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    """How long ago; '-' for never."""
+    return lasted(max(0, now_ms - moment_ms)) if moment_ms else "-"

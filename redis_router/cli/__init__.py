@@ -1,0 +1,57 @@
+"""`redis-router`: run a worker, look at the shared state, clear it up, watch a demo.
+
+Each command is a module here, named for it: `add` declares its arguments, `run` does it and gives the exit code. A new
+one is listed in `COMMANDS`. What several of them need is in `arguments.py`; `terminal.py` prints.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from redis_router.cli import demo, purge, status, terminal, worker
+from redis_router.errors import RouterError
+
+COMMANDS = (worker, status, purge, demo)
+"""In the order in which `--help` lists them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command's exit code: 0 as it should be, 2 something to put right first.
+
+    1 where a demo went wrong, or a record cannot be read.
+    """
+    terminal.prepare()
+    try:
+        return _run(parser().parse_args(argv))
+    except BrokenPipeError:  # the reader of a pipe went away
+        return 1
+    finally:
+        terminal.finish()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(
+        prog="redis-router", description="One circuit breaker for a whole fleet of LLM gateways."
+    )
+    root.add_argument("--version", action="version", version=f"redis-router {version('redis-llm-router')}")
+    commands = root.add_subparsers(required=True, metavar="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return root
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "httpcore"):  # a line for each probe
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except RouterError as error:
+        terminal.complain(terminal.printable(f"redis-router: {error}", keep="\n"))
+        return 2
+    except KeyboardInterrupt:
+        return 130
