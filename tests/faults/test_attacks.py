@@ -20,8 +20,8 @@ from redis_router.replica.waiters import Bell
 from redis_router.store.connect import connect
 from redis_router.store.redis import Store
 from tests.conftest import RIGHTS
-from tests.faults.proxy import Proxy
 from tests.support import eventually, metric
+from tests.support.servers import Proxy
 
 BROKEN, HEALTHY = Provider("broken", ("m",)), Provider("healthy", ("m",))
 CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)

@@ -8,13 +8,13 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
-from benchmarks.servers import cluster
 from redis_router import CircuitConfig, Provider, Router
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import Store
 from tests.conftest import README, RIGHTS
 from tests.support import eventually, metric
+from tests.support.servers import cluster
 
 NAMES = ("openai", "azure", "mistral", "groq", "bedrock")
 CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)

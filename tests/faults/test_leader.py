@@ -9,9 +9,9 @@ from redis_router import CircuitConfig, Provider
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
 from redis_router.store.redis import Store
-from tests.faults.proxy import Proxy
-from tests.process.conftest import WorkerProcess
 from tests.support import eventually, recorded, result
+from tests.support.processes import WorkerProcess
+from tests.support.servers import Proxy
 
 LEASE = 1.0
 OPTIONS = ("--lease", str(LEASE), "--interval", "1")

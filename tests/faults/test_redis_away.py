@@ -24,8 +24,8 @@ from redis_router import (
 from redis_router.demo.server import EmbeddedServer, free_port
 from redis_router.store.connect import connect
 from redis_router.store.redis import Store
-from tests.faults.proxy import Proxy
 from tests.support import eventually, metric
+from tests.support.servers import Proxy
 
 OPENAI = Provider("openai", ("m",))
 QUICK = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)

@@ -8,11 +8,11 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
-from benchmarks.servers import sentinels
 from redis_router import CircuitConfig, Provider, Router
 from redis_router.store.connect import connect
 from redis_router.store.redis import Store
 from tests.support import eventually, metric
+from tests.support.servers import sentinels
 
 PROVIDERS = [Provider("openai", ("m",)), Provider("azure", ("m",))]
 CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)
