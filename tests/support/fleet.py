@@ -128,6 +128,12 @@ def half_open(router: Router[Any], worker: HealthChecker, name: str = "openai") 
     until(router, name, "half_open")
 
 
+def only(router: Router[Any], name: str) -> None:
+    """Take the other one of openai and azure out of service, so that the next attempt is this provider's."""
+    for other in {"openai", "azure"} - {name}:
+        router.update_health(other, available=False)
+
+
 def chosen(router: Router[Any], model: str) -> Attempt[Any] | None:
     """An attempt for this model, None where nobody may be called now."""
     with suppress(NoProviderAvailable):
