@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +44,20 @@ def answers(port: int, command: str, *arguments: str) -> str:
     with suppress(redis.RedisError, OSError), redis.Redis(port=port, socket_timeout=1) as client:
         return str(client.execute_command(command, *arguments))
     return ""
+
+
+def wait_replicated(ports: Iterable[int]) -> None:
+    """Wait until the replicas among these servers have all that their masters have now."""
+    with ExitStack() as stack:
+        clients = {port: stack.enter_context(redis.Redis(port=port)) for port in ports}
+        has = {port: client.info("replication") for port, client in clients.items()}
+        for port, found in has.items():
+            if found["role"] == "slave":
+                wanted = has[found["master_port"]]["master_repl_offset"]
+                eventually(
+                    lambda port=port, wanted=wanted: clients[port].info("replication")["slave_repl_offset"] >= wanted,
+                    "it has what its master has",
+                )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -177,6 +191,7 @@ class Proxy:
         self.delay = 0.0
         self.latency = (0.0, 0.0)
         self.taken = 0
+        self.replies = 0
         self.lost = 0
         self._lose = b""
         self._connections: set[socket.socket] = set()
@@ -251,6 +266,7 @@ class Proxy:
                     on_the_way.append((time.monotonic() + seconds, data))
                 while on_the_way and on_the_way[0][0] <= time.monotonic():
                     sink.sendall(on_the_way.popleft()[1])
+                    self.replies += not request
         for each in (source, sink):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
