@@ -3,19 +3,22 @@
 import os
 import re
 import secrets
+import signal
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import fakeredis
 import pytest
-from prometheus_client import CollectorRegistry
 
-from redis_router import HealthChecker, Router
+from redis_router import HealthChecker, ProviderHealth, Router
 from redis_router.demo.server import EmbeddedServer, binaries
 from redis_router.store.connect import connect
+from redis_router.store.keys import Keys
 from redis_router.store.redis import Store
+from tests.support.fleet import new_router, new_worker
 
 README = Path(__file__).parent.parent / "README.md"
 REAL: dict[str, Path] = {}
@@ -36,18 +39,37 @@ class Backend:
     """One server, and a namespace that no other test uses.
 
     `client()` may do everything: a test looks in and does harm with it. `url` and `connect()` are for what is tested.
+    `away()` is a block in which the server answers nobody.
     """
 
-    def __init__(self, name: str, client: Callable[[], Any], connect: Callable[[], Any], url: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        client: Callable[[], Any],
+        connect: Callable[[], Any],
+        url: str | None,
+        away: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self.name = name
         self.client = client
         self.connect = connect
         self.url = url
+        self.away = away
         self.namespace = f"t{secrets.token_hex(4)}"
+        self.keys = Keys(self.namespace)
 
     def store(self, writer: str = "gw", now_ms: int | None = None) -> Store:
         """A store that ticks by its own moments where `now_ms` is given."""
         return Store(self.connect(), self.namespace, writer, now_ms=now_ms)
+
+    @cached_property
+    def looking(self) -> Store:
+        """A store to look in, with a connection that is kept."""
+        return self.store("test")
+
+    def record(self, name: str = "openai") -> ProviderHealth:
+        """The fleet's record of a provider, as Redis has it."""
+        return self.looking.snapshot([name]).records[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,7 +105,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     if request.param == "fakeredis":
         fake = fakeredis.FakeServer()
         client = partial(fakeredis.FakeRedis, server=fake)
-        return Backend("fakeredis", client, client, None)
+        return Backend("fakeredis", client, client, None, partial(_disconnected, fake))
     return _real_backend(request.param)
 
 
@@ -107,23 +129,38 @@ def _real_backend(name: str) -> Backend:
     running = server(name)
     url = f"redis://router:password@127.0.0.1:{running.port}/0"
     patient = f"{running.url}?socket_timeout=20&socket_connect_timeout=20"  # the machine is busy at times
-    return Backend(name, partial(connect, patient), partial(connect, url), url)
+    return Backend(name, partial(connect, patient), partial(connect, url), url, partial(_frozen, running))
+
+
+@contextmanager
+def _disconnected(fake: fakeredis.FakeServer) -> Iterator[None]:
+    fake.connected = False
+    try:
+        yield
+    finally:
+        fake.connected = True
+
+
+@contextmanager
+def _frozen(running: EmbeddedServer) -> Iterator[None]:
+    assert running.process is not None
+    running.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        running.process.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture
 def router(backend: Backend) -> Iterator[Callable[..., Router]]:
     """Makes routers on the backend, each with a registry of its own, and closes them."""
-    yield from _makers(lambda **options: Router(backend.connect(), **_defaults(backend, options)))
+    yield from _makers(lambda **options: new_router(backend.connect(), **{"namespace": backend.namespace, **options}))
 
 
 @pytest.fixture
 def checker(backend: Backend) -> Iterator[Callable[..., HealthChecker]]:
     """Makes workers on the backend, and stops them."""
-    yield from _makers(lambda **options: HealthChecker(backend.connect(), **_defaults(backend, options)))
-
-
-def _defaults(backend: Backend, options: dict[str, Any]) -> dict[str, Any]:
-    return {"namespace": backend.namespace, "registry": CollectorRegistry(), **options}
+    yield from _makers(lambda **options: new_worker(backend.connect(), **{"namespace": backend.namespace, **options}))
 
 
 def _makers(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.chaos import figures, ledger, links, records, truth, verdict
 from benchmarks.chaos.fleet import SHUNNED, Fleet, within
-from benchmarks.servers import sentinels
 from redis_router.store.scripts import load
+from tests.support.servers import sentinels
 
 FAULTS = {**links.FAULTS, **records.FAULTS}
 """By the names that `--faults` takes; the modules share one deck."""

@@ -13,8 +13,8 @@ import redis
 
 from benchmarks.chaos import truth
 from benchmarks.chaos.fleet import LEASE, Fleet, Line, within
-from benchmarks.servers import end
 from redis_router.errors import RouterError
+from tests.support.servers import end
 
 Fault = Callable[[Fleet, Line], None]
 FAULTS: dict[str, Fault] = {}

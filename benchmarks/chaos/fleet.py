@@ -15,13 +15,12 @@ from typing import Any
 import redis
 
 from benchmarks.chaos import truth
-from benchmarks.servers import Sentinels, end, eventually
 from redis_router.demo.server import EmbeddedServer
 from redis_router.errors import RouterError
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import Store
-from tests.faults.proxy import Proxy
+from tests.support.servers import Proxy, Sentinels, end, eventually
 
 REPLICAS = 6
 WORKERS = 2

@@ -9,9 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, Probe, Provider
 from redis_router.errors import AccessDenied
+from redis_router.store.redis import Store
 from redis_router.worker import prober
-from redis_router.worker.probes import NotAsked
+from redis_router.worker.probes import Asker, NotAsked
 from tests.support import eventually, metric, recorded, result, target
+from tests.support.fleet import an_hour_later, probes_running, refresh
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
 
@@ -81,10 +83,10 @@ def test_a_probe_that_did_not_run_is_no_verdict(backend, checker, monkeypatch):
             for number in range(2):
                 register(store, f"hung-{number}", f"http://127.0.0.1:{listening.getsockname()[1]}/{number}")
             worker.start()
-            eventually(lambda: worker._duties.probes_running == 2)
+            eventually(lambda: probes_running(worker) == 2)
             register(store, "good", good.url)
             trip(store, "good")
-            eventually(lambda: worker._duties.probes_running == 3)
+            eventually(lambda: probes_running(worker) == 3)
             assert good.asked == 0
             assert store.snapshot().records["good"].probe_result == ""
             assert states(store)["good"] == "open"
@@ -99,14 +101,14 @@ def test_what_was_not_asked_is_not_judged(backend, checker, monkeypatch, caplog)
     caplog.set_level(logging.INFO)
     store, worker = backend.store(), checker()
 
-    async def ask(probe):
+    async def ask(asker, probe):
         raise NotAsked("Too many open files")
 
     with target() as good:
         register(store, "good", good.url)
         trip(store, "good")
         with monkeypatch.context() as short:
-            short.setattr(worker._prober._asker, "ask", ask)
+            short.setattr(Asker, "ask", ask)
             for _ in range(4):
                 done = worker.run_once()
                 assert (done.half_opened, done.probed) == ((), {})
@@ -207,7 +209,7 @@ class TestMarks:
         first.run_once()
         second.run_once()
         assert set(store.specs()) == {"old"}
-        first._duties._tidy_at = time.monotonic()
+        an_hour_later(first)
         first.run_once()
         assert set(store.specs()) == set()
         self.mark(backend, "old", self.WEEK_MS + 60_000)
@@ -219,10 +221,10 @@ class TestMarks:
         """A Redis user whose rights lack `+hdel`: one line, and circuits move."""
         store, worker = backend.store(), checker()
 
-        def forget(name):
+        def forget(store, name):
             raise AccessDenied("Redis refused the command: no permissions to run the 'hdel' command")
 
-        monkeypatch.setattr(worker._store, "forget", forget)
+        monkeypatch.setattr(Store, "forget", forget)
         register(store, "openai", None)
         self.mark(backend, "old", self.WEEK_MS + 60_000)
         trip(store, "openai")
@@ -239,6 +241,6 @@ class TestMarks:
         before = eventually(lambda: store.specs().get("openai"))
         record = store.snapshot().records["openai"]
         store.forget("openai")  # as the leader would
-        gateway._engine.mirror.refresh()  # as from time to time
+        refresh(gateway)  # as from time to time
         assert eventually(lambda: store.specs().get("openai")) == before
         assert store.snapshot().records["openai"].generation == record.generation

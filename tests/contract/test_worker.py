@@ -11,7 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
+from redis_router.store.redis import Store
 from tests.support import eventually, metric, recorded, result, target
+from tests.support.fleet import probes_running
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
 
@@ -58,14 +60,14 @@ class TestRunOnce:
         store, worker = backend.store(), checker()
         register(store)
         trip(store)
-        moves = worker._store.half_open
+        moves = Store.half_open
 
-        def half_open(name, epoch):
-            reply = moves(name, epoch)
+        def half_open(store, name, epoch):
+            reply = moves(store, name, epoch)
             worker._fleet.forget(name)
             return reply
 
-        monkeypatch.setattr(worker._store, "half_open", half_open)
+        monkeypatch.setattr(Store, "half_open", half_open)
         eventually(lambda: worker.run_once().half_opened)
 
     def test_leaves_a_circuit_that_is_not_due(self, backend, checker):
@@ -109,24 +111,29 @@ class TestRunOnce:
         first, second = checker(worker="w"), checker(worker="w")
         assert (first.run_once().leader, second.run_once().leader, first.run_once().leader) == (True, False, True)
 
-    def test_a_record_that_is_gone_is_asked_for_once(self, backend, checker):
+    def test_a_record_that_is_gone_is_asked_for_once(self, backend, checker, monkeypatch):
         """No busy loop: the copy is dropped until a replica puts the record back."""
-        store, worker = backend.store(), checker(lease=60.0)
+        store, worker = backend.store(), checker(interval=60.0, lease=60.0)
         register(store)
-        trip(store)
-        worker.run_once()
-        store.deregister("openai")
-        register(store)
-        trip(store, seq=2)
-        worker._fleet.refresh()
-        backend.client().delete(store.keys.health("openai"))
+        register(store, "azure")
         asked = []
-        half_open = worker._store.half_open
-        worker._store.half_open = lambda *a: (asked.append(a), half_open(*a))[1]
-        eventually(lambda: (worker._work_off(0.0), asked)[1])
-        for _ in range(10):
-            worker._work_off(0.0)
-        assert len(asked) == 1
+        moves = Store.half_open
+
+        def half_open(store, name, epoch):
+            asked.append(name)
+            if name == "openai":
+                backend.client().delete(store.keys.health(name))
+            return moves(store, name, epoch)
+
+        monkeypatch.setattr(Store, "half_open", half_open)
+        worker.start()
+        eventually(lambda: worker.is_leader and worker.has_provider("openai"))
+        trip(store)
+        eventually(lambda: asked == ["openai"])
+        for seq in range(1, 4):  # it goes on to work
+            trip(store, "azure", seq)
+            eventually(lambda: state(store, "azure") == "half_open")
+        assert asked.count("openai") == 1
 
 
 class TestProbes:
@@ -333,7 +340,7 @@ class TestProbes:
             register(store, "openai")
             worker = checker(interval=0.05, probe_timeout=30.0)
             worker.start()
-            eventually(lambda: worker._duties.probes_running, "the probe hangs")
+            eventually(lambda: probes_running(worker), "the probe hangs")
             trip(store)
             eventually(lambda: state(store) == "half_open", timeout=10)
             worker.stop()
@@ -361,12 +368,12 @@ class TestInTheBackground:
         store, worker = backend.store(), checker(interval=60.0)
         worker.start()
         register(store)
-        eventually(lambda: worker.is_leader and worker._fleet.records)
+        eventually(lambda: worker.is_leader and worker.has_provider("openai"))
         opened = trip(store)
         eventually(lambda: state(store) == "half_open")
         record = store.snapshot(["openai"]).records["openai"]
         assert 50 <= record.last_state_change_ms - opened.last_state_change_ms < 15_000
-        assert record.leader_epoch == worker._election.epoch
+        assert record.leader_epoch == store.leader()[1].epoch
 
     def test_probes_a_provider_registered_later(self, backend, checker):
         """It hears of it by push, at once."""
@@ -388,19 +395,19 @@ class TestInTheBackground:
             eventually(lambda: state(store) == "half_open")
             assert provider.asked == 2
 
-    def test_a_standby_takes_over_when_the_leader_stops(self, checker):
+    def test_a_standby_takes_over_when_the_leader_stops(self, checker, backend):
         """Resigning pushes: with a lease of a minute, the successor leads at once."""
         workers = [checker(lease=60.0) for _ in range(2)]
         for worker in workers:
             worker.start()
         leader = eventually(lambda: next((w for w in workers if w.is_leader), None))
         standby = next(w for w in workers if w is not leader)
-        eventually(lambda: standby._election.leader is not None and standby.redis_up)
+        epoch = backend.looking.leader()[1].epoch
+        eventually(lambda: metric(standby, "leader_epoch") == epoch and standby.redis_up, "it knows who leads")
         assert not standby.is_leader
-        epoch = leader._election.epoch
         leader.stop()
         eventually(lambda: standby.is_leader)
-        assert standby._election.epoch > epoch
+        assert backend.looking.leader()[1].epoch > epoch
 
     def test_a_refused_epoch_makes_it_step_down(self, backend, checker, caplog):
         """It gives the term up and campaigns anew, with an epoch above the one it met."""
@@ -408,24 +415,28 @@ class TestInTheBackground:
         store, worker = backend.store(), checker(interval=60.0)
         register(store)
         worker.start()
-        eventually(lambda: worker.is_leader and worker._fleet.records)
-        newer = worker._election.epoch + 3_600_000  # as after a clock that was an hour ahead
+        eventually(lambda: worker.is_leader and worker.has_provider("openai"))
+        newer = store.leader()[1].epoch + 3_600_000  # as after a clock that was an hour ahead
         assert store.update("openai", {"weight": "2"}, epoch=newer).status == "ok"
         trip(store)
         eventually(lambda: state(store) == "half_open")
         assert "was refused" in caplog.text
-        assert worker._election.epoch > newer
+        assert store.leader()[1].epoch > newer
 
     def test_a_deregistered_provider_is_let_go(self, backend, checker):
         """No probe, no timer, no error."""
         store, worker = backend.store(), checker(interval=0.05)
-        with target() as provider:
+        with target() as provider, target() as other:
             register(store, probe=provider.url)
             worker.start()
             eventually(lambda: provider.asked > 1)
             store.deregister("openai")
-            eventually(lambda: not worker._fleet.records)
-            eventually(lambda: not worker._duties._providers.by_name)
+            eventually(lambda: not worker.has_provider("openai"))
+            register(store, "azure", other.url)
+            eventually(lambda: other.asked > 1, "probes that were under way are over")
+            before = provider.asked
+            eventually(lambda: other.asked > 5)
+            assert provider.asked == before
         assert worker.alive
 
 

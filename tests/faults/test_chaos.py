@@ -8,7 +8,7 @@ import time
 import pytest
 
 from benchmarks.chaos import verdict
-from tests.faults.proxy import Proxy
+from tests.support.servers import Proxy
 
 SEQ = "rr:{alpha}:seq:gw-1.00"
 BROKEN = {"broken": "alpha", "provider": "alpha", "down": "beta", "mended": 104.0, "was_closed": True, "whole": 0.1}

@@ -6,15 +6,15 @@ from contextlib import closing
 
 import pytest
 import redis
-from prometheus_client import CollectorRegistry
 
-from benchmarks.servers import cluster
-from redis_router import CircuitConfig, Provider, Router
+from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import Store
 from tests.conftest import README, RIGHTS
 from tests.support import eventually, metric
+from tests.support.fleet import new_router
+from tests.support.servers import cluster, wait_replicated
 
 NAMES = ("openai", "azure", "mistral", "groq", "bedrock")
 CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)
@@ -37,8 +37,8 @@ def nodes():
 def fleet(nodes):
     """Two replicas by the cluster's URL, providers on every master."""
     with (
-        Router(nodes.url, circuit=CONFIG, registry=CollectorRegistry(), **PATIENT) as first,
-        Router(nodes.url, circuit=CONFIG, registry=CollectorRegistry(), **PATIENT) as second,
+        new_router(nodes.url, circuit=CONFIG, **PATIENT) as first,
+        new_router(nodes.url, circuit=CONFIG, **PATIENT) as second,
     ):
         for replica in (first, second):
             for name in NAMES:
@@ -55,7 +55,7 @@ def traffic(replica, seconds, until=lambda: False):
         for name in NAMES:
             replica.record_result(name, success=True, latency_ms=5.0)
         sent += 1
-        time.sleep(0.002)
+        time.sleep(0.002)  # a steady rate, not one burst
     return sent
 
 
@@ -90,7 +90,7 @@ def test_a_node_dies(nodes, fleet, which):
             doomed = nodes.master_of(Keys("rr").health("openai"), client)
     else:
         doomed = next(port for port in nodes.servers if "sub=1" in nodes.ask(port, "CLIENT", "LIST", "TYPE", "PUBSUB"))
-    time.sleep(0.2)  # replication is asynchronous; losses are another test's matter
+    wait_replicated(nodes.servers)  # losses are another test's matter
     nodes.kill(doomed)
     sent += traffic(first, 3.0)
     eventually(nodes.healthy, "the replica took over", 40)
@@ -98,7 +98,7 @@ def test_a_node_dies(nodes, fleet, which):
     assert first.flush(20)
     assert totals(nodes) == dict.fromkeys(NAMES, sent)
     for name in NAMES:
-        assert metric(first._registry, "requests_total", provider=name, outcome="success") == sent
+        assert metric(first, "requests_total", provider=name, outcome="success") == sent
     tell(first, second)
 
 

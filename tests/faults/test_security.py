@@ -100,5 +100,5 @@ def test_secrets_show_nowhere(server, caplog):
             stored = str([admin.dump(key) for key in admin.scan_iter()])
         server.stop()
         eventually(lambda: not replica.redis_up)
-    seen = [caplog.text, repr(replica), repr(replica._engine), generate_latest(registry).decode(), stored]
+    seen = [caplog.text, repr(replica), repr(replica.options), generate_latest(registry).decode(), stored]
     assert not re.search("correct-horse", "".join(seen))

@@ -1,18 +1,19 @@
 """A master behind sentinels dies, freezes, is replaced: callers never notice, and the fleet's word survives."""
 
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
-from prometheus_client import CollectorRegistry
 
-from benchmarks.servers import sentinels
-from redis_router import CircuitConfig, Provider, Router
+from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
 from redis_router.store.redis import Store
 from tests.support import eventually, metric
+from tests.support.fleet import new_router
+from tests.support.servers import sentinels, wait_replicated
 
 PROVIDERS = [Provider("openai", ("m",)), Provider("azure", ("m",))]
 CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)
@@ -29,8 +30,8 @@ def behind():
 def fleet(behind):
     """Two replicas that know the sentinels alone."""
     with (
-        Router(behind.url, circuit=CONFIG, registry=CollectorRegistry(), **PATIENT) as first,
-        Router(behind.url, circuit=CONFIG, registry=CollectorRegistry(), **PATIENT) as second,
+        new_router(behind.url, circuit=CONFIG, **PATIENT) as first,
+        new_router(behind.url, circuit=CONFIG, **PATIENT) as second,
     ):
         for replica in (first, second):
             for provider in PROVIDERS:
@@ -46,28 +47,31 @@ def traffic(replica, seconds, until=lambda: False):
         assert replica.select_provider("m")
         replica.record_result("azure", success=True, latency_ms=5.0)
         sent += 1
-        time.sleep(0.001)
+        time.sleep(0.001)  # a steady rate, not one burst
     return sent
 
 
-def test_a_late_answer_is_nobodys(behind):
+def test_a_late_answer_is_nobodys(behind, monkeypatch):
     """It comes when the master thaws: the next command on that connection must not take it for its own."""
     with connect(behind.url) as client, ThreadPoolExecutor() as pool:
         assert client.echo("warm") == "warm"
         behind.master.process.send_signal(signal.SIGSTOP)
         with pytest.raises(redis.RedisError):
             client.echo("first")
+        sent = threading.Event()
+        send = redis.Connection.send_packed_command
+
+        def sends(connection, *args, **options):
+            send(connection, *args, **options)
+            if connection.port == behind.master.port:
+                sent.set()
+
+        monkeypatch.setattr(redis.Connection, "send_packed_command", sends)
         second = pool.submit(client.echo, "second")
-        time.sleep(0.1)  # until it was sent, or waits for a connection of its own
+        assert sent.wait(10), "it, or the greeting of a new connection, is on its way"
         behind.master.process.send_signal(signal.SIGCONT)
         assert second.result(10) == "second"
         assert client.echo("third") == "third"
-
-
-def replicated(behind):
-    """The replica has all that the master has."""
-    with redis.Redis(port=behind.master.port) as client:
-        eventually(lambda: client.wait(1, 1000) == 1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -79,7 +83,7 @@ def test_a_master_that_dies_or_freezes(behind, fleet, how):
     assert first.flush()
     sent = traffic(first, 0.5)
     assert first.flush()
-    replicated(behind)
+    wait_replicated((behind.master.port, behind.replica.port))
     behind.master.process.send_signal(how)
     sent += traffic(first, 30, until=lambda: behind.master_port() == behind.replica.port)
     sent += traffic(first, 30, until=lambda: first.redis_up and second.redis_up)
@@ -90,7 +94,7 @@ def test_a_master_that_dies_or_freezes(behind, fleet, how):
     record = Store(connect(behind.url), "rr", "test").snapshot().records
     assert (record["openai"].circuit_state, record["openai"].generation) == ("open", 2)
     assert record["azure"].consecutive_successes == sent
-    assert metric(first._registry, "requests_total", provider="azure", outcome="success") == sent
+    assert metric(first, "requests_total", provider="azure", outcome="success") == sent
     assert second.get_circuit_state("openai") == "open"
     second.update_health("azure", available=False)
     eventually(lambda: not first.get_health_status()["azure"].available, "a push arrives from the new master")
@@ -99,7 +103,7 @@ def test_a_master_that_dies_or_freezes(behind, fleet, how):
 def test_a_failover_that_loses_writes(behind, fleet):
     """Replication is asynchronous: what the new master lacks of transitions and settings, the replicas put back."""
     first, second = fleet
-    replicated(behind)
+    wait_replicated((behind.master.port, behind.replica.port))
     with redis.Redis(port=behind.replica.port) as cut_off:
         cut_off.execute_command("REPLICAOF", "127.0.0.1", 1)  # it hears no more
     for _ in range(3):

@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from redis_router import Outcome, Provider, Router, Verdict, classify
-from tests.process.llm_server import ANSWER, llm_server
 from tests.support import eventually
+from tests.support.http import ANSWER, llm_server
 
 TEXT = "".join(ANSWER)
 TIMEOUT = 0.5

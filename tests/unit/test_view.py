@@ -1,7 +1,5 @@
 """What a replica routes by: what changes at once, what waits, what is told, and what a log handler may do."""
 
-import logging
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +15,7 @@ from redis_router.routing.strategies import resolve
 from redis_router.routing.table import Tables
 from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
+from tests.support.fleet import waiting_log_handler
 
 OPEN = {"circuit_state": CircuitState.OPEN, "available": False, "unavailable_reason": "circuit"}
 TABLES = Tables(resolve("latency"), now_ms=lambda: 1_000.0)
@@ -138,27 +137,12 @@ def test_a_forked_child_forgets_what_its_parent_decided_alone(view, registry):
 
 def test_a_log_handler_may_take_its_time_and_call_the_router(view):
     """No lock is held while it runs: another thread changes the view meanwhile."""
-    seen = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            other = threading.Thread(target=view.add, args=([Provider("c", ("m",))], CircuitConfig()), daemon=True)
-            other.start()
-            other.join(5.0)
-            seen.append(other.is_alive())
-
-    logger, handler = logging.getLogger("redis_router"), Handler()
-    logger.addHandler(handler)
-    try:
+    with waiting_log_handler(lambda: view.add([Provider("c", ("m",))], CircuitConfig())):
         view.take(ProviderHealth("a", generation=2, version=2, **OPEN), first=False)
         view.go_alone()
         view.decide([Result("b", Outcome.FAILURE, 5.0, 1)] * 5)
         view.rejoin({})
         view.news.say()
-    finally:
-        logger.removeHandler(handler)
-    assert seen
-    assert not any(seen)
 
 
 def test_what_time_alone_changes_is_in_the_table_in_time(registry):

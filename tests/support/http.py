@@ -1,0 +1,212 @@
+"""Providers that answer over real HTTP: one to probe, and one that speaks OpenAI's and Anthropic's."""
+
+import json
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ANSWER = ["Hello", " from", " here"]
+
+
+class Target:
+    """A provider that answers GET with `status` over real HTTP; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked = 0
+        self.headers: dict[str, str] = {}
+        self.method = ""
+        self.endless = False
+        self.drips = False
+        self._ended = threading.Event()
+        target = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                target.asked += 1
+                target.method, target.headers = self.command, dict(self.headers)
+                if target.drips:
+                    self.drip()
+                    return
+                self.send_response(target.status)
+                if not target.endless:
+                    self.send_header("Content-Length", "0")
+                self.end_headers()
+                while target.endless and not target._ended.wait(0.02):
+                    self.wfile.write(b"data: and more\n\n")
+
+            def drip(self) -> None:
+                with suppress(OSError):  # until the other side hangs up, or it is enough
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    while target.drips and not target._ended.wait(0.05):
+                        self.wfile.write(b"X-Drip: 1\r\n")
+                    self.wfile.write(b"Content-Length: 0\r\n\r\n")
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *args: Any) -> None:
+                """Requests are no news."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/healthz"
+        self.tcp = f"tcp://127.0.0.1:{self.server.server_port}"
+
+
+@contextmanager
+def target() -> Iterator[Target]:
+    """A Target that serves until the block ends."""
+    made = Target()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made._ended.set()
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()
+
+
+class LlmServer:
+    """A provider that does what it is told to each request in turn.
+
+    `faults` are taken one for each request; without one it answers well.
+
+    A fault is a status, with headers and body; or "hang", "reset" (the connection is cut before an answer),
+    "cut" (in the middle of a stream), "overloaded" (an error inside a stream), "short" (it ends well, half way),
+    "keep_alive" (comments for ever, and no content).
+    """
+
+    def __init__(self) -> None:
+        self.faults: deque[Any] = deque()
+        self.asked: list[dict[str, Any]] = []
+        self.ended = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            server.asked.append(body)
+            fault = server.faults.popleft() if server.faults else None
+            if fault == "hang":
+                server.ended.wait(30)
+                self.close_connection = True
+            elif fault == "reset":
+                self._reset()
+            elif isinstance(fault, tuple):
+                self._answer(*fault)
+            elif body.get("stream"):
+                self._stream(_openai_events() if "chat" in self.path else _anthropic_events(), fault)
+            else:
+                self._answer(200, {}, _openai_answer() if "chat" in self.path else _anthropic_answer())
+
+        def _answer(self, status: int, headers: dict[str, str], body: Any = None) -> None:
+            content = json.dumps(body or {"error": {"message": "as told", "type": "told"}}).encode()
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _stream(self, events: list[str], fault: str | None) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            half = 0 if fault == "keep_alive" else len(events) // 2
+            for event in events[: half if fault else None]:
+                self._chunk(event)
+            if fault == "overloaded":
+                error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+                anthropic = "messages" in self.path
+                self._chunk(f"event: error\ndata: {json.dumps(error if anthropic else {'error': error['error']})}\n\n")
+            elif fault == "cut":
+                self._reset()
+                return
+            elif fault == "keep_alive":
+                with suppress(OSError):  # until the client hangs up
+                    while not server.ended.wait(0.02):
+                        self._chunk(": still at it\n\n")
+            self.wfile.write(b"0\r\n\r\n")
+
+        def _chunk(self, event: str) -> None:
+            self.wfile.write(f"{len(event.encode()):x}\r\n{event}\r\n".encode())
+            self.wfile.flush()
+
+        def _reset(self) -> None:
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.close_connection = True
+            self.connection.close()
+
+        def log_message(self, *args: Any) -> None:
+            """Requests are no news."""
+
+    return Handler
+
+
+def _openai_answer() -> dict[str, Any]:
+    message = {"role": "assistant", "content": "".join(ANSWER)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def _openai_events() -> list[str]:
+    found = []
+    for part in ANSWER:
+        choice = {"index": 0, "delta": {"content": part}, "finish_reason": "stop" if part == ANSWER[-1] else None}
+        chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        found.append(f"data: {json.dumps(chunk)}\n\n")
+    return [*found, "data: [DONE]\n\n"]
+
+
+def _anthropic_answer() -> dict[str, Any]:
+    return {
+        "id": "m1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+        "stop_sequence": None, "content": [{"type": "text", "text": "".join(ANSWER)}],
+        "usage": {"input_tokens": 1, "output_tokens": 3},
+    }  # fmt: skip
+
+
+def _anthropic_events() -> list[str]:
+    message = {**_anthropic_answer(), "content": [], "stop_reason": None}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    ]
+    for part in ANSWER:
+        events.append({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": part}})
+    events += [
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
+        {"type": "message_stop"},
+    ]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+
+
+@contextmanager
+def llm_server() -> Iterator[LlmServer]:
+    """One that serves until the block ends."""
+    made = LlmServer()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.ended.set()
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()
