@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
 from redis_router.store.redis import Store
 from tests.support import eventually, metric, recorded, result, target
-from tests.support.fleet import probes_running
+from tests.support.fleet import knows, probes_running
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
 
@@ -127,7 +127,7 @@ class TestRunOnce:
 
         monkeypatch.setattr(Store, "half_open", half_open)
         worker.start()
-        eventually(lambda: worker.is_leader and worker.has_provider("openai"))
+        eventually(lambda: worker.is_leader and knows(worker, "openai"))
         trip(store)
         eventually(lambda: asked == ["openai"])
         for seq in range(1, 4):  # it goes on to work
@@ -368,7 +368,7 @@ class TestInTheBackground:
         store, worker = backend.store(), checker(interval=60.0)
         worker.start()
         register(store)
-        eventually(lambda: worker.is_leader and worker.has_provider("openai"))
+        eventually(lambda: worker.is_leader and knows(worker, "openai"))
         opened = trip(store)
         eventually(lambda: state(store) == "half_open")
         record = store.snapshot(["openai"]).records["openai"]
@@ -415,7 +415,7 @@ class TestInTheBackground:
         store, worker = backend.store(), checker(interval=60.0)
         register(store)
         worker.start()
-        eventually(lambda: worker.is_leader and worker.has_provider("openai"))
+        eventually(lambda: worker.is_leader and knows(worker, "openai"))
         newer = store.leader()[1].epoch + 3_600_000  # as after a clock that was an hour ahead
         assert store.update("openai", {"weight": "2"}, epoch=newer).status == "ok"
         trip(store)
@@ -431,7 +431,7 @@ class TestInTheBackground:
             worker.start()
             eventually(lambda: provider.asked > 1)
             store.deregister("openai")
-            eventually(lambda: not worker.has_provider("openai"))
+            eventually(lambda: not knows(worker, "openai"))
             register(store, "azure", other.url)
             eventually(lambda: other.asked > 1, "probes that were under way are over")
             before = provider.asked

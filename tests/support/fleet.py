@@ -207,17 +207,23 @@ def threads_of_ours() -> list[str]:
 
 def refresh(router: Router[Any]) -> None:
     """Read everything anew, now: the public API knows only the interval at which a replica does so by itself."""
-    router._engine.mirror.refresh()
+    router._engine._take_look(router._engine._push.look())
 
 
 def somebody_waits(router: Router[Any]) -> bool:
     """Does a request wait for a provider? A waiting request shows in no result, metric or key until it ends."""
-    return bool(router._engine.bell.is_heard)
+    return bool(router._engine.waiters.is_heard)
 
 
 def permits_in_hand(router: Router[Any], name: str) -> int:
     """How many permits wait for a call: those that a replica makes while Redis is away are counted nowhere."""
-    return len(router._engine.permits._in_hand.get(name, ()))
+    hand = router._engine.permits._hands.get(name)
+    return len(hand.unspent) if hand is not None else 0
+
+
+def knows(worker: HealthChecker, name: str) -> bool:
+    """Has this worker a copy of the record? It shows in its metrics only after the next probe."""
+    return worker._fleet.has_provider(name)
 
 
 ON_PURPOSE = {"retired", "specs", "_asked_at", "_unsettled", "_unshown"}
