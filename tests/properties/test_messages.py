@@ -17,6 +17,7 @@ from redis_router import (
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth
+from redis_router.cli import status
 from redis_router.replica.alone import Alone
 from redis_router.routing.refusal import NobodyNow
 from redis_router.routing.strategies import STRATEGIES, resolve
@@ -25,7 +26,6 @@ from redis_router.store import messages
 from redis_router.store.messages import Spec
 from redis_router.store.redis import Snapshot
 from redis_router.telemetry.metrics import Metrics
-from redis_router.worker import status
 
 NOW = 1_800_000_000_000.0
 GOOD = {k.encode(): v.encode() for k, v in ProviderHealth("broken", version=7).to_fields().items()}
