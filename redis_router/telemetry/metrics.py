@@ -221,7 +221,7 @@ class Metrics(Collector):
     @_gated
     def results(self, provider: str, results: Sequence[Result]) -> None:
         """Outcomes of one provider, counted here and added up once."""
-        outcomes = [result[1] for result in results]
+        outcomes = [result.outcome for result in results]
         successes = outcomes.count(Outcome.SUCCESS)
         bound = self._bound.get(provider)
         if bound is None:
@@ -231,15 +231,15 @@ class Metrics(Collector):
             )
         bound[0].inc(successes)
         if successes < len(results):
-            others = Times(r[1] for r in results if r[1] is not Outcome.SUCCESS and is_request(r))
+            others = Times(r.outcome for r in results if r.outcome is not Outcome.SUCCESS and is_request(r))
             for outcome, times in others.items():
                 self.requests.labels(provider, outcome.value).inc(times)
-            reasons = Times(r.reason for r in results if r[1] is Outcome.FAILURE)
+            reasons = Times(r.reason for r in results if r.outcome is Outcome.FAILURE)
             for reason, times in reasons.items():
                 self.failures.labels(provider, reason or "unspecified").inc(times)
         observe = bound[1].observe
         for result in results:
-            milliseconds = result[6] or result[2]
+            milliseconds = result.duration_ms or result.latency_ms
             if milliseconds > 0:
                 observe(milliseconds / 1000)
 
