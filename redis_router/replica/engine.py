@@ -199,12 +199,12 @@ class Engine:
             return GUARD_INTERVAL if not self._has_trials else TEND_INTERVAL
         if self._has_trials:
             return TEND_INTERVAL
-        return WATCH_INTERVAL if self.view.open or self._registration.busy else IDLE_INTERVAL
+        return WATCH_INTERVAL if self.view.timing.open or self._registration.busy else IDLE_INTERVAL
 
     @property
     def _has_trials(self) -> bool:
-        due_here = self.view.open and (self.view.alone.on_all or not self.store.has_workers)
-        return bool(self.view.on_trial or not self.permits.idle or due_here)
+        due_here = self.view.timing.open and (self.view.alone.on_all or not self.store.has_workers)
+        return bool(self.view.timing.on_trial or not self.permits.idle or due_here)
 
     def _notice_trouble(self) -> None:
         """What holds up the other threads is trouble, too: they cannot say so themselves."""

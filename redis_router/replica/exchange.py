@@ -53,7 +53,7 @@ class Exchange:
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""
         redis_now, now, leads_checked = self._records.redis_now_ms(), time.monotonic(), not self._store.has_workers
-        names = self._view.open.copy()
+        names = self._view.timing.open.copy()
         self._overdue_at = {name: at for name, at in self._overdue_at.items() if name in names}
         for name in names:
             health = self._records.copies.get(name)
@@ -91,7 +91,9 @@ class Exchange:
     def _look_for_lost(self) -> Iterator[Fact]:
         """Records that nobody writes now: an open circuit gets no results that would show that Redis lost it."""
         now = time.monotonic()
-        names = [name for name in {*self._view.open, *self._view.on_trial} if name in self._records.copies]
+        names = [
+            name for name in {*self._view.timing.open, *self._view.timing.on_trial} if name in self._records.copies
+        ]
         if not names or now < self._look_at:
             return
         self._look_at = now + LOST_INTERVAL * random.uniform(0.5, 1.0)

@@ -113,7 +113,7 @@ class Reactions:
             self._leaving.add(name)  # a late result: the metrics have the provider again
             return
         self.take_in(self._parts.records.apply(health, self._parts.store.writer, accepted=True))
-        if name in self._view.on_trial and any(result.permit for result in results):
+        if name in self._view.timing.on_trial and any(result.permit for result in results):
             self._parts.permits.returned(name)
         candidate = self._view.table.candidates.get(name)
         if candidate is None or not candidate.here.limited_until or self._view.alone.on_all:
