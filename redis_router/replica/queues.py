@@ -34,7 +34,7 @@ class Sent:
 
 
 @dataclass(slots=True)
-class Queue:
+class ProviderQueue:
     """One provider's results: the batch that is on its way, and those behind it, with the moments they came."""
 
     sent: Sent | None = None
@@ -88,7 +88,7 @@ class Queues:
         """Results in all queues."""
         self.in_use = 1
         """Providers with results, when there were some last."""
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, ProviderQueue] = {}
         self._numbers = count(1)
         """Of batches: rising for each provider, and kept by nobody when it goes."""
         self.lock = threading.RLock()
@@ -102,7 +102,7 @@ class Queues:
         """Behind the others of each provider. Whoever adds them counted them in `size`, under the lock."""
         with self.lock:
             for name, more in results.items():
-                self._queues.setdefault(name, Queue()).add(more, now)
+                self._queues.setdefault(name, ProviderQueue()).add(more, now)
             self.in_use = len(self._queues) or self.in_use
 
     def expire(self, until: float) -> list[Result]:
