@@ -47,7 +47,7 @@ class Engine:
     ) -> None:
         self.store = store
         self.metrics = metrics
-        self._listener = Listener(on_transition, metrics.background_failed)
+        self._listener = Listener(on_transition, metrics)
         parts = Parts.make(store, metrics, options, self._listener)
         self.waiters = parts.waiters
         self.served = parts.served
@@ -67,9 +67,9 @@ class Engine:
         self._leaves = parts.leaves
         self._stop = Flag()
         self._work = Alarm()
-        self._decider = Background("engine", self._decide, metrics.background_failed)
-        self._talker = Background("exchange", self._talk, metrics.background_failed)
-        self._hearer = Background("push", self._hear, metrics.background_failed)
+        self._decider = Background("engine", self._decide, metrics)
+        self._talker = Background("exchange", self._talk, metrics)
+        self._hearer = Background("push", self._hear, metrics)
         self._started = False
 
     def want(self, model: str) -> None:

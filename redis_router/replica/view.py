@@ -1,6 +1,6 @@
 """What this replica routes by: its providers, and the table made of their records.
 
-Records come from the mirror or, while Redis is away, from a breaker of this replica's own. One that changes where calls
+Records come from the store or, while Redis is away, from this replica's own. One that changes where calls
 may go is in the table at once; mere averages are folded in together, at most every `SETTLE_INTERVAL`.
 """
 
