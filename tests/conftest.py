@@ -17,7 +17,7 @@ from redis_router import HealthChecker, ProviderHealth, Router
 from redis_router.demo.server import EmbeddedServer, binaries
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support.fleet import new_router, new_worker
 
 README = Path(__file__).parent.parent / "README.md"
@@ -58,12 +58,12 @@ class Backend:
         self.namespace = f"t{secrets.token_hex(4)}"
         self.keys = Keys(self.namespace)
 
-    def store(self, writer: str = "gw", now_ms: int | None = None) -> Store:
+    def store(self, writer: str = "gw", now_ms: int | None = None) -> RedisStore:
         """A store that ticks by its own moments where `now_ms` is given."""
-        return Store(self.connect(), self.namespace, writer, now_ms=now_ms)
+        return RedisStore(self.connect(), self.namespace, writer, now_ms=now_ms)
 
     @cached_property
-    def looking(self) -> Store:
+    def looking(self) -> RedisStore:
         """A store to look in, with a connection that is kept."""
         return self.store("test")
 

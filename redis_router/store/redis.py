@@ -412,6 +412,3 @@ def _translating() -> Iterator[None]:
         raise
     except REDIS_ERRORS as error:
         raise translated(error) from error
-
-
-Store = RedisStore  # until the tests are moved

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from redis_router import NoProviderAvailable
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support import eventually, metric
 from tests.support.fleet import (
     AZURE,
@@ -137,13 +137,13 @@ class TestHalfOpen:
         fail(replica, "openai")
         assert metric(replica, "safety_net_transitions_total", provider="openai") == 0
         looked = threading.Event()
-        leader = Store.leader
+        leader = RedisStore.leader
 
         def looks(store):
             looked.set()
             return leader(store)
 
-        monkeypatch.setattr(Store, "leader", looks)
+        monkeypatch.setattr(RedisStore, "leader", looks)
         assert looked.wait(10), "the replica looked who leads"
         assert replica.get_circuit_state("openai") == "open"
         worker.resign(worker.leader()[1].epoch)

@@ -7,7 +7,7 @@ import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, Provider, RedisRefused, UnknownProvider, cli
 from redis_router.cli import purge
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support import eventually, metric
 from tests.support.fleet import AZURE, OPENAI, QUICK, series_of
 
@@ -26,7 +26,7 @@ def log_of(backend, name):
 
 def operator(backend):
     """A store whose user may do everything."""
-    return Store(backend.client(), backend.namespace, "operator")
+    return RedisStore(backend.client(), backend.namespace, "operator")
 
 
 def registers(replica, *providers):

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, Probe, Provider
 from redis_router.errors import AccessDenied
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from redis_router.worker import prober
 from redis_router.worker.probes import Asker, NotAsked
 from tests.support import eventually, metric, recorded, result, target
@@ -224,7 +224,7 @@ class TestMarks:
         def forget(store, name):
             raise AccessDenied("Redis refused the command: no permissions to run the 'hdel' command")
 
-        monkeypatch.setattr(Store, "forget", forget)
+        monkeypatch.setattr(RedisStore, "forget", forget)
         register(store, "openai", None)
         self.mark(backend, "old", self.WEEK_MS + 60_000)
         trip(store, "openai")

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support import eventually, metric, recorded, result, target
 from tests.support.fleet import knows, probes_running
 
@@ -60,14 +60,14 @@ class TestRunOnce:
         store, worker = backend.store(), checker()
         register(store)
         trip(store)
-        moves = Store.half_open
+        moves = RedisStore.half_open
 
         def half_open(store, name, epoch):
             reply = moves(store, name, epoch)
             worker._fleet.forget(name)
             return reply
 
-        monkeypatch.setattr(Store, "half_open", half_open)
+        monkeypatch.setattr(RedisStore, "half_open", half_open)
         eventually(lambda: worker.run_once().half_opened)
 
     def test_leaves_a_circuit_that_is_not_due(self, backend, checker):
@@ -117,7 +117,7 @@ class TestRunOnce:
         register(store)
         register(store, "azure")
         asked = []
-        moves = Store.half_open
+        moves = RedisStore.half_open
 
         def half_open(store, name, epoch):
             asked.append(name)
@@ -125,7 +125,7 @@ class TestRunOnce:
                 backend.client().delete(store.keys.health(name))
             return moves(store, name, epoch)
 
-        monkeypatch.setattr(Store, "half_open", half_open)
+        monkeypatch.setattr(RedisStore, "half_open", half_open)
         worker.start()
         eventually(lambda: worker.is_leader and knows(worker, "openai"))
         trip(store)

@@ -18,7 +18,7 @@ from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Outc
 from redis_router.circuit.outcome import Result
 from redis_router.request.attempt import Attempt
 from redis_router.store.messages import Reply
-from redis_router.store.redis import Batch, Store
+from redis_router.store.redis import Batch, RedisStore
 from tests.support.servers import eventually
 
 TRACES = [
@@ -87,7 +87,7 @@ def series_of(router: Router[Any], provider: str) -> list[str]:
 # Results
 
 
-def recorded(store: Store, provider: str, seq: int, *results: Result) -> Reply:
+def recorded(store: RedisStore, provider: str, seq: int, *results: Result) -> Reply:
     """Send one batch; an error is raised."""
     (reply,) = store.record([Batch(provider, seq, results)])
     if isinstance(reply, Exception):
