@@ -414,7 +414,9 @@ class Engine:
             self._leaving.add(health.name)  # a late result: the metrics have the provider again
             return
         self._take_in(self.records.apply(health, self.store.writer, accepted=True))
-        if health.name in self.view.on_trial and any(result.permit for result in results):
+        # one that came back without a verdict is for others first
+        judged = (result.permit and result.outcome is not Outcome.IGNORED for result in results)
+        if health.name in self.view.on_trial and any(judged):
             self.permits.returned(health.name)
         candidate = self.view.table.candidates.get(health.name)
         if candidate is None or not candidate.here.limited_until or self.view.alone.on_all:

@@ -42,7 +42,7 @@ class Exchange:
     ) -> None:
         self._store = store
         self._metrics = metrics
-        self._grace = options.safety_net_after if store.has_workers else 0.0
+        self._safety_net_after = options.safety_net_after
         self._view = view
         self._records = records
         self._outbox = outbox
@@ -74,17 +74,18 @@ class Exchange:
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""
         redis_now, now, leads_checked = self._records.redis_now_ms(), time.monotonic(), not self._store.has_workers
+        grace = 0.0 if leads_checked else self._safety_net_after
         for name in self._view.open.copy():
             health = self._records.copies.get(name)
             if health is None or health.circuit_state is not OPEN or redis_now is None:
                 continue
             overdue_ms = -health.due_in_ms(redis_now)
-            if overdue_ms < self._grace * 1000 or now < self._overdue_at.get(name, 0.0):
+            if overdue_ms < grace * 1000 or now < self._overdue_at.get(name, 0.0):
                 continue
-            self._overdue_at[name] = now + self._grace * random.uniform(0.5, 1.0)
+            self._overdue_at[name] = now + grace * random.uniform(0.5, 1.0)
             if not leads_checked:
                 _, leader = self._store.leader()
-                if leader is not None and leader.remaining_ms > -self._grace * 1000:
+                if leader is not None and leader.remaining_ms > -grace * 1000:
                     return
                 leads_checked = True
             yield from self._half_open(health)
