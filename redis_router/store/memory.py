@@ -224,37 +224,24 @@ class MemoryStore:
 
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
         with self._lock:
-            now, held, status = self._now, self.leader()[1], "standby"
-            ours = self._here.leads == self.session
-            # no lease lasts so long: the clock was set back
-            set_back = held is not None and held.remaining_ms > 2 * self._here.lease_ms
-            if held is None or held.remaining_ms <= 0 or (set_back and not ours):
-                epoch = max(0 if held is None else held.epoch + 1, seen + 1, now)
-                held, status, self._here.leads = Leader(self.writer, epoch, now, now, 0), "elected", self.session
-            elif ours:
-                status = "renewed"
-            if status != "standby":
-                held = replace(held, until_ms=now + lease_ms, remaining_ms=lease_ms)
-                self._here.leader, self._here.lease_ms = held, lease_ms
+            status, leader = self._here.lease.campaign(self.writer, self.session, self._now, lease_ms, seen)
             if status == "elected":
                 self._tell("elected")
-            return status, held
+            return status, leader
 
     def resign(self, epoch: int) -> bool:
         with self._lock:
-            held = self._here.leader
-            if held is None or held.epoch != epoch:
-                return False
-            self._here.leader = replace(held, until_ms=self._now)
-            self._tell("resigned")
-            return True
+            resigned = self._here.lease.resign(epoch, self._now)
+            if resigned:
+                self._tell("resigned")
+            return resigned
 
     # Reading
 
     def leader(self) -> tuple[int, Leader | None]:
         with self._lock:
-            now, held = self._now, self._here.leader
-            return now, None if held is None else replace(held, remaining_ms=held.until_ms - now)
+            now = self._now
+            return now, self._here.lease.at(now)
 
     def snapshot(self, names: Iterable[str] | None = None) -> Snapshot:
         with self._lock:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
+from weakref import WeakSet
 
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
@@ -71,17 +72,48 @@ class Entry:
 
 
 @dataclass(slots=True)
+class Lease:
+    """Who leads, as which session, and for how many ms the lease was given or renewed."""
+
+    leader: Leader | None = None
+    session: str = ""
+    lasts_ms: int = 0
+
+    def at(self, now: int) -> Leader | None:
+        """Who leads at this moment, or led last; None where nobody ever did."""
+        return None if self.leader is None else replace(self.leader, remaining_ms=self.leader.until_ms - now)
+
+    def campaign(self, worker: str, session: str, now: int, lasts_ms: int, seen: int) -> tuple[str, Leader]:
+        """Take the lease where it is free, or renew it: 'elected', 'renewed' or 'standby', and who leads."""
+        held, status = self.at(now), "standby"
+        # no lease lasts so long: the clock was set back, and a dead leader must not stay until it caught up
+        set_back = held is not None and held.remaining_ms > 2 * self.lasts_ms
+        if held is None or held.remaining_ms <= 0 or (set_back and session != self.session):
+            epoch = max(0 if held is None else held.epoch + 1, seen + 1, now)
+            held, status, self.session = Leader(worker, epoch, now, now, 0), "elected", session
+        elif session == self.session:
+            status = "renewed"
+        if status != "standby":
+            held = replace(held, until_ms=now + lasts_ms, remaining_ms=lasts_ms)
+            self.leader, self.lasts_ms = held, lasts_ms
+        return status, held
+
+    def resign(self, epoch: int, now: int) -> bool:
+        """End this term at once; False where it was over."""
+        if self.leader is None or self.leader.epoch != epoch:
+            return False
+        self.leader = replace(self.leader, until_ms=now)
+        return True
+
+
+@dataclass(slots=True)
 class Records:
     """One namespace."""
 
     entries: defaultdict[str, Entry] = field(default_factory=lambda: defaultdict(Entry))
     specs: dict[str, Spec] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
-    leader: Leader | None = None
-    leads: str = ""
-    """The session that holds the lease."""
-    lease_ms: int = 0
-    """For how long it was given."""
+    lease: Lease = field(default_factory=Lease)
     listeners: list[Listened] = field(default_factory=list)
 
     def tell(self, event: Event) -> None:
@@ -116,12 +148,14 @@ class Memory:
         self.lock = threading.RLock()
         self.namespaces: defaultdict[str, Records] = defaultdict(Records)
 
+        _all.add(self)
+
     def close(self) -> None:
         """Others may share it: nothing is closed."""
 
     @classmethod
     def named(cls, name: str) -> "Memory":
-        """The one of this process with that name, for all who ask for it. A forked child begins with none."""
+        """The one of this process with that name, for all who ask for it."""
         return _named.setdefault(name, cls())
 
     @staticmethod
@@ -129,9 +163,24 @@ class Memory:
         """Who asks for this name from now on gets a new one."""
         _named.pop(name, None)
 
+    def after_fork(self) -> None:
+        """In a child: the records are its own from here on; who held the lock, the lease, or listened, is not here."""
+        self.lock = threading.RLock()
+        for records in self.namespaces.values():
+            records.lease = Lease()
+            records.listeners.clear()
 
+
+_all: "WeakSet[Memory]" = WeakSet()
 _named: dict[str, Memory] = {}
-os.register_at_fork(after_in_child=_named.clear)  # a thread of the parent may have held the lock
+
+
+def _after_fork() -> None:
+    for memory in list(_all):
+        memory.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class MemorySubscription:

@@ -70,7 +70,7 @@ class RedisStore:
 
     @property
     def where(self) -> str:
-        return where(self.client)
+        return f"Redis at {where(self.client)}"
 
     # Registration
 
