@@ -29,7 +29,7 @@ from benchmarks.report import number
 from redis_router import CircuitConfig, NoProviderAvailable, Outcome, Provider, Router, classify, cli
 from redis_router.demo import gateway, provider
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from redis_router.telemetry.metrics import Metrics
 from tests.process.llm_server import llm_server
 from tests.support import eventually, recorded, result
@@ -56,7 +56,7 @@ def as_a_user(code, tmp_path, one_real, *urls):
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     finally:
         with connect(one_real.url) as client:
-            store = Store(client, "rr", "test")
+            store = RedisStore(client, "rr", "test")
             for name in store.specs():
                 store.deregister(name)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_the_sync_quick_start_runs(one_real, tmp_path):
         urls = (f"{openai.url}/v1", f"{azure.url}/v1")
         assert as_a_user(PYTHON[0], tmp_path, one_real, *urls) == "Hello from here\n"
         with connect(one_real.url) as client:
-            store = Store(client, "rr", "test")
+            store = RedisStore(client, "rr", "test")
             for name in ("openai", "azure"):
                 store.register(Provider(name, ("gpt-4o",)), CircuitConfig())
                 recorded(store, name, 1, *[result(name, False, generation=g) for g in range(1, 9) for _ in range(6)])
@@ -269,7 +269,7 @@ def limited(seconds):
 def test_draining_as_printed(one_real, tmp_path):
     """From a process of its own, for a fleet that it is no part of."""
     with connect(one_real.url) as client:
-        Store(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+        RedisStore(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
         assert as_a_user(named("operator = Router("), tmp_path, one_real, "http://127.0.0.1/") == ""
 
 
