@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from redis_router.circuit.machine import NO_GENERATION
 from redis_router.circuit.record import CLOCK_SKEW_MS, CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument
 from redis_router.provider import ANY_MODEL, Provider
@@ -166,7 +167,7 @@ class Tables:
         if number <= 0 and self.least_bad and not any_routable:
             ejected, number = in_service, 1
         bad = sorted(ejected, key=lambda c: _badness(c.health, now))[: max(0, number)]
-        return [Candidate(c.provider, replace(c.health, generation=0), c.here) for c in bad]
+        return [Candidate(c.provider, replace(c.health, generation=NO_GENERATION), c.here) for c in bad]
 
     def _pick(self, model: str, pool: "Pool") -> Pick:
         """The strategy's pick, eased in for providers whose circuit closed a moment ago: the newest sets the pace."""

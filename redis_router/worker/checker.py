@@ -123,7 +123,7 @@ class HealthChecker:
         self._check_open()
         if self._thread is None:
             self._fleet.start()
-            self._thread = Background("worker", self._run, self._metrics.background_failed)
+            self._thread = Background("worker", self._run, self._metrics)
             self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:
