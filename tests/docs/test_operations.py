@@ -16,7 +16,7 @@ import yaml
 from redis_router import AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
 from redis_router.circuit.outcome import Result
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from redis_router.worker.checker import STUCK_SECONDS
 from redis_router.worker.duties import FAILURE_THRESHOLD, SUCCESS_THRESHOLD
 from tests.conftest import server
@@ -264,7 +264,7 @@ def test_draining_as_printed(one_real, tmp_path):
     """From a process of its own, for a fleet that it is no part of."""
     (code,) = [text for text in snippets("python") if "operator" in text]
     with connect(one_real.url) as client:
-        store = Store(client, "rr", "test")
+        store = RedisStore(client, "rr", "test")
         store.register(Provider("openai", ("gpt-4o",)), CircuitConfig())
         try:
             assert as_a_user(code, one_real, tmp_path) == ""
