@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitState, InvalidArgument, RouterError
 from redis_router.circuit.record import Transition
 from tests.support import eventually, metric
-from tests.support.fleet import AZURE, OPENAI, fail, until
+from tests.support.fleet import AZURE, OPENAI, QUICK, fail, until
 
 
 class TestLife:
