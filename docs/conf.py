@@ -1,0 +1,64 @@
+"""How the documents are built: `sphinx-build -W --keep-going -b html docs <folder>`."""
+
+# Why Sphinx: it reads the docstrings for the reference, checks every link between pages, and can make each doubt an
+# error. MyST lets the pages be Markdown that GitHub shows as well. Material for MkDocs, the usual other choice, is in
+# maintenance mode. All four packages used here are released regularly.
+
+import re
+from importlib.metadata import version as installed
+from typing import Any
+
+project = "redis_router"
+author = "the authors of redis_router"
+project_copyright = "2026, the authors of redis_router"
+release = version = installed("redis-llm-router")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib.mermaid"]
+html_theme = "furo"
+html_title = f"redis_router {release}"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+myst_fence_as_directive = ["mermaid"]
+
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "inherited-members": "Exception,tuple,str,int"}
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
+default_role = "code"
+toc_object_entries_show_parents = "hide"
+
+_IN_TWO_COLUMNS = re.compile(r"(?P<names>[a-z_]\w*(?:, [a-z_]\w*)*) {2,}(?P<text>\S.*)")
+
+
+def _columns_to_lists(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings give names and what they mean in two columns, to be read in an editor: here they become a list."""
+    found: list[str] = []
+    in_list = False
+    for line in lines:
+        item = _IN_TWO_COLUMNS.fullmatch(line)
+        if item:
+            found += [] if in_list else [""]
+            found += [f"``{item['names']}``", f"    {item['text']}"]
+            in_list = True
+        elif in_list and line.startswith("  "):
+            found.append(f"    {line.strip()}")
+        else:
+            in_list = False
+            found.append(line)
+    lines[:] = found
+
+
+_MARKDOWN_OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+\.md)\)")
+
+
+def _links_to_downloads(app: Any, page: str, source: list[str]) -> None:
+    """Markdown outside this folder is no page here: what GitHub shows as a link becomes a file to download."""
+    source[0] = _MARKDOWN_OUTSIDE.sub(r"{download}`\1 <\2>`", source[0])
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _links_to_downloads)
+    app.connect("autodoc-process-docstring", _columns_to_lists)
