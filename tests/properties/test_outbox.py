@@ -116,7 +116,7 @@ def test_recording_takes_no_lock():
     held, over = threading.Event(), threading.Event()
 
     def hold():
-        with outbox._lock:
+        with outbox._queues.lock:
             held.set()
             over.wait(30.0)
 
@@ -183,7 +183,7 @@ def test_what_must_not_wait_takes_only_its_own_providers_results_along():
 def test_company_is_not_awaited_until_the_buffer_is_full():
     """However many providers there are: what waits never comes near the limit."""
     lane = Lane(limit=100, flush_interval=60.0)
-    lane.outbox._in_use = 50
+    lane.outbox._queues.in_use = 50
     lane.put(60)
     lane.round()
     assert lane.applied == 60
