@@ -20,19 +20,27 @@ from redis_router.store.keys import Keys
 from redis_router.store.redis import Store
 from tests.support.fleet import new_router, new_worker
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+"""What users read."""
 REAL: dict[str, Path] = {}
 for _name, _path in binaries().items():
     if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
         REAL[_name] = _path
 
 
-RIGHTS = re.search(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$", README.read_text(), re.MULTILINE)[1]
-"""What the README says a user needs. On real servers all that is tested runs as such a user."""
+def said_once(pattern: str) -> str:
+    """What the pattern's group finds in the pages; where several say it, they say the same."""
+    (said,) = {found for page in PAGES.values() for found in re.findall(pattern, page, re.MULTILINE)}
+    return str(said)
+
+
+RIGHTS = said_once(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$")
+"""What the documents say a user needs. On real servers all that is tested runs as such a user."""
 
 
 KEYS = ("~t*:*", "&t*:events", "~rr:*", "&rr:events")
-"""Each test's namespace, and that of the README's examples."""
+"""Each test's namespace, and that of the documents' examples."""
 
 
 class Backend:
