@@ -2,7 +2,7 @@
 
 # Why Sphinx: it reads the docstrings for the reference, checks every link between pages, and can make each doubt an
 # error. MyST lets the pages be Markdown that GitHub shows as well. Material for MkDocs, the usual other choice, is in
-# maintenance mode. All four packages used here are released regularly.
+# maintenance mode. All three packages used here are released regularly.
 
 import re
 from importlib.metadata import version as installed
@@ -13,13 +13,12 @@ author = "the authors of redis_router"
 project_copyright = "2026, the authors of redis_router"
 release = version = installed("redis-llm-router")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = f"redis_router {release}"
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-myst_fence_as_directive = ["mermaid"]
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": "Exception,tuple,str,int"}

@@ -1,7 +1,6 @@
 """Backends to test on: fakeredis, and every real server found here; each test has a namespace of its own."""
 
 import os
-import re
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -18,21 +17,13 @@ from redis_router.demo.server import EmbeddedServer, binaries
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import Store
+from tests.support.documents import said_once
 from tests.support.fleet import new_router, new_worker
 
-ROOT = Path(__file__).parent.parent
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-"""What users read."""
 REAL: dict[str, Path] = {}
 for _name, _path in binaries().items():
     if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
         REAL[_name] = _path
-
-
-def said_once(pattern: str) -> str:
-    """What the pattern's group finds in the pages; where several say it, they say the same."""
-    (said,) = {found for page in PAGES.values() for found in re.findall(pattern, page, re.MULTILINE)}
-    return str(said)
 
 
 RIGHTS = said_once(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$")
