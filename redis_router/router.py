@@ -55,8 +55,9 @@ def _follow_forks() -> None:
 class Router(Generic[ClientT]):
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
-    redis          a URL (redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, memory://) or a redis-py
-                   client
+    redis          a URL (redis://, rediss://, unix://, redis+sentinel://, redis+cluster://) or a redis-py client; or
+                   memory:// for a fleet within this process, without Redis: for a first try, for one process, and for
+                   tests. Routers and workers share it; memory://name is another
     strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits

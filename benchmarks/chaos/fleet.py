@@ -18,7 +18,7 @@ from redis_router.demo.server import EmbeddedServer
 from redis_router.errors import RouterError
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support.documents import said_once
 from tests.support.servers import Proxy, Sentinels, end, eventually
 
@@ -174,8 +174,8 @@ class Fleet:
         """To the master, as a user that may do anything; bytes as they are."""
         return redis.Redis(port=self.server().port, socket_timeout=5)
 
-    def store(self) -> Store:
-        return Store(connect(self.servers.url), "rr", "chaos")
+    def store(self) -> RedisStore:
+        return RedisStore(connect(self.servers.url), "rr", "chaos")
 
     def wait_served(self, since: EmbeddedServer | None = None, timeout: float = 60.0) -> None:
         """Until the master takes writes; another one than `since`."""

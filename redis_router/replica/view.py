@@ -1,6 +1,6 @@
 """What this replica routes by: its providers, and the table made of their records.
 
-Records come from the mirror or, while Redis is away, from a breaker of this replica's own. One that changes where calls
+Records come from the store or, while Redis is away, from this replica's own. One that changes where calls
 may go is in the table at once; mere averages are folded in together, at most every `SETTLE_INTERVAL`.
 """
 
@@ -209,8 +209,8 @@ class View:
         if self._moved:
             self._ring(self._moved)
             self._moved = set()
-            if self.timing.on_trial or self.timing.waits or self.news.is_there:
-                self.calls = True  # to claim permits, to look up in time, or to say it
+            if self.timing.on_trial or self.timing.waits:
+                self.calls = True  # to claim permits, or to look up in time
 
     def _note(self, records: Collection[ProviderHealth]) -> None:
         self.timing.note(records)

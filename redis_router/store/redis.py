@@ -70,7 +70,7 @@ class RedisStore:
 
     @property
     def where(self) -> str:
-        return where(self.client)
+        return f"Redis at {where(self.client)}"
 
     # Registration
 
@@ -412,6 +412,3 @@ def _translating() -> Iterator[None]:
         raise
     except REDIS_ERRORS as error:
         raise translated(error) from error
-
-
-Store = RedisStore  # until the tests are moved

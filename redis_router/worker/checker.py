@@ -42,7 +42,7 @@ class RunReport:
 class HealthChecker:
     """The worker: campaigns for the lease, and while it leads keeps circuits and availability moving.
 
-    redis          a URL or a redis-py client, as for Router
+    redis          a URL or a redis-py client, as for Router; memory:// reaches the routers of this process
     namespace      as for Router
     interval       seconds between probes of a provider, with 10 % of jitter
     lease          seconds after which a leader that died is replaced; at least 1
@@ -109,7 +109,7 @@ class HealthChecker:
 
     @property
     def where(self) -> str:
-        """Which Redis this is, without credentials."""
+        """What keeps the shared state, and where; without credentials."""
         return self._store.where
 
     def reach(self) -> None:
@@ -123,7 +123,7 @@ class HealthChecker:
         self._check_open()
         if self._thread is None:
             self._fleet.start()
-            self._thread = Background("worker", self._run, self._metrics.background_failed)
+            self._thread = Background("worker", self._run, self._metrics)
             self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:

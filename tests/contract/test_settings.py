@@ -74,7 +74,7 @@ class TestSettings:
         assert metric(first, "results_dropped_total", reason="deregistered") == 1
         assert second.get_circuit_state("openai") == "closed"
 
-    def test_deregister_everywhere(self, pair, backend):
+    def test_deregister_everywhere(self, pair, backend, redis_client):
         """The record goes, every replica drops the provider, and nobody restores it."""
         first, second = pair
         second.record_result("openai", success=True, latency_ms=1.0)
@@ -82,7 +82,7 @@ class TestSettings:
         eventually(lambda: set(second.get_health_status()) == {"azure"})
         refresh(second)
         second.flush()
-        assert not backend.client().exists(backend.keys.health("openai"))
+        assert not redis_client.exists(backend.keys.health("openai"))
         second.record_result("openai", success=True, latency_ms=1.0)
         assert metric(second, "results_dropped_total", reason="deregistered") >= 1
 

@@ -25,6 +25,7 @@ class TestSharing:
         """Open, half-open by the worker, closed by trial calls of one replica: both see it, the counters are exact."""
         first, second = pair
         worker = checker()
+        worker.run_once()  # it leads
         fail(first, "openai")
         until(second, "openai", "open")
         eventually(lambda: worker.run_once().half_opened == ("openai",), "the worker moved it")

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support import eventually
 from tests.support.documents import ROOT
 
@@ -54,7 +54,7 @@ def as_a_user(tmp_path, one_real) -> Callable[..., str]:
 def forget(url: str) -> None:
     """Take away what a snippet left in the namespace that is the default."""
     with connect(url) as client:
-        store = Store(client, "rr", "test")
+        store = RedisStore(client, "rr", "test")
         for name, spec in store.specs().items():
             if not spec.deregistered:
                 store.deregister(name)

@@ -7,7 +7,7 @@ import re
 from redis_router import CircuitConfig, Probe, Provider, Router
 from redis_router.options import Options
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support.documents import section, snippet
 
 MEMORY = snippet("docs/configuration.md", "memory://")
@@ -59,5 +59,5 @@ def test_a_probe_with_a_secret_of_the_workers():
 def test_draining_as_printed(one_real, as_a_user):
     """From a process of its own, for a fleet that it is no part of."""
     with connect(one_real.url) as client:
-        Store(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+        RedisStore(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
         assert as_a_user(DRAIN) == ""

@@ -6,6 +6,7 @@ from redis_router import CircuitConfig, Outcome, Provider
 from redis_router.circuit.config import CONFIG_FIELDS
 from redis_router.circuit.outcome import Result
 from redis_router.store.keys import Keys
+from redis_router.store.messages import text
 from tests.support import recorded
 from tests.support.documents import PAGES, consoles, section
 
@@ -15,17 +16,16 @@ FAILED = Result("openai", Outcome.FAILURE, 108.0, 1, reason="http_503")
 ((_COMMAND, EXAMPLE),) = consoles("docs/keys.md")
 
 
-def stored_in(backend):
+def stored_in(backend, redis_client):
     """The record of openai as `HGETALL` shows it."""
-    found = backend.client().hgetall(backend.keys.health("openai"))
-    words = [each.decode() if isinstance(each, bytes) else each for pair in found.items() for each in pair]
-    return dict(zip(words[::2], words[1::2], strict=True))
+    found = redis_client.hgetall(backend.keys.health("openai"))
+    return {text(name): text(value) for name, value in found.items()}
 
 
-def test_a_new_record_has_the_fields_without_a_star(backend):
+def test_a_new_record_has_the_fields_without_a_star(backend, redis_client):
     """In Redis itself, in this order."""
     backend.store().register(Provider("openai", ("gpt-4o",)), CircuitConfig())
-    stored = stored_in(backend)
+    stored = stored_in(backend, redis_client)
     always = [name for name, star in {**FIELDS, **THRESHOLDS}.items() if not star]
     assert sorted(stored) == sorted(always)
 
@@ -38,12 +38,12 @@ def test_every_field_is_in_the_tables(backend):
     assert list(THRESHOLDS) == list(CONFIG_FIELDS)
 
 
-def test_the_example_is_what_redis_holds(backend):
+def test_the_example_is_what_redis_holds(backend, redis_client):
     """After five failures: the same fields in the same order, and the same words."""
     store = backend.store()
     store.register(Provider("openai", ("gpt-4o",), weight=2.0), CircuitConfig(open_timeout=3.0))
     recorded(store, "openai", 1, *[FAILED] * 5)
-    found = stored_in(backend)
+    found = stored_in(backend, redis_client)
     shown = dict(line.split() for line in EXAMPLE.splitlines())
     assert list(found) == list(shown)
     for name, value in found.items():

@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from redis_router import CircuitConfig, Provider, Router
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.docs.conftest import URL, patient
 from tests.support import eventually, recorded, result
 from tests.support.documents import ROOT, snippet
@@ -48,7 +48,7 @@ def test_the_quick_start_says_that_nobody_is_there(as_a_user, one_real):
 def trip_both(one_real):
     """openai and azure are open in the fleet's records."""
     with connect(one_real.url) as client:
-        store = Store(client, "rr", "test")
+        store = RedisStore(client, "rr", "test")
         for name in ("openai", "azure"):
             health = store.register(Provider(name, ("gpt-4o",)), CircuitConfig()).health
             assert health is not None
@@ -94,7 +94,7 @@ def test_the_worker_leads(one_real):
     worker = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         with connect(one_real.url) as client:
-            store = Store(client, "rr", "test")
+            store = RedisStore(client, "rr", "test")
             eventually(lambda: (held := store.leader()[1]) and held.worker == "readme", "it leads", 40)
     finally:
         worker.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ import pytest
 
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.docs.conftest import URL, patient
 from tests.support import eventually
 from tests.support.documents import ROOT, consoles, section, snippet
@@ -65,7 +65,7 @@ class Terminals:
         self.left = list(COMMANDS)
         self.running: list[Program] = []
         self.client = connect(patient(server.url))
-        self.store = Store(self.client, "rr", "test")
+        self.store = RedisStore(self.client, "rr", "test")
         for name, text in FILES.items():
             (folder / name).write_text(self.ours(text))
 

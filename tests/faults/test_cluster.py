@@ -9,7 +9,7 @@ import redis
 from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.conftest import RIGHTS
 from tests.support import eventually, metric
 from tests.support.documents import said_once
@@ -60,7 +60,7 @@ def traffic(replica, seconds, until=lambda: False):
 
 
 def totals(nodes):
-    records = Store(connect(nodes.url), "rr", "test").snapshot().records
+    records = RedisStore(connect(nodes.url), "rr", "test").snapshot().records
     return {name: record.consecutive_successes for name, record in records.items()}
 
 
