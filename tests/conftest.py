@@ -5,7 +5,6 @@ that says why by the mark `redis`, runs on those that are Redis.
 """
 
 import os
-import re
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -25,25 +24,17 @@ from redis_router.store.contract import Store
 from redis_router.store.keys import Keys
 from redis_router.store.messages import text
 from redis_router.store.opening import open_store, open_target
+from tests.support.documents import said_once
 from tests.support.fleet import new_router, new_worker
 
 hypothesis.settings.register_profile("suite", deadline=None)  # how long a case takes is the machine's matter
 hypothesis.settings.load_profile("suite")
 
 MEMORY = "memory"
-ROOT = Path(__file__).parent.parent
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-"""What users read."""
 REAL: dict[str, Path] = {}
 for _name, _path in binaries().items():
     if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
         REAL[_name] = _path
-
-
-def said_once(pattern: str) -> str:
-    """What the pattern's group finds in the pages; where several say it, they say the same."""
-    (said,) = {found for page in PAGES.values() for found in re.findall(pattern, page, re.MULTILINE)}
-    return str(said)
 
 
 RIGHTS = said_once(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$")

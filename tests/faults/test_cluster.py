@@ -10,8 +10,9 @@ from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import RedisStore
-from tests.conftest import RIGHTS, said_once
+from tests.conftest import RIGHTS
 from tests.support import eventually, metric
+from tests.support.documents import said_once
 from tests.support.fleet import new_router
 from tests.support.servers import cluster, wait_replicated
 
