@@ -93,7 +93,7 @@ local function texts_of(stored)
   for i = 1, #stored, 2 do texts[stored[i]] = stored[i + 1] end
   local schema = texts.schema
   if schema and (number(schema) or 0) > SCHEMA then
-    bad_record('schema ' .. schema .. ' is newer than ' .. SCHEMA .. ', the newest that this version reads: update it')
+    bad_record('schema ' .. schema .. ' is newer than ' .. SCHEMA .. ', the newest that this version reads')
   end
   return texts
 end

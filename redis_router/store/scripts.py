@@ -1,4 +1,4 @@
-"""The Lua scripts: found beside the package (installed) or above it (a checkout), each behind what all have in common."""
+"""The Lua scripts: found beside the package (installed) or above it (a checkout), behind what all have in common."""
 
 import hashlib
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ def test_header_names_exactly_the_arguments_in_use(path):
 
 
 def test_both_sides_know_the_same_fields():
-    """Each in the same place, with the same kind and default, and left out by Redis only where Python can do without."""
+    """Of the same kind and default; Redis leaves out only what Python can do without."""
     text = (scripts.folder() / "_record.lua").read_text()
     listed = re.search(r"local FIELDS = \{(.*?)\n\}", text, re.DOTALL)[1].replace("SCHEMA", str(SCHEMA))
     rows = re.findall(r"'(\w+)', '(optional )?(word|number)', ([^,]+),", listed)
