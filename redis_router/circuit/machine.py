@@ -18,6 +18,8 @@ Step = tuple[ProviderHealth, Transition | None]
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 LOCAL_GENERATIONS = 1 << 50
 """Added at the first transition that a replica makes by itself: the fleet's own count transitions from 1."""
+NO_GENERATION = 0
+"""A circuit's generations begin at 1: a result that carries this one moves the averages, and no circuit."""
 BUCKETS = 10
 REOPENINGS = 30
 

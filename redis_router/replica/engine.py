@@ -2,50 +2,24 @@
 
 Three daemon threads. One decides and never waits for Redis: it sorts what was recorded, and where Redis does not serve,
 it decides by this replica's own store. One exchanges with Redis, and may be held up there by whatever can hold up a
-connection. One listens to the push channel. The parts return facts, and `_act_on` is the one place that acts on them.
+connection. One listens to the push channel. The parts return facts, and `Reactions` is the one place that acts on them.
 The request path only appends to the outbox and reads `view.table`.
 """
 
-import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.options import Options
 from redis_router.provider import Provider
-from redis_router.replica.demand import Demand
 from redis_router.replica.exchange import Exchange
-from redis_router.replica.facts import (
-    Applied,
-    Changed,
-    Claimed,
-    Deregistered,
-    Fact,
-    Heard,
-    Led,
-    Lost,
-    Missing,
-    Outdated,
-    Refused,
-    Stored,
-    Unclaimable,
-    Unreadable,
-)
-from redis_router.replica.link import COMMANDS, PUSH, Link
-from redis_router.replica.outbox import Outbox
-from redis_router.replica.permits import Permit, Permits
-from redis_router.replica.push import Look, PushChannel
-from redis_router.replica.records import Records
-from redis_router.replica.registration import Registration
-from redis_router.replica.served import Served
-from redis_router.replica.view import View
-from redis_router.replica.waiters import Waiters
-from redis_router.routing.candidate import Candidate
-from redis_router.routing.strategies import looking, resolve
-from redis_router.routing.table import Selector, Tables
+from redis_router.replica.facts import Fact
+from redis_router.replica.link import COMMANDS, PUSH
+from redis_router.replica.parts import Parts
+from redis_router.replica.push import Look
+from redis_router.replica.reactions import Reactions
 from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.runtime.log import log
@@ -73,59 +47,30 @@ class Engine:
     ) -> None:
         self.store = store
         self.metrics = metrics
-        self.waiters = Waiters()
-        self.served = Served()
-        self.records = Records(self.served.providers.keys())
-        self._listener = Listener(on_transition, metrics.background_failed)
-        strategy = looking(resolve(options.strategy), self.now_ms)
-        tables = Tables(strategy, self.now_ms, options.least_bad, options.max_ejection_percent)
-        self.view = View(tables, metrics, self._listener, self.waiters, self.served, store.writer)
-        self.outbox = Outbox(metrics, options.buffer_limit, options.result_ttl, options.flush_interval)
-        self.permits = Permits(self.outbox, metrics, store.session, options.permit_ttl)
-        self.link = Link(store.where, metrics)
-        self._stop = Flag()
-        self._leaves = Flag()  # set first: to listen is the first thing that ends
-        self._push = PushChannel(store, self.records, self._leaves, options.refresh_interval)
-        self._registration = Registration(self.served, self.records, options.circuit_version)
-        self._demand = Demand()
-        self._exchange = Exchange(
-            store,
-            metrics,
-            options,
-            self.view,
-            self.records,
-            self.outbox,
-            self.permits,
-            self._registration,
-            self._demand,
-        )
-        self._unclaimable: set[str] = set()
-        self._leaving: set[str] = set()  # providers that were taken out, and of which something is still kept here
+        self._listener = Listener(on_transition, metrics)
+        parts = Parts.make(store, metrics, options, self._listener)
+        self.waiters = parts.waiters
+        self.served = parts.served
+        self.records = parts.records
+        self.view = parts.view
+        self.outbox = parts.outbox
+        self.permits = parts.permits
+        self.link = parts.link
+        self.now_ms = parts.records.now_ms
+        self._demand = parts.demand
+        self._registration = parts.registration
+        self._push = parts.push
+        self._reactions = Reactions(parts)
+        self._exchange = Exchange(parts)
         self._failures = {COMMANDS: 0, PUSH: 0}  # in a row
         self._retry_at = 0.0
-        self._lock = threading.RLock()
-        """Held while a record is taken in, so that the view sees records in their order; and while it is changed which
-        providers are served."""
+        self._leaves = parts.leaves
+        self._stop = Flag()
         self._work = Alarm()
-        self._decider = Background("engine", self._decide, metrics.background_failed)
-        self._talker = Background("exchange", self._talk, metrics.background_failed)
-        self._hearer = Background("push", self._hear, metrics.background_failed)
+        self._decider = Background("engine", self._decide, metrics)
+        self._talker = Background("exchange", self._talk, metrics)
+        self._hearer = Background("push", self._hear, metrics)
         self._started = False
-
-    # The request path
-
-    def trial(self, selector: Selector, tried: Collection[str]) -> tuple[Candidate, Permit] | None:
-        """Spend a permit for a half-open provider of this model; where none is in hand, one is claimed later."""
-        for candidate in selector.on_trial:
-            name = candidate.health.name
-            if name in tried:
-                continue
-            permit = self.permits.take(name)
-            if permit is not None:
-                self.outbox.urge()  # to claim the next
-                return candidate, permit
-        self.want(selector.model)
-        return None
 
     def want(self, model: str) -> None:
         """A call for this model would have gone to one on trial: claim permits as soon as there are some."""
@@ -138,7 +83,7 @@ class Engine:
         """Join the fleet, then run in the background. Without Redis it goes on alone; a refused login is raised."""
         self._registration.join(*self.served.providers)
         try:
-            self._act_on(self._registration.put_right(self.store))
+            self._reactions.act_on(self._registration.put_right(self.store))
             self._take_look(self._push.connect())
         except RedisUnavailable as error:
             self.link.failed(PUSH, error)
@@ -212,7 +157,7 @@ class Engine:
 
     def add(self, parts: Sequence[Provider], config: CircuitConfig) -> None:
         """Route to these from now on; their records are joined in the background."""
-        with self._lock:
+        with self._reactions.lock:
             self.view.add(parts, config)
             if self.running:
                 self._registration.join(*(part.name for part in parts))
@@ -220,25 +165,18 @@ class Engine:
 
     def remove(self, name: str) -> bool:
         """Stop routing to a provider; False where nobody did."""
-        with self._lock:
-            was_served = self.view.remove(name)
-            self.records.forget(name)
-            self._leaving.add(name)
-        self.outbox.urge()
-        return was_served
+        return self._reactions.remove(name)
 
     def apply(self, health: ProviderHealth, by: str = "") -> None:
         """Take in what the store answered about a provider; `by` is the process that caused it."""
         self._take_in(self.records.apply(health, by))
-
-    def now_ms(self) -> float:
-        """Redis's clock as last estimated; this machine's where Redis was never there."""
-        return self.records.redis_now_ms() or time.time() * 1000
+        self.view.news.say()
 
     # The thread that decides
 
     def _decide(self) -> bool:
         self.outbox.sleep(self._nap(), self.view.unsettled_for())
+        self.view.calls = False  # whatever there is, it is looked at now
         drained = self.outbox.drain()
         self._demand.used(name for name in drained if name in self.served.providers)
         self._notice_trouble()
@@ -249,11 +187,12 @@ class Engine:
         elif alone.decides:
             self.view.decide([result for results in drained.values() for result in results])
         if own_trials := self.view.own_trials:
-            self._act_on(self.permits.tend(alone.store, own_trials, own_trials.keys()))
+            self._reactions.act_on(self.permits.tend(alone.store, own_trials, own_trials.keys()))
         self.view.settle(now=alone.on_all and self.outbox.awaited)
-        self._work.ring()
+        if self._has_trials or self._registration.busy or self.outbox.is_due:
+            self._work.ring()
         self.view.news.say()
-        self._forget_gone()
+        self._reactions.forget_gone()
         return not self._stop.is_set()
 
     def _nap(self) -> float:
@@ -262,12 +201,12 @@ class Engine:
             return GUARD_INTERVAL if not self._has_trials else TEND_INTERVAL
         if self._has_trials:
             return TEND_INTERVAL
-        return WATCH_INTERVAL if self.view.open or self._registration.busy else IDLE_INTERVAL
+        return WATCH_INTERVAL if self.view.timing.open or self._registration.busy else IDLE_INTERVAL
 
     @property
     def _has_trials(self) -> bool:
-        due_here = self.view.open and (self.view.alone.on_all or not self.store.has_workers)
-        return bool(self.view.on_trial or not self.permits.idle or due_here)
+        due_here = self.view.timing.open and (self.view.alone.on_all or not self.store.has_workers)
+        return bool(self.view.timing.on_trial or not self.permits.idle or due_here)
 
     def _notice_trouble(self) -> None:
         """What holds up the other threads is trouble, too: they cannot say so themselves."""
@@ -277,26 +216,16 @@ class Engine:
             self.link.failed(PUSH, RedisUnavailable("no answer for a while"))
             self._push.give_up()
 
-    def _forget_gone(self) -> None:
-        """Drop what is kept of providers that are no more, when their last results are settled."""
-        for name in list(self._leaving):
-            if name in self.served.providers:
-                self._leaving.discard(name)
-            elif not self.outbox.carries(name):
-                self._leaving.discard(name)
-                self._unclaimable.discard(name)
-                for part in (self._demand, self._exchange, self.permits, self._registration, self.metrics):
-                    part.forget(name)
-
     # The thread that exchanges
 
     def _talk(self) -> bool:
-        self._work.wait(min(IDLE_INTERVAL, max(0.0, self._retry_at - time.monotonic()) or IDLE_INTERVAL))
+        self._work.wait(min(self._nap(), max(0.0, self._retry_at - time.monotonic()) or IDLE_INTERVAL))
         if self.link.push_up is False or time.monotonic() < self._retry_at:
             return not self._stop.is_set()  # without the push channel there is nothing to try
         began = time.monotonic()
         try:
-            self._act_on(self._exchange.turn())
+            self._reactions.act_on(self._exchange.turn())
+            self._see_to_the_view()
             if (served := self.served.providers) and self.records.unusable.keys() >= served.keys():
                 raise RedisUnavailable("every record is refused, or cannot be read")
         except RouterError as error:
@@ -313,7 +242,7 @@ class Engine:
         if self.link.works(COMMANDS):
             self.outbox.urge()
         if self.view.alone.on_all and self.link.up:
-            with self._lock:  # no record may come in between: the view takes none while it is alone
+            with self._reactions.lock:  # no record may come in between: the view takes none while it is alone
                 self.view.rejoin(self.records.copies, list(self.records.unusable))
         self.view.settle(now=self.outbox.awaited)
         self.view.news.say()
@@ -350,101 +279,11 @@ class Engine:
             self.outbox.urge()
         self.view.news.say()
 
-    # Facts
-
     def _take_in(self, facts: Iterator[Fact]) -> None:
-        """Act on what records say, one by one in their order; these facts wait for nothing."""
-        while True:
-            with self._lock:
-                fact = next(facts, None)
-                if fact is None:
-                    break
-                self._act(fact)
-        self._see_to_the_view()
-
-    def _act_on(self, facts: Iterable[Fact]) -> None:
-        """Act on what an exchange meets, as it goes on."""
-        for fact in facts:
-            self._act(fact)
+        self._reactions.take_in(facts)
         self._see_to_the_view()
 
     def _see_to_the_view(self) -> None:
         if self.view.calls:
             self.view.calls = False
-            if not self._decider.is_current:  # which looks anyway before it sleeps
-                self.outbox.urge()
-
-    def _act(self, fact: Fact) -> None:
-        match fact:
-            case Changed(old, new, by):
-                self.view.take(new, first=old is None, by=by)
-            case Stored(health, by):
-                self.apply(health, by)
-            case Applied(reply, results):
-                self._applied(reply.health, results)
-            case Missing(name):
-                self._join_or_restore(name)
-            case Lost(name):
-                self._registration.restore(name)
-                self.outbox.urge()
-            case Refused(name, why, undecided):
-                self._cannot_use(name, why, undecided)
-            case Unreadable(name, why):
-                self.view.news.error(f"the record of provider {name} cannot be used: {why}")
-                self.view.decide_apart(name, [])
-            case Deregistered(name):
-                self._deregistered(name)
-            case Claimed(name):
-                self._unclaimable.discard(name)
-                self.waiters.ring(self.view.table.models.get(name, ()), 1)
-            case Unclaimable(name, why) if name not in self._unclaimable:
-                self._unclaimable.add(name)
-                self.view.news.error(f"no trial calls for provider {name}: {why}")
-            case Heard(event):
-                self._heard(event)
-            case Outdated():
-                self._push.look_again()
-            case Led(epoch):
-                self.metrics.saw_epoch(epoch)
-
-    def _applied(self, health: ProviderHealth | None, results: Sequence[Result]) -> None:
-        if health is None:
-            return
-        if health.name not in self.served.providers:
-            self._leaving.add(health.name)  # a late result: the metrics have the provider again
-            return
-        self._take_in(self.records.apply(health, self.store.writer, accepted=True))
-        if health.name in self.view.on_trial and any(result.permit for result in results):
-            self.permits.returned(health.name)
-        candidate = self.view.table.candidates.get(health.name)
-        if candidate is None or not candidate.here.limited_until or self.view.alone.on_all:
-            return
-        if any(result.outcome is Outcome.RATE_LIMITED for result in results):
-            candidate.here.limited_until = 0.0  # from here on the record says it
-
-    def _join_or_restore(self, name: str) -> None:
-        """The store has no record of it: what was recorded goes once more, under its number."""
-        if name not in self.served.providers:
-            self.outbox.give_up(name, "deregistered")
-        elif name in self.records.copies:
-            self._registration.restore(name)
-        elif not self._registration.joins(name):
-            self._registration.join(name)
-
-    def _cannot_use(self, name: str, why: str, undecided: Sequence[Result]) -> None:
-        if name not in self.served.providers:
-            return
-        if self.records.cannot_use(name, refused=True):
-            self.view.news.error(f"the record of provider {name} cannot be used: {why}")
-        self.view.decide_apart(name, undecided)
-
-    def _deregistered(self, name: str) -> None:
-        with self._lock:
-            if not self._registration.joins(name) and self.remove(name):  # else registered again meanwhile
-                self.view.news.warning(f"provider {name} was deregistered for the whole fleet")
-
-    def _heard(self, event: Event) -> None:
-        """An operator who puts a provider back into service ends the rate limit that this replica was told of, too."""
-        candidate = self.view.table.candidates.get(event.provider)
-        if candidate is not None and event.kind == "updated" and event.health is not None and event.health.available:
-            candidate.here.limited_until = 0.0
+            self.outbox.urge()

@@ -7,17 +7,10 @@ from collections.abc import Iterator
 from redis_router.circuit.machine import OPEN
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import AccessDenied, RedisRefused
-from redis_router.options import Options
-from redis_router.replica.demand import Demand
 from redis_router.replica.facts import Fact, Lost, Refused, Stored
-from redis_router.replica.outbox import Outbox
-from redis_router.replica.permits import Permits
-from redis_router.replica.records import Records
-from redis_router.replica.registration import REFUSED_SECONDS, Registration
-from redis_router.replica.view import View
+from redis_router.replica.parts import Parts
+from redis_router.replica.registration import REFUSED_SECONDS
 from redis_router.runtime.log import log
-from redis_router.store.contract import Store
-from redis_router.telemetry.metrics import Metrics
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
@@ -28,27 +21,17 @@ LOOKED_AT_ONCE = 100
 class Exchange:
     """What the thread that talks to the store does, again and again."""
 
-    def __init__(
-        self,
-        store: Store,
-        metrics: Metrics,
-        options: Options,
-        view: View,
-        records: Records,
-        outbox: Outbox,
-        permits: Permits,
-        registration: Registration,
-        demand: Demand,
-    ) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._grace = options.safety_net_after if store.has_workers else 0.0
-        self._view = view
-        self._records = records
-        self._outbox = outbox
-        self._permits = permits
-        self._registration = registration
-        self._demand = demand
+    def __init__(self, parts: Parts) -> None:
+        self._store = parts.store
+        self._metrics = parts.metrics
+        self._safety_net_after = parts.options.safety_net_after
+        self._served = parts.served
+        self._view = parts.view
+        self._records = parts.records
+        self._outbox = parts.outbox
+        self._permits = parts.permits
+        self._registration = parts.registration
+        self._demand = parts.demand
         self._overdue_at: dict[str, float] = {}  # when an overdue circuit is looked at again
         self._look_at = 0.0
         self._try_at = 0.0
@@ -67,24 +50,23 @@ class Exchange:
         yield from self._look_for_lost()
         yield from self._try_refused()
 
-    def forget(self, name: str) -> None:
-        """This provider is no more."""
-        self._overdue_at.pop(name, None)
-
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""
         redis_now, now, leads_checked = self._records.redis_now_ms(), time.monotonic(), not self._store.has_workers
-        for name in self._view.open.copy():
+        grace = 0.0 if leads_checked else self._safety_net_after
+        names = self._view.timing.open.copy()
+        self._overdue_at = {name: at for name, at in self._overdue_at.items() if name in names}
+        for name in names:
             health = self._records.copies.get(name)
             if health is None or health.circuit_state is not OPEN or redis_now is None:
                 continue
             overdue_ms = -health.due_in_ms(redis_now)
-            if overdue_ms < self._grace * 1000 or now < self._overdue_at.get(name, 0.0):
+            if overdue_ms < grace * 1000 or now < self._overdue_at.get(name, 0.0):
                 continue
-            self._overdue_at[name] = now + self._grace * random.uniform(0.5, 1.0)
+            self._overdue_at[name] = now + grace * random.uniform(0.5, 1.0)
             if not leads_checked:
                 _, leader = self._store.leader()
-                if leader is not None and leader.remaining_ms > -self._grace * 1000:
+                if leader is not None and leader.remaining_ms > -grace * 1000:
                     return
                 leads_checked = True
             yield from self._half_open(health)
@@ -110,7 +92,9 @@ class Exchange:
     def _look_for_lost(self) -> Iterator[Fact]:
         """Records that nobody writes now: an open circuit gets no results that would show that Redis lost it."""
         now = time.monotonic()
-        names = [name for name in {*self._view.open, *self._view.on_trial} if name in self._records.copies]
+        names = [
+            name for name in {*self._view.timing.open, *self._view.timing.on_trial} if name in self._records.copies
+        ]
         if not names or now < self._look_at:
             return
         self._look_at = now + LOST_INTERVAL * random.uniform(0.5, 1.0)
@@ -122,5 +106,5 @@ class Exchange:
         now = time.monotonic()
         if now >= self._try_at and self._records.unusable:
             self._try_at = now + REFUSED_SECONDS * random.uniform(0.5, 1.0)
-            served = self._view.served.providers
-            yield from self._outbox.try_again(self._store, [n for n in list(self._records.unusable) if n in served])
+            names = [name for name in list(self._records.unusable) if self._served.has_provider(name)]
+            yield from self._outbox.try_again(self._store, names)

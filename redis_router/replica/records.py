@@ -36,6 +36,10 @@ class Records:
         """Redis's clock as estimated at the last snapshot, None before the first."""
         return None if self._clock_offset_ms is None else time.monotonic() * 1000 + self._clock_offset_ms
 
+    def now_ms(self) -> float:
+        """Redis's clock as last estimated; this machine's where Redis was never there."""
+        return self.redis_now_ms() or time.time() * 1000
+
     def apply(self, health: ProviderHealth, by: str = "", *, accepted: bool = False) -> Iterator[Fact]:
         """Take a record in, unless a newer one is here. `accepted`: Redis just took results for it."""
         name = health.name

@@ -1,6 +1,6 @@
 """What this replica routes by: its providers, and the table made of their records.
 
-Records come from the mirror or, while Redis is away, from a breaker of this replica's own. One that changes where calls
+Records come from the store or, while Redis is away, from this replica's own. One that changes where calls
 may go is in the table at once; mere averages are folded in together, at most every `SETTLE_INTERVAL`.
 """
 
@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.machine import OPEN, fleet_generation, is_local, reason_of
+from redis_router.circuit.machine import fleet_generation, is_local, reason_of
 from redis_router.circuit.outcome import Result
-from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
+from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.provider import ANY_MODEL, Provider
 from redis_router.replica.alone import Alone
 from redis_router.replica.news import News
 from redis_router.replica.served import Served
+from redis_router.replica.timing import Timing
 from redis_router.replica.waiters import Waiters
 from redis_router.routing.strategies import Pick
-from redis_router.routing.table import EMPTY, RoutingTable, Tables, changes_in_ms, depends_on_time, is_half_open
+from redis_router.routing.table import EMPTY, RoutingTable, Tables
 from redis_router.telemetry.listeners import Listener
 from redis_router.telemetry.metrics import Metrics
 
@@ -42,9 +43,7 @@ class View:
         self.picks: Mapping[str, Pick] = {}
         """The table's, for a choice that is no more than this: empty while the table is outdated."""
         self.served = served
-        self.on_trial: dict[str, ProviderHealth] = {}
-        """The half-open ones that take trial calls."""
-        self.open: set[str] = set()
+        self.timing = Timing(tables.now_ms)
         self.alone = Alone(writer, tables.now_ms)
         self.news = News(writer, self.alone)
         self.calls = False
@@ -57,8 +56,6 @@ class View:
         self._listener = listener
         self._waiters = waiters
         self._lock = threading.RLock()
-        self._clock_offset = 0.0  # Redis's clock, from this process's monotonic one, in ms
-        self._by_time: dict[str, tuple[float, ProviderHealth]] = {}  # what time alone will change, and when, in ms
         self._unsettled: dict[str, ProviderHealth] = {}
         self._unshown: dict[str, ProviderHealth] = {}
         self._settle_at = 0.0  # averages
@@ -89,9 +86,9 @@ class View:
         with self._lock:
             if not self.served.remove(name):
                 return False
-            for kept in (self._unsettled, self._unshown, self._by_time, self.on_trial):
-                kept.pop(name, None)
-            self.open.discard(name)
+            self._unsettled.pop(name, None)
+            self._unshown.pop(name, None)
+            self.timing.forget(name)
             self.alone.forget(name)
             self._metrics.forget(name)
             self._outdate()
@@ -121,10 +118,7 @@ class View:
         records = {name: known.get(name) or self.served.new_record(name) for name in self.served.providers}
         if self.alone.on_all:
             self.alone.begin(records)
-        self.on_trial = {name: health for name, health in records.items() if is_half_open(health)}
-        self.open = {name for name, health in records.items() if health.circuit_state is OPEN}
-        self._by_time = {}
-        self._note_states(records.values())
+        self._note(records.values())
         table = self._tables.build(list(self.served.providers.values()), records, self._table)
         self._is_outdated = False
         self._publish(table)
@@ -166,7 +160,7 @@ class View:
     def settle(self, *, now: bool = False) -> None:
         """Make the table of what changed if it is time for that, or `now`; and show it in the metrics."""
         with self._lock:
-            due = self._due()
+            due = self.timing.due(candidate.health for candidate in self._table.candidates.values())
             self._unsettled = due | self._unsettled
             if self._is_outdated and (now or time.monotonic() >= self._moves_at):
                 self._rebuild()
@@ -188,27 +182,17 @@ class View:
 
     def unsettled_for(self) -> float | None:
         """Seconds until `settle` has something to do; None where nothing changed, and time will change nothing."""
-        now = self._tables.now_ms() if self._by_time else 0.0
-        waits = [0.0] if self._unsettled else [(at - now) / 1000 for at, _ in list(self._by_time.values())]
         if self._is_outdated or self._moved:
             return max(0.0, self._moves_at - time.monotonic())
-        return max(0.0, self._settle_at - time.monotonic(), min(waits)) if waits else None
-
-    def _due(self) -> dict[str, ProviderHealth]:
-        """Those whose rate limit is over, or whose share grows; all that go by it, where the clock was set."""
-        now = self._tables.now_ms()
-        offset = now - time.monotonic() * 1000
-        if abs(offset - self._clock_offset) > CLOCK_SKEW_MS / 2:  # or is known for the first time
-            self._clock_offset = offset
-            return {n: c.health for n, c in self._table.candidates.items() if depends_on_time(c.health)}
-        return {name: health for name, (at, health) in self._by_time.items() if at <= now}
+        wait = 0.0 if self._unsettled else self.timing.seconds_left()
+        return None if wait is None else max(0.0, self._settle_at - time.monotonic(), wait)
 
     def _settle(self) -> None:
         if not self._unsettled:
             return
         began = time.monotonic()
         records = list(self._unsettled.values())
-        self._note_states(records)  # before the table: what it leaves out for a time is looked at again
+        self._note(records)  # before the table: what it leaves out for a time is looked at again
         self._publish(self._tables.updated(self._table, records))
         self._settled(began)
 
@@ -225,27 +209,12 @@ class View:
         if self._moved:
             self._ring(self._moved)
             self._moved = set()
-            if self.on_trial or self._by_time or self.news.is_there:
-                self.calls = True  # to claim permits, to look up in time, or to say it
+            if self.timing.on_trial or self.timing.waits:
+                self.calls = True  # to claim permits, or to look up in time
 
-    def _note_states(self, records: Iterable[ProviderHealth]) -> None:
-        # the engine's thread reads these without the lock: what stays in them is in them at every moment
-        now = self._tables.now_ms()
-        for health in records:
-            if is_half_open(health):
-                self.on_trial[health.name] = health
-            else:
-                self.on_trial.pop(health.name, None)
-            wait = changes_in_ms(health, now)
-            if wait is not None:
-                self._by_time[health.name] = now + wait, health
-            else:
-                self._by_time.pop(health.name, None)
-            if health.circuit_state is OPEN:
-                self.open.add(health.name)
-            else:
-                self.open.discard(health.name)
-            self._unshown[health.name] = health
+    def _note(self, records: Collection[ProviderHealth]) -> None:
+        self.timing.note(records)
+        self._unshown.update((health.name, health) for health in records)
 
     def _announce(self, old: ProviderHealth, new: ProviderHealth, by: str) -> None:
         is_own, generation = self.news.is_of_this_replica(new), fleet_generation(new.generation)
@@ -260,12 +229,12 @@ class View:
     @property
     def fleet_trials(self) -> dict[str, ProviderHealth]:
         """Those on trial by the fleet's word."""
-        return {name: health for name, health in self.on_trial.copy().items() if not self._is_own(health)}
+        return {name: health for name, health in self.timing.on_trial.copy().items() if not self._is_own(health)}
 
     @property
     def own_trials(self) -> dict[str, ProviderHealth]:
         """Those that this replica alone has on trial."""
-        return {name: health for name, health in self.on_trial.copy().items() if self._is_own(health)}
+        return {name: health for name, health in self.timing.on_trial.copy().items() if self._is_own(health)}
 
     def _is_own(self, health: ProviderHealth) -> bool:
         return self.alone.on_all or is_local(health.generation)

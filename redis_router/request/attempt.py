@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self
 from weakref import finalize
 
 from redis_router.checks import check_latency
-from redis_router.circuit.machine import fleet_generation
+from redis_router.circuit.machine import NO_GENERATION, fleet_generation
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.errors import RouterError
 from redis_router.provider import ClientT, Provider
@@ -91,10 +91,10 @@ class Attempt(Generic[ClientT]):
             self._without_permit()
 
     def _without_permit(self) -> None:
-        """Where it is entered all the same, it moves the averages and no circuit: generation 0 is never today's."""
+        """Where it is entered all the same, it moves the averages and no circuit."""
         old = self._candidate
         self._permit = None
-        self._candidate = Candidate(old.provider, replace(old.health, generation=0), old.here)
+        self._candidate = Candidate(old.provider, replace(old.health, generation=NO_GENERATION), old.here)
 
     @property
     def was_used(self) -> bool:

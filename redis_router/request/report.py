@@ -1,6 +1,6 @@
 """Results that are reported by hand, for calls to whom `select_provider` named."""
 
-from redis_router.circuit.machine import HALF_OPEN
+from redis_router.circuit.machine import HALF_OPEN, NO_GENERATION
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.errors import InvalidArgument, UnknownProvider
 from redis_router.request.classify import Verdict
@@ -23,7 +23,7 @@ def report(
     engine, record, generation = context.engine, candidate.health.name, candidate.health.generation
     permit = engine.permits.reported(record, generation)
     if permit is None and keeps_bad and candidate.health.circuit_state is HALF_OPEN:
-        generation = 0  # it was called although it should not be: that moves no circuit
+        generation = NO_GENERATION  # it was called although it should not be
     token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
     if hold:
         candidate.here.limited_until = max(candidate.here.limited_until, context.now() + hold)

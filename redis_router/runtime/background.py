@@ -4,11 +4,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from redis_router.runtime.log import log
 
 PAUSE = 1.0
 """Seconds after a turn that failed."""
+
+
+class CountsFailures(Protocol):
+    """Who is told that a thread failed."""
+
+    def background_failed(self, thread: str) -> None: ...
 
 
 class Background:
@@ -18,10 +25,10 @@ class Background:
     raise anything, SystemExit included.
     """
 
-    def __init__(self, name: str, turn: Callable[[], bool], count_failure: Callable[[str], None]) -> None:
+    def __init__(self, name: str, turn: Callable[[], bool], metrics: CountsFailures) -> None:
         self.name = name
         self._turn = turn
-        self._count_failure = count_failure
+        self._metrics = metrics
         self._thread = threading.Thread(target=self._run, name=f"redis-router-{name}", daemon=True)
 
     def start(self) -> None:
@@ -55,6 +62,6 @@ class Background:
                     return
             except BaseException:
                 with suppress(BaseException):
-                    self._count_failure(self.name)
+                    self._metrics.background_failed(self.name)
                     log.exception("the %s thread failed, and goes on", self.name)
                 time.sleep(PAUSE)

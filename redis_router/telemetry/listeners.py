@@ -4,7 +4,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from redis_router.circuit.record import Transition
-from redis_router.runtime.background import Background
+from redis_router.runtime.background import Background, CountsFailures
 from redis_router.runtime.log import log
 
 TransitionListener = Callable[[Transition], None]
@@ -13,10 +13,10 @@ TransitionListener = Callable[[Transition], None]
 class Listener:
     """Calls `listener` once for each transition, in their order; what it raises is logged."""
 
-    def __init__(self, listener: TransitionListener | None, count_failure: Callable[[str], None]) -> None:
+    def __init__(self, listener: TransitionListener | None, metrics: CountsFailures) -> None:
         self._listener = listener
         self._news: SimpleQueue[Transition | None] = SimpleQueue()
-        self._thread = Background("listener", self._pass_on, count_failure)
+        self._thread = Background("listener", self._pass_on, metrics)
 
     def tell(self, change: Transition) -> None:
         """Pass a transition on; returns at once."""

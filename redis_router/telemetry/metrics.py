@@ -9,9 +9,8 @@ import threading
 from collections import Counter as Times
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial, wraps
-from itertools import count
-from typing import Literal, ParamSpec, Protocol
+from functools import cache, wraps
+from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -21,12 +20,12 @@ from prometheus_client.registry import Collector
 from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 from redis_router.telemetry.exposition import in_files
+from redis_router.telemetry.series import Series
+from redis_router.telemetry.tally import Tally
 
 __all__ = ["CollectorRegistry", "Metrics"]
 
 P = ParamSpec("P")
-_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_Mode = Literal["livemax", "livemin", "livesum", "livemostrecent"]
 _gate = threading.RLock()
 """Held while metrics change or are read, and while the process forks: a child must not inherit a lock that is taken."""
 _sets: "WeakKeyDictionary[CollectorRegistry, Metrics]" = WeakKeyDictionary()
@@ -44,23 +43,6 @@ def _gated(change: Callable[P, None]) -> Callable[P, None]:
 @cache
 def _guard_forks() -> None:
     os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_gate.release)
-
-
-class Tally:
-    """Counts without a lock: from a signal handler, too, which may interrupt whoever counts."""
-
-    def __init__(self) -> None:
-        self._numbers = count()
-        self._looks = 0
-
-    def add(self) -> None:
-        """One more."""
-        next(self._numbers)
-
-    def total(self) -> int:
-        """So many until now; only one thread at a time may ask."""
-        self._looks += 1
-        return next(self._numbers) - self._looks + 1
 
 
 DROP_REASONS = ("buffer_full", "closed", "deregistered", "expired", "refused")
@@ -103,92 +85,17 @@ class Metrics(Collector):
         self._pending: WeakSet[HasPending] = WeakSet()
         self._links: WeakSet[HasLink] = WeakSet()
         self._owners: WeakSet[HasProviders] = WeakSet()
-        self._make()
+        self._begin()
         registry.register(self)
 
-    def _make(self) -> None:
+    def _begin(self) -> None:
+        self._series = Series()
+        self._counters = self._series.counters
         self._drops = {reason: Tally() for reason in DROP_REASONS}
         self._drops_told: dict[str, int] = {}
         # bound once: looking a label up costs more than setting its value
         self._gauges: dict[str, _Gauges] = {}
         self._bound: dict[str, tuple[Counter, Histogram]] = {}
-        self._all: list[Counter | Gauge | Histogram] = []
-        self._by_provider: list[Counter | Gauge | Histogram] = []
-
-        def keep(metric: Counter | Gauge | Histogram, labels: Sequence[str]) -> None:
-            self._all.append(metric)
-            if "provider" in labels:
-                self._by_provider.append(metric)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            made = Counter(f"redis_router_{name}", text, labels, registry=None)
-            keep(made, labels)
-            return made
-
-        def gauge(name: str, text: str, *labels: str, of_several: _Mode) -> Gauge:
-            """`of_several`: what several processes of one machine come to, where they write into files."""
-            made = Gauge(f"redis_router_{name}", text, labels, registry=None, multiprocess_mode=of_several)
-            keep(made, labels)
-            return made
-
-        self.state_changes = counter(
-            "circuit_state_changes_total",
-            "Circuit transitions this process caused; the sum over the fleet is exact",
-            "provider", "from_state", "to_state",
-        )  # fmt: skip
-        self.requests = counter("requests_total", "Outcomes recorded by this process", "provider", "outcome")
-        self.failures = counter(
-            "failures_total", "Failures recorded by this process, by what they said", "provider", "reason"
-        )
-        self.request_latency = Histogram(
-            "redis_router_request_latency_seconds",
-            "Whole duration of the calls recorded by this process",
-            ("provider",),
-            buckets=_BUCKETS,
-            registry=None,
-        )
-        keep(self.request_latency, ("provider",))
-        self.circuit_state = gauge(
-            "circuit_state", "1 for the state this process sees, 0 for the others", "provider", "state",
-            of_several="livemax",
-        )  # fmt: skip
-        self.available = gauge(
-            "available", "1 while the provider's record says available", "provider", of_several="livemin"
-        )
-        self.failure_rate = gauge(
-            "failure_rate", "The fleet's moving average of failures, 0 to 1", "provider", of_several="livemostrecent"
-        )
-        self.latency_average = gauge(
-            "latency_average_seconds", "The fleet's moving average of latency", "provider", of_several="livemostrecent"
-        )
-        self.cooldown_until = gauge(
-            "cooldown_until_timestamp_seconds",
-            "When a rate limit ends, seconds since the epoch; 0 where there was none",
-            "provider",
-            of_several="livemax",
-        )
-        self.local_changes = counter(
-            "local_state_changes_total",
-            "Circuit transitions this process decided alone, while Redis was away",
-            "provider", "from_state", "to_state",
-        )  # fmt: skip
-        # in files only from the first contact on: a process that never starts a router would write 0 for all
-        self._redis_up = partial(gauge, "redis_up", "1 while this process is in touch with Redis", of_several="livemin")
-        self.redis_up: Gauge | None = None if in_files() else self._redis_up()
-        self.results_pending = gauge("results_pending", "Results recorded and not yet in Redis", of_several="livesum")
-        self.results_dropped = counter("results_dropped_total", "Results that will never reach Redis", "reason")
-        self.background_failures = counter(
-            "background_failures_total", "Turns of this process's background threads that failed", "thread"
-        )
-        self.permits_claimed = counter(
-            "half_open_permits_total", "Half-open permits this process was given", "provider"
-        )
-        self.safety_net = counter(
-            "safety_net_transitions_total", "Open to half-open by a replica because no worker led", "provider"
-        )
-        self.probes = counter("probes_total", "Provider probes by this worker", "provider", "result")
-        self.leader = gauge("leader", "1 while this process holds the worker lease", of_several="livemax")
-        self.leader_epoch = gauge("leader_epoch", "The newest election epoch this process saw", of_several="livemax")
 
     @classmethod
     def of(cls, registry: CollectorRegistry | None) -> "Metrics":
@@ -202,13 +109,13 @@ class Metrics(Collector):
 
     def describe(self) -> list[Metric]:
         """What there is, without values: for the registry."""
-        return [family for metric in self._all for family in metric.describe()]
+        return self._series.describe()
 
     def collect(self) -> list[Metric]:
         """Everything as it is now: for the registry."""
         with _gate:
             self._write_out()
-            return [family for metric in self._all for family in metric.collect()]
+            return self._series.collect()
 
     @_gated
     def start_anew(self) -> None:
@@ -216,42 +123,46 @@ class Metrics(Collector):
         self._pending.clear()
         self._links.clear()
         self._owners.clear()
-        self._make()
+        self._begin()
 
     @_gated
     def results(self, provider: str, results: Sequence[Result]) -> None:
         """Outcomes of one provider, counted here and added up once."""
-        outcomes = [result[1] for result in results]
+        outcomes = [result.outcome for result in results]
         successes = outcomes.count(Outcome.SUCCESS)
         bound = self._bound.get(provider)
         if bound is None:
             bound = self._bound[provider] = (
-                self.requests.labels(provider, Outcome.SUCCESS.value),
-                self.request_latency.labels(provider),
+                self._counters["requests_total"].labels(provider, Outcome.SUCCESS.value),
+                self._series.latency.labels(provider),
             )
         bound[0].inc(successes)
         if successes < len(results):
-            others = Times(r[1] for r in results if r[1] is not Outcome.SUCCESS and is_request(r))
+            others = Times(r.outcome for r in results if r.outcome is not Outcome.SUCCESS and is_request(r))
             for outcome, times in others.items():
-                self.requests.labels(provider, outcome.value).inc(times)
-            reasons = Times(r.reason for r in results if r[1] is Outcome.FAILURE)
+                self._counters["requests_total"].labels(provider, outcome.value).inc(times)
+            reasons = Times(r.reason for r in results if r.outcome is Outcome.FAILURE)
             for reason, times in reasons.items():
-                self.failures.labels(provider, reason or "unspecified").inc(times)
+                self._counters["failures_total"].labels(provider, reason or "unspecified").inc(times)
         observe = bound[1].observe
         for result in results:
-            milliseconds = result[6] or result[2]
+            milliseconds = result.duration_ms or result.latency_ms
             if milliseconds > 0:
                 observe(milliseconds / 1000)
 
     @_gated
     def transition(self, change: Transition) -> None:
         """Count a transition that this process caused."""
-        self.state_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
+        self._counters["circuit_state_changes_total"].labels(
+            change.provider, change.from_state.value, change.to_state.value
+        ).inc()
 
     @_gated
     def local_transition(self, change: Transition) -> None:
         """Count a transition that holds for this process alone."""
-        self.local_changes.labels(change.provider, change.from_state.value, change.to_state.value).inc()
+        self._counters["local_state_changes_total"].labels(
+            change.provider, change.from_state.value, change.to_state.value
+        ).inc()
 
     def dropped(self, reason: str, results: int) -> None:
         """Count results that will never reach Redis. No lock: the request path comes here, too."""
@@ -261,32 +172,32 @@ class Metrics(Collector):
     @_gated
     def background_failed(self, thread: str) -> None:
         """Count a turn of a background thread that raised what it should not."""
-        self.background_failures.labels(thread).inc()
+        self._counters["background_failures_total"].labels(thread).inc()
 
     @_gated
     def permit_claimed(self, provider: str) -> None:
         """Count a half-open permit."""
-        self.permits_claimed.labels(provider).inc()
+        self._counters["half_open_permits_total"].labels(provider).inc()
 
     @_gated
     def safety_net_used(self, provider: str) -> None:
         """Count a transition that a worker should have made."""
-        self.safety_net.labels(provider).inc()
+        self._counters["safety_net_transitions_total"].labels(provider).inc()
 
     @_gated
     def probed(self, provider: str, *, passed: bool) -> None:
         """Count a probe."""
-        self.probes.labels(provider, "pass" if passed else "fail").inc()
+        self._counters["probes_total"].labels(provider, "pass" if passed else "fail").inc()
 
     @_gated
     def leads(self, now: bool) -> None:
         """Does this process hold the worker lease?"""
-        self.leader.set(now)
+        self._series.gauge("leader").set(now)
 
     @_gated
     def saw_epoch(self, epoch: int) -> None:
         """The newest term."""
-        self.leader_epoch.set(epoch)
+        self._series.gauge("leader_epoch").set(epoch)
 
     @_gated
     def health(self, records: Iterable[ProviderHealth]) -> None:
@@ -295,7 +206,9 @@ class Metrics(Collector):
             gauges = self._gauges.get(health.name) or self._gauges_of(health.name)
             if gauges.state is not health.circuit_state:
                 for state in CircuitState:
-                    self.circuit_state.labels(health.name, state.value).set(state is health.circuit_state)
+                    self._series.gauge("circuit_state").labels(health.name, state.value).set(
+                        state is health.circuit_state
+                    )
                 gauges.state = health.circuit_state
             gauges.available.set(health.available)
             gauges.failure_rate.set(health.failure_rate)
@@ -304,10 +217,10 @@ class Metrics(Collector):
 
     def _gauges_of(self, provider: str) -> "_Gauges":
         gauges = self._gauges[provider] = _Gauges(
-            self.available.labels(provider),
-            self.failure_rate.labels(provider),
-            self.latency_average.labels(provider),
-            self.cooldown_until.labels(provider),
+            self._series.gauge("available").labels(provider),
+            self._series.gauge("failure_rate").labels(provider),
+            self._series.gauge("latency_average_seconds").labels(provider),
+            self._series.gauge("cooldown_until_timestamp_seconds").labels(provider),
         )
         return gauges
 
@@ -323,13 +236,12 @@ class Metrics(Collector):
         known = self._gauges.pop(provider, None) is not None
         self._bound.pop(provider, None)
         if not in_files():
-            for metric in self._by_provider:
-                metric.remove_by_labels({"provider": provider})
+            self._series.forget(provider)
         elif known:  # prometheus_client can take no series away there
             for state in CircuitState:
-                self.circuit_state.labels(provider, state.value).set(0)
-            self.cooldown_until.labels(provider).set(0)
-            self.available.labels(provider).set(1)
+                self._series.gauge("circuit_state").labels(provider, state.value).set(0)
+            self._series.gauge("cooldown_until_timestamp_seconds").labels(provider).set(0)
+            self._series.gauge("available").labels(provider).set(1)
 
     def watch_pending(self, owner: HasPending) -> None:
         """Count these waiting results in; summed over a registry's routers."""
@@ -342,12 +254,12 @@ class Metrics(Collector):
                 self._write_out()
 
     def _write_out(self) -> None:
-        self.results_pending.set(sum(each.pending for each in list(self._pending)))
+        self._series.gauge("results_pending").set(sum(each.pending for each in list(self._pending)))
         for reason, tally in self._drops.items():
             total = tally.total()
             if more := total - self._drops_told.get(reason, 0):
                 self._drops_told[reason] = total
-                self.results_dropped.labels(reason).inc(more)
+                self._counters["results_dropped_total"].labels(reason).inc(more)
 
     def watch_link(self, link: HasLink) -> None:
         """Count this link in: `redis_up` is 1 while all links of the registry are up."""
@@ -364,6 +276,4 @@ class Metrics(Collector):
     def link_changed(self) -> None:
         """A link went up or down."""
         links = list(self._links)
-        if self.redis_up is None:
-            self.redis_up = self._redis_up()
-        self.redis_up.set(bool(links) and all(link.up for link in links))
+        self._series.gauge("redis_up").set(bool(links) and all(link.up for link in links))

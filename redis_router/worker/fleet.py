@@ -43,7 +43,7 @@ class Fleet:
         self._records = Records(None)
         self._stop = Flag()
         self._push = PushChannel(store, self._records, self._stop, refresh_interval)
-        self._thread = Background("push", self._hear, metrics.background_failed)
+        self._thread = Background("push", self._hear, metrics)
         self._failures = 0
         self._lock = threading.RLock()
         """Held while records are taken in, and while changes are."""

@@ -14,7 +14,7 @@ from redis_router import CircuitConfig, Outcome, Provider, errors
 from redis_router.circuit.outcome import Result
 from redis_router.replica import outbox as outboxes
 from redis_router.replica.outbox import Outbox
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
 
@@ -28,7 +28,7 @@ STEPS = st.lists(
 )
 
 
-class Line(Store):
+class Line(RedisStore):
     """A store whose line to the server drops what it is told to."""
 
     trouble = ""
@@ -116,7 +116,7 @@ def test_recording_takes_no_lock():
     held, over = threading.Event(), threading.Event()
 
     def hold():
-        with outbox._lock:
+        with outbox._queues.lock:
             held.set()
             over.wait(30.0)
 
@@ -134,7 +134,7 @@ class Lane:
     """An outbox whose threads are the test: `round` does what both do, once."""
 
     def __init__(self, limit=10_000, flush_interval=0.001):
-        self.store = Store(fakeredis.FakeRedis(), "rr", "gw")
+        self.store = RedisStore(fakeredis.FakeRedis(), "rr", "gw")
         for name in ("p", "q"):
             self.store.register(Provider(name, ("m",)), CircuitConfig())
         self.registry = CollectorRegistry()
@@ -183,7 +183,7 @@ def test_what_must_not_wait_takes_only_its_own_providers_results_along():
 def test_company_is_not_awaited_until_the_buffer_is_full():
     """However many providers there are: what waits never comes near the limit."""
     lane = Lane(limit=100, flush_interval=60.0)
-    lane.outbox._in_use = 50
+    lane.outbox._queues.in_use = 50
     lane.put(60)
     lane.round()
     assert lane.applied == 60

@@ -1,0 +1,331 @@
+"""docs/operations.md says what is true: its commands run, its output is real, its log lines are those of the code."""
+
+import argparse
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from redis_router import AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
+from redis_router.circuit.outcome import Result
+from redis_router.store.connect import connect
+from redis_router.store.redis import RedisStore
+from redis_router.worker.checker import STUCK_SECONDS
+from redis_router.worker.duties import FAILURE_THRESHOLD, SUCCESS_THRESHOLD
+from tests.conftest import server
+from tests.docs.log_lines import lines
+from tests.docs.test_metrics import SERIES
+from tests.support import eventually, recorded, result
+from tests.support.processes import WorkerProcess
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+SNIPPETS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+LOCAL = "redis://localhost:6379/0"
+
+
+def snippets(kind: str) -> list[str]:
+    """Those of a kind, in the order of the page."""
+    return [text for each, text in SNIPPETS if each == kind]
+
+
+def section(title: str) -> str:
+    """From one heading to the next."""
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each line of its tables, heads and rules left out."""
+    found = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return [row for row in found if not set(row[0]) <= {"-", "|"}][1:]
+
+
+def test_every_snippet_is_of_a_kind_that_is_tested():
+    """Redis's own commands, shell commands, output, Python; each of them is run below."""
+    kinds = [kind for kind, _ in SNIPPETS]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"": 2, "sh": 3, "console": 3, "python": 2}
+
+
+# Log lines
+
+
+def test_every_line_of_the_log_is_explained():
+    """All lines at WARNING and above, word for word, with their level; and none that the code does not have."""
+    documented = {row[0].strip("`").strip(): row[1] for row in rows(section("Log lines"))}
+    assert documented == lines()
+
+
+def test_lines_in_the_other_tables_are_those_of_the_code():
+    """A shortened line begins as one of the code does."""
+    known = [*lines(), "in touch with Redis at …", "worker … leads, epoch …"]
+    info = (ROOT / "redis_router" / "replica" / "link.py").read_text()
+    assert '"in touch with Redis at %s"' in info
+    assert '"worker %s leads, epoch %d"' in (ROOT / "redis_router" / "worker" / "election.py").read_text()
+    quoted = [
+        line.strip().removesuffix("…").strip()
+        for title in ("What happens when…", "Runbook")
+        for line in re.findall(r"``?([^`]*…[^`]*(?:`[^`]+` )?)``?(?!`)", section(title))
+    ]
+    assert len(quoted) > 6
+    for line in quoted:
+        assert any(each.startswith(line) for each in known), line
+
+
+def test_metrics_in_the_tables_exist():
+    """Those that tell of what happens."""
+    named = set(re.findall(r"redis_router_\w+", PAGE))
+    assert len(named) >= 6
+    assert named <= SERIES.keys()
+
+
+def test_the_runbook_has_every_alert():
+    """By its name, and no other."""
+    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
+    named = [row[0].strip("*") for row in rows(section("Runbook")) if row[0].startswith("**")]
+    assert named == [rule["alert"] for rule in rules]
+
+
+def test_links_lead_somewhere():
+    """To a page of the documents that is there or planned, or to a file of the repository."""
+    pages = {"choosing", "configuration", "guarantees", "keys", "metrics"}
+    for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", PAGE):
+        assert link.removesuffix(".md") in pages or (ROOT / "docs" / link).is_file(), link
+
+
+# The ACL, and Redis's own commands
+
+
+def test_a_password_is_changed_without_a_gap(one_real):
+    """Who is connected stays; then only the new one opens a connection."""
+    first, second = snippets("")[1].splitlines()
+    user = f"u{one_real.namespace}"
+    old, new = (one_real.url.replace("router:password", f"{user}:{word}") for word in ("password", "new-password"))
+    with connect(server(one_real.name).url) as admin:
+        admin.execute_command("ACL", "SETUSER", user, "on", ">password", "~*", "&*", "+@all")
+        with Router(old, namespace=one_real.namespace) as router:
+            router.register_provider(Provider("openai", ("m",)))
+            assert router.flush()
+            for line in (first, second):
+                admin.execute_command(*shlex.split(line.replace("router", user)))
+            router.record_result("openai", success=True, latency_ms=5.0)
+            assert router.flush()
+            with Router(new, namespace=one_real.namespace):
+                pass
+            with pytest.raises(AccessDenied):
+                Router(old, namespace=one_real.namespace).start()
+        admin.execute_command("ACL", "DELUSER", user)
+
+
+# The worker
+
+
+def test_the_workers_options_are_those_of_the_command():
+    """Every one, with its default."""
+    (parsers,) = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    worker = parsers.choices["worker"]
+    options = {a.option_strings[-1]: a.default for a in worker._actions if a.dest != "help"}
+    documented = {row[0].strip("`"): row[1] for row in rows(section("The worker")) if row[0].startswith("`--")}
+    assert documented.keys() == options.keys()
+    words = {"none": [], "off": False, "host and pid": None}
+    for option, text in documented.items():
+        if option != "--redis":  # which the environment of the tests may set
+            default = options[option]
+            assert (words[text] == default) if text in words else (text.strip("`") == str(default).removesuffix(".0"))
+
+
+def test_the_numbers_of_probes_are_those_of_the_code():
+    """In words."""
+    words = {2: "two", 3: "Three"}
+    assert f"{words[FAILURE_THRESHOLD]} failures in a row" in PAGE
+    assert f"{words[SUCCESS_THRESHOLD]} passes put it back" in PAGE
+    assert f"no sign of life for {STUCK_SECONDS:g} s" in PAGE
+
+
+def test_a_worker_answers_and_ends_as_told(one_real):
+    """Its pages' words, and 0 after SIGTERM, with the lease given back."""
+    pages = {row[0] or "": row for row in rows(section("The worker")) if row[0].startswith("`/")}
+    assert pages["`/healthz`"][1:3] == ["200", "`alive`"]
+    assert pages["`/readyz`"][1:3] == ["200", "`leader` or `standby`"]
+    worker = WorkerProcess(one_real.url, one_real.namespace)
+    try:
+        worker.wait_ready()
+        eventually(lambda: worker.leads, "it leads")
+        assert worker.get("/healthz") == (200, "alive")
+        with one_real.away():
+            eventually(lambda: worker.get("/readyz") == (503, "Redis is not reachable"))
+        eventually(lambda: worker.get("/readyz")[0] == 200)
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(30) == 0
+    finally:
+        worker.end()
+    _, leader = one_real.store().leader()
+    assert leader is None or leader.remaining_ms <= 0
+
+
+def test_a_worker_that_may_not_exits_with_two(one_real):
+    """A wrong password is one line."""
+    url = one_real.url.replace("password", "wrong")
+    command = [sys.executable, "-m", "redis_router", "worker", "--redis", url, "--metrics-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("line", [line for text in snippets("sh") for line in text.splitlines()])
+def test_commands_are_understood(line):
+    """The program's name, the command, its options. Those that end by themselves are run below."""
+    program, *arguments = shlex.split(line)
+    assert program == "redis-router"
+    assert cli.parser().parse_args(arguments).redis == LOCAL
+
+
+def run(one_real, line: str, namespace: str) -> subprocess.CompletedProcess[str]:
+    """A command of the page, as an operator who may do anything; only the server and the namespace are ours."""
+    admin = server(one_real.name).url
+    arguments = shlex.split(line.replace(LOCAL, admin))[1:]
+    if "--redis" not in arguments:
+        arguments += ["--redis", admin]
+    arguments += ["--namespace", namespace]
+    command = [sys.executable, "-m", "redis_router", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+# Looking in
+
+
+@pytest.fixture
+def looked_at(one_real):
+    """What the page shows: openai has failed five times, azure's probe passes, worker-1 leads."""
+    store = one_real.store("gw-1")
+    store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), CircuitConfig())
+    store.register(
+        Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), CircuitConfig()
+    )
+    recorded(store, "azure", 1, result("azure", True, latency_ms=222.6))
+    for seq in range(5):
+        recorded(store, "openai", seq + 1, Result("openai", Outcome.FAILURE, 120.0, 1, reason="http_503"))
+    worker = HealthChecker(one_real.url, one_real.namespace, worker="worker-1")
+    assert worker.run_once().leader
+    yield one_real
+    worker.stop()
+
+
+def masked(text: str) -> str:
+    """Times and moments are of the moment; a column's width goes by them."""
+    text = re.sub(r"\d{13,16}", "MOMENT", text)
+    text = re.sub(r"\b\d+(\.\d)? (s|min)\b", "TIME", text)
+    return re.sub(r" +", " ", text)
+
+
+def test_status_prints_what_the_page_shows(looked_at):
+    """All but times, word for word."""
+    (shown,) = [text for text in snippets("console") if "redis-router status" in text]
+    done = run(looked_at, "redis-router status", looked_at.namespace)
+    assert masked("$ redis-router status\n" + done.stdout) == masked(shown)
+
+
+def test_the_record_is_what_the_page_shows(looked_at):
+    """Its fields in their order, and all values but moments."""
+    (shown,) = [text for text in snippets("console") if "HGETALL" in text]
+    first, *fields = shown.splitlines()
+    assert first == "$ redis-cli HGETALL 'rr:{openai}:health'"
+    found = looked_at.client().hgetall(looked_at.keys.health("openai"))
+    assert [f"{masked(line)}" for line in fields] == [masked(f"{name} {value}") for name, value in found.items()]
+
+
+def test_an_event_is_what_the_page_shows(looked_at):
+    """The last one of the log."""
+    (shown,) = [text for text in snippets("console") if "XREVRANGE" in text]
+    assert shown.startswith("$ redis-cli XREVRANGE 'rr:{openai}:events' + - COUNT 1\n")
+    ((_, fields),) = looked_at.client().xrevrange(looked_at.keys.events("openai"), count=1)
+    assert re.findall(r'\) "([^"]*)"$', shown, re.MULTILINE)[1:] == [word for pair in fields.items() for word in pair]
+
+
+def as_a_user(code: str, one_real, tmp_path) -> str:
+    """A snippet in a file of its own, run by an interpreter of its own: only the server is ours."""
+    code = code.replace(LOCAL, f"{one_real.url}?socket_timeout=20&socket_connect_timeout=20")
+    (tmp_path / "snippet.py").write_text(code)
+    command = [sys.executable, "-W", "error", str(tmp_path / "snippet.py")]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_draining_as_printed(one_real, tmp_path):
+    """From a process of its own, for a fleet that it is no part of."""
+    (code,) = [text for text in snippets("python") if "operator" in text]
+    with connect(one_real.url) as client:
+        store = RedisStore(client, "rr", "test")
+        store.register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+        try:
+            assert as_a_user(code, one_real, tmp_path) == ""
+            events = one_real.client().xrevrange("rr:{openai}:events", count=2)
+            assert [fields["event"] for _, fields in events] == ["updated", "updated"]
+            assert store.snapshot(["openai"]).records["openai"].available
+        finally:
+            store.deregister("openai")
+
+
+def test_a_namespace_as_printed(one_real, tmp_path):
+    """A router that is made and not started asks Redis nothing."""
+    (code,) = [text for text in snippets("python") if "staging" in text]
+    assert as_a_user(code, one_real, tmp_path) == ""
+    parsed = [cli.parser().parse_args(shlex.split(line)[1:]) for line in snippets("sh")[1].splitlines()]
+    assert {arguments.namespace for arguments in parsed} == {"staging"}
+
+
+# Redis itself
+
+
+def test_memory_is_about_what_the_page_says(one_real):
+    """A record, a process that wrote, a full log of events."""
+    store, client = one_real.store("gateway-7f-4242"), one_real.client()
+    store.register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+    recorded(store, "openai", 1, result("openai", True))
+    for number in range(1_200):
+        store.update("openai", {"weight": str(1 + number % 2)})
+    used = {key: client.memory_usage(key, samples=0) for key in client.keys(f"{one_real.namespace}:{{openai}}:*")}
+    (seq,) = [size for key, size in used.items() if ":seq:" in key]
+    assert 400 < used[one_real.keys.health("openai")] < 800
+    assert 50 < seq < 150
+    assert 30_000 < used[one_real.keys.events("openai")] < 70_000
+
+
+def test_a_refused_write_means_deciding_alone(one_real, caplog):
+    """What the table says of rights that are missing: said once, by that line."""
+    caplog.set_level(logging.INFO, "redis_router")
+    user = f"u{one_real.namespace}"
+    with connect(server(one_real.name).url) as admin:
+        admin.execute_command("ACL", "SETUSER", user, "on", ">password", "~*", "&*", "+@all")
+        with Router(one_real.url.replace("router:", f"{user}:"), namespace=one_real.namespace) as router:
+            router.register_provider(Provider("openai", ("m",)))
+            assert router.flush()
+            admin.execute_command("ACL", "SETUSER", user, "-evalsha")
+            router.record_result("openai", success=False, latency_ms=5.0)
+            eventually(lambda: not router.redis_up)
+            admin.execute_command("ACL", "SETUSER", user, "+evalsha")
+            eventually(lambda: router.redis_up)
+        admin.execute_command("ACL", "DELUSER", user)
+    assert sum("deciding alone meanwhile" in record.message for record in caplog.records) == 1
+
+
+# Uninstalling
+
+
+def test_uninstalling_as_printed(looked_at):
+    """Listed first, then gone."""
+    first, second = snippets("sh")[2].splitlines()
+    listed = run(looked_at, first, looked_at.namespace)
+    assert looked_at.keys.health("openai") in listed.stdout
+    assert looked_at.client().exists(looked_at.keys.health("openai"))
+    assert run(looked_at, second, looked_at.namespace).returncode == 0
+    assert looked_at.client().keys(f"{looked_at.namespace}:*") == []
