@@ -23,7 +23,7 @@ from redis_router.circuit.outcome import Result
 from redis_router.store import scripts
 from redis_router.store.connect import connect
 from redis_router.store.messages import Reply
-from redis_router.store.redis import Batch, Store
+from redis_router.store.redis import Batch, RedisStore
 
 PROVIDERS = 20
 FULL = 100
@@ -110,8 +110,8 @@ def scaling(url: str, fleets: tuple[int, ...], seconds: float, rate: int) -> lis
     ]
 
 
-def _registered(url: str, namespace: str, trips: int = 0) -> Store:
-    store = Store(connect(url), namespace, "benchmark")
+def _registered(url: str, namespace: str, trips: int = 0) -> RedisStore:
+    store = RedisStore(connect(url), namespace, "benchmark")
     for number in range(PROVIDERS):
         store.register(Provider(f"p{number}", ("m",)), CircuitConfig(failure_rate_threshold=1.0))
     for number in range(trips):
@@ -122,7 +122,7 @@ def _registered(url: str, namespace: str, trips: int = 0) -> Store:
 
 def write(url: str, namespace: str, session: str, batches: str, failing: str) -> None:
     """Pack everything, wait for the word, then keep ten commands in flight until all are answered."""
-    store = Store(connect(url), namespace, session)
+    store = RedisStore(connect(url), namespace, session)
     packed = list(_packed(store, int(batches), int(failing)))
     with _socket(url) as line:
         print("ready", flush=True)
@@ -134,7 +134,7 @@ def write(url: str, namespace: str, session: str, batches: str, failing: str) ->
         print(began, time.monotonic(), flush=True)
 
 
-def _packed(store: Store, batches: int, failing: int) -> Iterator[bytes]:
+def _packed(store: RedisStore, batches: int, failing: int) -> Iterator[bytes]:
     """The library's own commands, as bytes; so many per cent of the outcomes are failures, spread evenly."""
     every = 100 // failing if failing else FULL + 1
     outcomes = [Outcome.SUCCESS if n % every else Outcome.FAILURE for n in range(1, FULL + 1)]
@@ -144,7 +144,7 @@ def _packed(store: Store, batches: int, failing: int) -> Iterator[bytes]:
         yield _command(store, Batch(name, number + 1, results))
 
 
-def _command(store: Store, batch: Batch) -> bytes:
+def _command(store: RedisStore, batch: Batch) -> bytes:
     return b"".join(PACKER.pack_command("EVALSHA", scripts.load("record").sha, *store._record_args(batch)))
 
 
@@ -225,10 +225,10 @@ def _batch(rate: int) -> int:
     return max(1, rate // 10 // PROVIDERS)
 
 
-def _bursts(store: Store, replicas: int, seconds: float, rate: int) -> list[list[bytes]]:
+def _bursts(store: RedisStore, replicas: int, seconds: float, rate: int) -> list[list[bytes]]:
     """All commands of the run, packed beforehand, by the hundredth of a second in which they are sent."""
     size = _batch(rate)
-    writers = [Store(store.client, store.keys.namespace, f"r{number}") for number in range(replicas)]
+    writers = [RedisStore(store.client, store.keys.namespace, f"r{number}") for number in range(replicas)]
     commands = rate * replicas * BURST_SECONDS / size
     bursts, made = [], 0
     for number in range(round(seconds / BURST_SECONDS)):

@@ -20,7 +20,7 @@ from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Outc
 from redis_router.circuit.outcome import Result
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
-from redis_router.store.redis import Batch, Store
+from redis_router.store.redis import Batch, RedisStore
 
 SIZES = (100, 1_000, 10_000)
 REFUSALS = 10_000
@@ -91,7 +91,7 @@ def worker(url: str, namespace: str, providers: int) -> Cost:
     patient = f"{url}?socket_timeout=60"
     with endpoint() as probed:
         with closing(connect(patient)) as client:
-            fill(Store(client, namespace, "growth"), providers, probed)
+            fill(RedisStore(client, namespace, "growth"), providers, probed)
         checker = HealthChecker(patient, namespace, probe_timeout=600.0, registry=CollectorRegistry())
         process, thread = time.process_time(), time.thread_time()
         done = checker.run_once()
@@ -103,7 +103,7 @@ def worker(url: str, namespace: str, providers: int) -> Cost:
     return cost
 
 
-def fill(store: Store, providers: int, url: str) -> None:
+def fill(store: RedisStore, providers: int, url: str) -> None:
     """So many providers, all open and due; each has a path of its own there as its probe."""
     store.register(Provider("p0", ("m",), probe=Probe(f"{url}/p0")), DUE)
     store.record([Batch("p0", 1, [Result("p0", Outcome.FAILURE, 10.0, 1)])])

@@ -55,20 +55,32 @@ def _follow_forks() -> None:
 class Router(Generic[ClientT]):
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
-    redis          a URL (see `connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client
+    redis          a URL (redis://, rediss://, unix://, redis+sentinel://, redis+cluster://) or a redis-py client; or
+                   memory:// for a fleet within this process, without Redis: for a first try, for one process, and for
+                   tests. Routers and workers share it; memory://name is another
     strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
-    circuit        thresholds for providers that this router registers first; a record that exists keeps its own,
-    circuit_version  unless this number is higher than that of its settings: raise it with a deploy that changes
-                   thresholds, and they count from then on, once, for the fleet
+    circuit        thresholds for providers that this router registers first; a record that exists keeps its own
+    circuit_version  of these thresholds: where it is higher than the record's, they replace the record's, once, for the
+                   fleet; raise it with a deploy that changes thresholds
     replica        this process's name in logs and permits, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
     on_transition  called with each Transition this replica sees, on a background thread
     classify       what an exception or a response means for the circuit: a function that returns a Verdict or Outcome,
                    or None for what `redis_router.classify` says
+    rate_limit_cooldown      how long a rate limit holds that does not say for how long
+    rate_limit_cooldown_max  the longest time of a rate limit that is believed
     when_all_open  "raise" NoProviderAvailable; "least_bad": route to the least bad provider all the same; "wait": let
                    `attempts` wait, as with its own `wait=True`
+    max_ejection_percent  of a model's providers, so many at most are left out here for their circuit; 100 for all
+    flush_interval     how long successes wait for company on their way to Redis
+    push_interval      how often mere averages are pushed, for each provider over the fleet
+    refresh_interval   between full re-reads of the records, with jitter
+    permit_ttl         until a dead replica's half-open permits are free again
+    safety_net_after   how long a circuit is overdue, and nobody leads, before a replica acts itself
+    buffer_limit       results that may wait; beyond that they are dropped and counted
+    result_ttl         results that wait longer, because Redis is away, are dropped and counted
 
     Durations are in seconds. `select_provider`, `record_result` and the attempts work in memory, never block and never
     raise because of Redis; they serve threads and asyncio alike. Raises InvalidArgument for what cannot be used.
@@ -315,7 +327,7 @@ class Router(Generic[ClientT]):
         fallbacks: Mapping[str, Sequence[str]] | None = None,
         wait: bool | None = None,
     ) -> Attempts[ClientT]:
-        """Attempts with one provider after the other, each tried once, until one succeeds.
+        """Attempts with one provider after the other, each tried once, until one succeeds::
 
             for attempt in router.attempts("gpt-4o", deadline=20.0, fallbacks={"gpt-4o": ["claude-sonnet"]}):
                 with attempt:

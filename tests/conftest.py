@@ -1,7 +1,10 @@
-"""Backends to test on: fakeredis, and every real server found here; each test has a namespace of its own."""
+"""Backends to test on: memory, fakeredis, and every real server found here; each test has a namespace of its own.
+
+A test that takes `backend`, `router` or `checker` runs on all of them. One that takes `redis_client` or `outage`, or
+that says why by the mark `redis`, runs on those that are Redis.
+"""
 
 import os
-import re
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -11,28 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 
 from redis_router import HealthChecker, ProviderHealth, Router
 from redis_router.demo.server import EmbeddedServer, binaries
 from redis_router.store.connect import connect
+from redis_router.store.contract import Store
 from redis_router.store.keys import Keys
-from redis_router.store.redis import Store
+from redis_router.store.messages import text
+from redis_router.store.opening import open_store, open_target
+from tests.support.documents import said_once
 from tests.support.fleet import new_router, new_worker
 
-ROOT = Path(__file__).parent.parent
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-"""What users read."""
+hypothesis.settings.register_profile("suite", deadline=None)  # how long a case takes is the machine's matter
+hypothesis.settings.load_profile("suite")
+
+MEMORY = "memory"
 REAL: dict[str, Path] = {}
 for _name, _path in binaries().items():
     if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
         REAL[_name] = _path
-
-
-def said_once(pattern: str) -> str:
-    """What the pattern's group finds in the pages; where several say it, they say the same."""
-    (said,) = {found for page in PAGES.values() for found in re.findall(pattern, page, re.MULTILINE)}
-    return str(said)
 
 
 RIGHTS = said_once(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$")
@@ -44,10 +46,10 @@ KEYS = ("~t*:*", "&t*:events", "~rr:*", "&rr:events")
 
 
 class Backend:
-    """One server, and a namespace that no other test uses.
+    """One memory or server, and a namespace that no other test uses.
 
-    `client()` may do everything: a test looks in and does harm with it. `url` and `connect()` are for what is tested.
-    `away()` is a block in which the server answers nobody.
+    `connect()` is for what is tested, and so is `url`, where there is one. `client()` and `away()` are those of a
+    Redis: see `redis_client` and `outage`.
     """
 
     def __init__(
@@ -68,7 +70,12 @@ class Backend:
 
     def store(self, writer: str = "gw", now_ms: int | None = None) -> Store:
         """A store that ticks by its own moments where `now_ms` is given."""
-        return Store(self.connect(), self.namespace, writer, now_ms=now_ms)
+        return open_store(open_target(self.connect()), self.namespace, writer, now_ms=now_ms)
+
+    def operator(self) -> Store:
+        """A store whose user may do everything."""
+        reached = open_target(self.url) if self.name == MEMORY else self.client()
+        return open_store(reached, self.namespace, "operator")
 
     @cached_property
     def looking(self) -> Store:
@@ -76,8 +83,14 @@ class Backend:
         return self.store("test")
 
     def record(self, name: str = "openai") -> ProviderHealth:
-        """The fleet's record of a provider, as Redis has it."""
+        """The fleet's record of a provider, as the store has it."""
         return self.looking.snapshot([name]).records[name]
+
+    def permits(self, name: str = "openai") -> dict[str, float]:
+        """The half-open permits in flight: token -> expiry in ms."""
+        if self.name == MEMORY:
+            return dict(open_target(self.url).namespaces[self.namespace].entries[name].permits)
+        return {text(token): until for token, until in self.client().zscan_iter(self.keys.permits(name))}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,14 +120,44 @@ def pytest_sessionfinish() -> None:
         _servers.popitem()[1].__exit__()
 
 
-@pytest.fixture(params=["fakeredis", *REAL])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every backend in turn; where a test speaks to Redis itself, those that are one."""
+    if "backend" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("redis")
+        assert mark is None or mark.args, "say why: @pytest.mark.redis('…')"
+        needs_redis = mark or {"redis_client", "outage"} & set(metafunc.fixturenames)
+        metafunc.parametrize(
+            "backend", ["fakeredis", *REAL] if needs_redis else [MEMORY, "fakeredis", *REAL], indirect=True
+        )
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend in turn."""
+    if request.param == MEMORY:
+        url = f"memory://{secrets.token_hex(4)}"
+        return Backend(MEMORY, partial(_no_redis, "redis_client"), lambda: url, url, partial(_no_redis, "outage"))
     if request.param == "fakeredis":
         fake = fakeredis.FakeServer()
         client = partial(fakeredis.FakeRedis, server=fake)
         return Backend("fakeredis", client, client, None, partial(_disconnected, fake))
     return _real_backend(request.param)
+
+
+def _no_redis(fixture: str) -> Any:
+    raise AssertionError(f"memory is no Redis: take the fixture `{fixture}`, so that the test runs on Redis alone")
+
+
+@pytest.fixture
+def redis_client(backend: Backend) -> Any:
+    """A client that may do everything: for tests that read or harm keys of Redis, which memory does not have."""
+    return backend.client()
+
+
+@pytest.fixture
+def outage(backend: Backend) -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks in which the server answers nobody: memory is never away."""
+    return backend.away
 
 
 @pytest.fixture(params=[*REAL] or ["none"])

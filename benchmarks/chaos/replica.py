@@ -19,7 +19,7 @@ from benchmarks.chaos import ledger, net, truth
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
 from redis_router.circuit.machine import is_local
 from redis_router.store.messages import Reply
-from redis_router.store.redis import Batch, Store
+from redis_router.store.redis import Batch, RedisStore
 
 THREADS = 4
 TICK = 0.25
@@ -201,9 +201,9 @@ class Gateway:
 
 def journal_batches(journal: Journal) -> None:
     """Write down what Redis said of each batch: the client's side of the ledger."""
-    record = Store.record
+    record = RedisStore.record
 
-    def noted(self: Store, batches: list[Batch]) -> list[Any]:
+    def noted(self: RedisStore, batches: list[Batch]) -> list[Any]:
         sent = time.time()
         replies = record(self, batches)
         for batch, reply in zip(batches, replies, strict=True):
@@ -217,7 +217,7 @@ def journal_batches(journal: Journal) -> None:
                 )
         return replies
 
-    Store.record = noted  # type: ignore[method-assign, assignment]
+    RedisStore.record = noted  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ GUIDE = CircuitConfig(
     min_reporters=2,
     slow_start=10.0,
 )
-"""What the README's guide recommends; a slow call is one that takes longer than 99 % of the best provider's do."""
+"""The guide of docs/choosing.md; a slow call is one that takes longer than 99 % of the best provider's do."""
 
 
 def ours(url: str, strategy: str | Callable[[], Strategy], config: CircuitConfig) -> Callable[[Run], Fleet]:

@@ -45,7 +45,7 @@ def opened_store(arguments: argparse.Namespace) -> Iterator[Store]:
         try:
             yield store
         except RedisUnavailable as error:
-            raise RedisUnavailable(f"{error}; is Redis running at {store.where}, is --redis right?") from None
+            raise RedisUnavailable(f"{error}; does {store.where} run, is --redis right?") from None
 
 
 def duration(text: str) -> float:

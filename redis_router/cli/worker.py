@@ -77,7 +77,7 @@ def _serve(checker: HealthChecker, arguments: argparse.Namespace) -> None:
     try:
         checker.reach()
     except RedisUnavailable:  # why: the line says it that tells of each time when Redis is away
-        log.error("cannot reach Redis at %s: is it running, is --redis right? Trying on", checker.where)
+        log.error("cannot reach %s: is it running, is --redis right? Trying on", checker.where)
     endpoints = Endpoints(arguments.metrics_host, arguments.metrics_port, checker)
     checker.start()
     log.info("worker %s, metrics at %s/metrics", checker.worker, endpoints.url)

@@ -26,7 +26,7 @@ from redis_router.demo.story import Line, Story
 from redis_router.errors import RouterError
 from redis_router.store.connect import connect
 from redis_router.store.messages import Event
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 
 REPLICAS = ["gateway-1", "gateway-2", "gateway-3"]
 WORKERS = ["worker-1", "worker-2"]
@@ -163,7 +163,7 @@ def play(plain: bool) -> int:
         for name in WORKERS:
             options = ["--name", name, "--interval", "1", "--lease", str(LEASE), "--metrics-port", "0"]
             fleet.start(name, "__main__", "worker", "--redis", server.url, *options)
-        store = Store(connect(server.url), "rr", "demo")
+        store = RedisStore(connect(server.url), "rr", "demo")
         threading.Thread(target=_listen, args=(store, fleet.lines), daemon=True).start()
         hints = [
             f"server: {server.binary.name} at {server.url}",
@@ -187,7 +187,7 @@ def play(plain: bool) -> int:
     return 1 if wrong else 0
 
 
-def _act(fleet: Fleet, store: Store, story: Story, screen: Screen, patient_url: str) -> None:
+def _act(fleet: Fleet, store: RedisStore, story: Story, screen: Screen, patient_url: str) -> None:
     """The script of the half minute."""
     began = time.monotonic()
 
@@ -208,7 +208,7 @@ def _act(fleet: Fleet, store: Store, story: Story, screen: Screen, patient_url: 
         time.sleep(0.05)
 
 
-def _kill_leader(fleet: Fleet, store: Store, story: Story, screen: Screen) -> None:
+def _kill_leader(fleet: Fleet, store: RedisStore, story: Story, screen: Screen) -> None:
     _, leader = store.leader()
     if leader is None:
         raise RouterError("no worker leads, so there is none to kill")
@@ -218,7 +218,7 @@ def _kill_leader(fleet: Fleet, store: Store, story: Story, screen: Screen) -> No
     fleet.processes[leader.worker].send_signal(signal.SIGKILL)
 
 
-def _wait_for_leader(store: Store, fleet: Fleet, story: Story, screen: Screen) -> None:
+def _wait_for_leader(store: RedisStore, fleet: Fleet, story: Story, screen: Screen) -> None:
     deadline = time.monotonic() + 20
     while (leader := store.leader()[1]) is None:
         if time.monotonic() > deadline:
@@ -242,7 +242,7 @@ def _take_news(fleet: Fleet, story: Story, screen: Screen) -> None:
             screen.news(f"{line['worker']} was elected, epoch {line['epoch']}", line["t"])
 
 
-def _listen(store: Store, lines: "queue.SimpleQueue[Line]") -> None:
+def _listen(store: RedisStore, lines: "queue.SimpleQueue[Line]") -> None:
     """Elections, as the push channel tells them."""
     subscription = store.subscribe()
     with suppress(RouterError):  # the server ends before we do
@@ -262,7 +262,7 @@ def _listen(store: Store, lines: "queue.SimpleQueue[Line]") -> None:
                     )
 
 
-def _records(store: Store, port: int) -> str:
+def _records(store: RedisStore, port: int) -> str:
     health = store.snapshot([PATIENT]).records[PATIENT]
     fields = "  ".join(f"{key} {value}" for key, value in list(health.to_fields().items())[:7])
     return f"redis-cli -p {port} HGETALL 'rr:{{{PATIENT}}}:health' said at the end:\n  {fields}  ..."

@@ -15,7 +15,8 @@ from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RouterError
 from redis_router.store.contract import Batch
-from redis_router.store.memory import Memory, MemoryStore
+from redis_router.store.memory import MemoryStore
+from redis_router.store.memory_records import Memory
 from redis_router.store.messages import Reply
 
 

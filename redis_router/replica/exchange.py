@@ -24,7 +24,7 @@ class Exchange:
     def __init__(self, parts: Parts) -> None:
         self._store = parts.store
         self._metrics = parts.metrics
-        self._grace = parts.options.safety_net_after if parts.store.has_workers else 0.0
+        self._safety_net_after = parts.options.safety_net_after
         self._served = parts.served
         self._view = parts.view
         self._records = parts.records
@@ -53,6 +53,7 @@ class Exchange:
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""
         redis_now, now, leads_checked = self._records.redis_now_ms(), time.monotonic(), not self._store.has_workers
+        grace = 0.0 if leads_checked else self._safety_net_after
         names = self._view.timing.open.copy()
         self._overdue_at = {name: at for name, at in self._overdue_at.items() if name in names}
         for name in names:
@@ -60,12 +61,12 @@ class Exchange:
             if health is None or health.circuit_state is not OPEN or redis_now is None:
                 continue
             overdue_ms = -health.due_in_ms(redis_now)
-            if overdue_ms < self._grace * 1000 or now < self._overdue_at.get(name, 0.0):
+            if overdue_ms < grace * 1000 or now < self._overdue_at.get(name, 0.0):
                 continue
-            self._overdue_at[name] = now + self._grace * random.uniform(0.5, 1.0)
+            self._overdue_at[name] = now + grace * random.uniform(0.5, 1.0)
             if not leads_checked:
                 _, leader = self._store.leader()
-                if leader is not None and leader.remaining_ms > -self._grace * 1000:
+                if leader is not None and leader.remaining_ms > -grace * 1000:
                     return
                 leads_checked = True
             yield from self._half_open(health)

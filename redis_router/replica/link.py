@@ -62,7 +62,7 @@ class Link:
                 self._metrics.link_changed()
             changed = (self.push_up, self._commands_up) != before
         if is_news and works:
-            log.info("in touch with Redis at %s", self._address)
+            log.info("in touch with %s", self._address)
         elif is_news:
-            log.warning("out of touch with Redis at %s, deciding alone meanwhile: %s", self._address, why)
+            log.warning("out of touch with %s, deciding alone meanwhile: %s", self._address, why)
         return changed

@@ -113,7 +113,9 @@ class Reactions:
             self._leaving.add(name)  # a late result: the metrics have the provider again
             return
         self.take_in(self._parts.records.apply(health, self._parts.store.writer, accepted=True))
-        if name in self._view.timing.on_trial and any(result.permit for result in results):
+        # one that came back without a verdict is for others first
+        judged = (result.permit and result.outcome is not Outcome.IGNORED for result in results)
+        if name in self._view.timing.on_trial and any(judged):
             self._parts.permits.returned(name)
         candidate = self._view.table.candidates.get(name)
         if candidate is None or not candidate.here.limited_until or self._view.alone.on_all:

@@ -69,7 +69,7 @@ class Store(Protocol):
 
     @property
     def where(self) -> str:
-        """Which server this is, without credentials."""
+        """What this is and where, for people: without credentials."""
 
     @property
     def is_shared(self) -> bool:

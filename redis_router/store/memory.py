@@ -5,84 +5,35 @@ lock, what a Lua script does in Redis, by the same rules: `circuit/machine.py`.
 """
 
 import random
-import threading
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from queue import Empty, SimpleQueue
+from dataclasses import replace
 from typing import Literal
 
 from redis_router.checks import NO_PROBE
 from redis_router.circuit import machine
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.record import CLOCK_SKEW_MS, CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 from redis_router.errors import RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
+from redis_router.store.memory_records import Memory, MemorySubscription
 from redis_router.store.messages import Event, Leader, Reply, Spec
 
-EVENTS_KEPT = 1000
 COOLING_NEWS_MS = 1000
 """A cooldown that grows by less is told with the averages: of many calls under way, each says a few ms more."""
-REPORTS_KEPT_MS = 60_000
-"""A replica's word counts for so long at least, where `min_reporters` is asked for."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """All that is kept of one provider."""
-
-    health: ProviderHealth | None = None
-    permits: dict[str, float] = field(default_factory=dict)
-    applied: dict[str, tuple[int, Reply]] = field(default_factory=dict)
-    """By session: its last batch, and what it did."""
-    reporters: dict[str, float] = field(default_factory=dict)
-    events_ms: "deque[float]" = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
-    pushed_ms: float = 0.0
-
-
-@dataclass(slots=True)
-class _Namespace:
-    entries: "defaultdict[str, _Entry]" = field(default_factory=lambda: defaultdict(_Entry))
-    specs: dict[str, Spec] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
-    leader: Leader | None = None
-    leads: str = ""
-    """The session that holds the lease."""
-    listeners: "list[SimpleQueue[Event | Literal['subscribed', 'alive']]]" = field(default_factory=list)
-
-
-class Memory:
-    """What a server would hold. `named` gives the same one to all who ask for it by one name."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.namespaces: defaultdict[str, _Namespace] = defaultdict(_Namespace)
-
-    def close(self) -> None:
-        """Others may share it: nothing is closed."""
-
-    @classmethod
-    def named(cls, name: str) -> "Memory":
-        """The one of this process with that name."""
-        return _MEMORIES.setdefault(name, cls())
-
-
-_MEMORIES: dict[str, Memory] = {}
 
 
 class MemoryStore:
-    """One namespace of a memory, for one process. See `contract.Store` for what each method promises.
+    """One namespace of a memory. See `contract.Store` for what each method promises.
 
     With a `clock` (ms) it is one replica's alone: its word is enough to open a circuit, and its transitions are marked
     as its own.
     """
 
     time_out: float | None = None
-    has_workers = False
     where = "this process's memory"
 
     def __init__(
@@ -103,11 +54,17 @@ class MemoryStore:
         self._clock = clock
         self.is_shared = clock is None
         self.jitter: Callable[[], float] = random.random
+        self._memory = memory
         self._lock = memory.lock
         self._here = memory.namespaces[namespace]
 
+    @property
+    def has_workers(self) -> bool:
+        """Only while one leads: without one there is nobody to wait for."""
+        _, leader = self.leader()
+        return leader is not None and leader.remaining_ms > 0
+
     def waits_for(self, thread: int | None) -> float:
-        """Nobody waits."""
         return 0.0
 
     @property
@@ -125,7 +82,7 @@ class MemoryStore:
             self._write_spec(provider, probe)
             entry = self._here.entries[provider.name]
             if entry.health is not None:
-                return self._join(entry, entry.health, provider, config, circuit_version)
+                return self._join(entry.health, provider, config, circuit_version)
             new = ProviderHealth(
                 provider.name,
                 generation=old.generation + 1,
@@ -133,19 +90,17 @@ class MemoryStore:
                 circuit_version=circuit_version,
                 config=config,
             )
-            return Reply("created", (), self._save(entry, new, "registered"))
+            return Reply("created", (), self._save(new, "registered"))
 
-    def _join(
-        self, entry: _Entry, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int
-    ) -> Reply:
+    def _join(self, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int) -> Reply:
         if version > health.circuit_version:
             newer = replace(health, config=config, circuit_version=version)
-            return Reply("updated", (), self._save(entry, newer, "updated"))
+            return Reply("updated", (), self._save(newer, "updated"))
         settings = f"{hash((config, provider.weight)):x}"
         alike = health.config == config and health.weight == provider.weight
         if alike or version < health.circuit_version or health.declined_settings == settings:
             return Reply("joined", (), health)
-        return Reply("declined", (), self._save(entry, replace(health, declined_settings=settings), "declined"))
+        return Reply("declined", (), self._save(replace(health, declined_settings=settings), "declined"))
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
         with self._lock:
@@ -156,7 +111,7 @@ class MemoryStore:
             entry = self._here.entries[provider.name]
             if entry.health is not None and not copy.supersedes(entry.health):
                 return Reply("joined", (), entry.health)
-            return Reply("created", (), self._save(entry, copy, "restored"))
+            return Reply("created", (), self._save(copy, "restored"))
 
     def _write_spec(self, provider: Provider, probe: str | Probe | None) -> None:
         found = None if probe in (None, NO_PROBE) else Probe(probe) if isinstance(probe, str) else probe
@@ -165,16 +120,17 @@ class MemoryStore:
     def deregister(self, name: str) -> bool:
         with self._lock:
             entry = self._here.entries[name]
-            existed, generation = entry.health is not None, entry.health.generation if entry.health is not None else 0
+            existed, generation = entry.health is not None, entry.health.generation if entry.health else 0
             entry.health = None
             entry.permits.clear()
             entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
-            self._tell(Event("deregistered", name, self.writer, None))
+            self._tell("deregistered", name)
             return existed
 
     def seen(self, names: Iterable[str], now_ms: int) -> None:
-        self._here.seen.update(dict.fromkeys(names, now_ms))
+        with self._lock:
+            self._here.seen.update(dict.fromkeys(names, now_ms))
 
     def specs(self) -> dict[str, Spec]:
         with self._lock:
@@ -204,7 +160,7 @@ class MemoryStore:
         if batch.seq <= seq:
             return replace(did if batch.seq == seq else Reply("", (), None), status="replayed", health=entry.health)
         health, changes, word = entry.health, list[Transition](), None
-        others = self._others(entry, health.config, now)
+        others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
         cooling = health.cooling_for_ms(now)
         for result in batch.results:
             says = machine.complains(health, result)
@@ -212,35 +168,17 @@ class MemoryStore:
             health, change = self._own(machine.record(health, result, now, jitter=self.jitter(), others=others))
             changes += [change] if change else []
             entry.permits.pop(result.permit, None)
-        self._note_word(entry, word, changes, now)
+        entry.note_word(self.session, word, bool(changes), now)
         more = health.cooling_for_ms(now) - cooling
         is_news = more > 0 and (cooling == 0 or more >= COOLING_NEWS_MS)
-        health = self._save(entry, health, "cooling" if is_news else "", changes)
+        health = self._save(health, "cooling" if is_news else "", changes)
         reply = Reply("ok", tuple(changes), health, len(batch.results))
-        entry.applied[self.session] = batch.seq, reply
+        entry.note_batch(self.session, batch.seq, reply)
         return reply
 
     def _own(self, step: machine.Step) -> machine.Step:
         health, change = step
         return step if self._clock is None or change is None else (machine.made_alone(health), change)
-
-    def _others(self, entry: _Entry, config: CircuitConfig, now: int) -> int | None:
-        """How many other replicas complain, where that counts; None where there is no other."""
-        if self._clock is not None:
-            return None
-        if config.min_reporters <= 1:
-            return 0
-        kept = max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
-        entry.reporters = {who: at for who, at in entry.reporters.items() if now - kept <= at <= now + CLOCK_SKEW_MS}
-        return len(entry.reporters.keys() - {self.session})
-
-    def _note_word(self, entry: _Entry, word: bool | None, changes: Sequence[Transition], now: int) -> None:
-        if changes:
-            entry.reporters.clear()
-        elif word:
-            entry.reporters[self.session] = now
-        elif word is False:
-            entry.reporters.pop(self.session, None)
 
     def claim(self, name: str, tokens: Sequence[str], ttl_ms: int) -> tuple[int, list[str]]:
         with self._lock:
@@ -248,15 +186,9 @@ class MemoryStore:
             if entry is None or entry.health is None:
                 return 0, []
             health = entry.health
-            entry.permits = {token: until for token, until in entry.permits.items() if now < until <= now + 10 * ttl_ms}
             takes = health.circuit_state is CircuitState.HALF_OPEN and not health.is_drained
             free = health.config.half_open_max_probes if takes and not health.cooling_for_ms(now) else 0
-            held = []
-            for token in tokens:
-                if token in entry.permits or len(entry.permits) < free:
-                    entry.permits[token] = now + ttl_ms
-                    held.append(token)
-            return health.generation, held
+            return health.generation, entry.claim(tokens, free, now, ttl_ms)
 
     # Transitions and settings
 
@@ -271,7 +203,7 @@ class MemoryStore:
             if change is None:
                 return Reply("not_due", (), health)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply("ok", (change,), self._save(entry, health, "", [change]))
+            return Reply("ok", (change,), self._save(health, "", [change]))
 
     def update(
         self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
@@ -285,40 +217,30 @@ class MemoryStore:
             health = machine.updated(entry.health, fields, source, self._now)
             is_news = health != replace(entry.health, last_check_ms=health.last_check_ms)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply("ok", (), self._save(entry, health, "updated" if is_news else ""))
+            return Reply("ok", (), self._save(health, "updated" if is_news else ""))
 
     # Election
 
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
         with self._lock:
-            now, held, status = self._now, self.leader()[1], "standby"
-            if held is None or held.remaining_ms <= 0:
-                epoch = max(0 if held is None else held.epoch + 1, seen + 1, now)
-                held, status, self._here.leads = Leader(self.writer, epoch, now, now, 0), "elected", self.session
-            elif self._here.leads == self.session:
-                status = "renewed"
-            if status != "standby":
-                held = replace(held, until_ms=now + lease_ms, remaining_ms=lease_ms)
-                self._here.leader = held
+            status, leader = self._here.lease.campaign(self.writer, self.session, self._now, lease_ms, seen)
             if status == "elected":
-                self._tell(Event("elected", "", self.writer, None))
-            return status, held
+                self._tell("elected")
+            return status, leader
 
     def resign(self, epoch: int) -> bool:
         with self._lock:
-            held = self._here.leader
-            if held is None or held.epoch != epoch:
-                return False
-            self._here.leader = replace(held, until_ms=self._now)
-            self._tell(Event("resigned", "", self.writer, None))
-            return True
+            resigned = self._here.lease.resign(epoch, self._now)
+            if resigned:
+                self._tell("resigned")
+            return resigned
 
     # Reading
 
     def leader(self) -> tuple[int, Leader | None]:
         with self._lock:
-            now, held = self._now, self._here.leader
-            return now, None if held is None else replace(held, remaining_ms=held.until_ms - now)
+            now = self._now
+            return now, self._here.lease.at(now)
 
     def snapshot(self, names: Iterable[str] | None = None) -> Snapshot:
         with self._lock:
@@ -335,7 +257,8 @@ class MemoryStore:
             return [name for name in names if name not in known.records or name not in self._here.specs]
 
     def last_seen(self) -> dict[str, int]:
-        return dict(self._here.seen)
+        with self._lock:
+            return dict(self._here.seen)
 
     def last_event_ms(self, name: str) -> int:
         with self._lock:
@@ -347,70 +270,21 @@ class MemoryStore:
 
     def forget(self, name: str) -> None:
         with self._lock:
-            self._here.entries.pop(name, None)
             self._here.specs.pop(name, None)
             self._here.seen.pop(name, None)
+            if name in self._here.entries and self._here.entries[name].health is None:
+                del self._here.entries[name]
 
     def delete(self, keys: Iterable[str]) -> None:
         """There are no keys."""
 
-    def subscribe(self) -> "MemorySubscription":
-        with self._lock:
-            listener: SimpleQueue[Event | Literal["subscribed", "alive"]] = SimpleQueue()
-            listener.put("subscribed")
-            self._here.listeners.append(listener)
-            return MemorySubscription(self._lock, self._here.listeners, listener)
+    def subscribe(self) -> MemorySubscription:
+        return MemorySubscription(self._memory, self._here.listeners)
 
     # Saving
 
-    def _save(
-        self, entry: _Entry, health: ProviderHealth, action: str, changes: Sequence[Transition] = ()
-    ) -> ProviderHealth:
-        """Write the record, and tell everybody: at once of what moved, of averages now and then."""
-        now = self._now
-        health = replace(health, version=max(health.version + 1, now * 1000))
-        entry.health = health
-        for _ in changes:
-            entry.events_ms.append(now)
-            self._tell(Event("transition", health.name, self.writer, health))
-        if action:
-            entry.events_ms.append(now)
-            self._tell(Event(action, health.name, self.writer, health))
-        elif not changes and not 0 <= now - entry.pushed_ms < self.push_interval_ms:
-            self._tell(Event("averages", health.name, self.writer, health))
-        else:
-            return health
-        entry.pushed_ms = now
-        return health
+    def _save(self, health: ProviderHealth, action: str, changes: Sequence[Transition] = ()) -> ProviderHealth:
+        return self._here.save(health, action, changes, self._now, self.writer, self.push_interval_ms)
 
-    def _tell(self, event: Event) -> None:
-        for listener in self._here.listeners:
-            listener.put(event)
-
-
-class MemorySubscription:
-    """The push channel, read by one thread."""
-
-    def __init__(
-        self,
-        lock: "threading.RLock",
-        listeners: "list[SimpleQueue[Event | Literal['subscribed', 'alive']]]",
-        listener: "SimpleQueue[Event | Literal['subscribed', 'alive']]",
-    ) -> None:
-        self._lock = lock
-        self._listeners = listeners
-        self._listener = listener
-
-    def next(self, timeout: float) -> Literal["subscribed", "silence", "alive"] | Event:
-        try:
-            return self._listener.get(timeout=timeout)
-        except Empty:
-            return "silence"
-
-    def ping(self) -> None:
-        self._listener.put("alive")
-
-    def close(self) -> None:
-        with self._lock:
-            if self._listener in self._listeners:
-                self._listeners.remove(self._listener)
+    def _tell(self, kind: str, name: str = "") -> None:
+        self._here.tell(Event(kind, name, self.writer, None))

@@ -4,7 +4,8 @@ from typing import Any
 
 from redis_router.store.connect import Client, connect
 from redis_router.store.contract import Store
-from redis_router.store.memory import Memory, MemoryStore
+from redis_router.store.memory import MemoryStore
+from redis_router.store.memory_records import Memory
 from redis_router.store.redis import RedisStore
 
 _MEMORY = "memory://"

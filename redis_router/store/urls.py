@@ -49,7 +49,8 @@ def from_url(url: str) -> Client:
     make = _SCHEMES.get(scheme.lower())
     if make is None:
         raise InvalidArgument(
-            f"Redis URL {redacted(url)!r} is not usable: it must begin with {', '.join(f'{s}://' for s in _SCHEMES)}"
+            f"Redis URL {redacted(url)!r} is not usable: it must begin with {', '.join(f'{s}://' for s in _SCHEMES)};"
+            " a Router or HealthChecker may also have memory://, this process's own"
         )
     try:
         _check_numbers(rest.partition("?")[2], LEAST_CONNECTIONS if make is _single else LEAST_WITHOUT_WAITING)

@@ -7,7 +7,7 @@ import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Provider
 from tests.support import eventually
-from tests.support.fleet import QUICK, Status, ask, fail, health, only, until
+from tests.support.fleet import QUICK, Status, ask, fail, half_open, health, only
 
 
 def odd_error(kind):
@@ -227,10 +227,7 @@ class TestAttempts:
         """The loop was left, its permit given back; the call moves the averages only."""
         replica, _ = fleet(circuit=replace(QUICK, half_open_success_threshold=1))
         only(replica, "openai")
-        fail(replica, "openai")
-        worker = checker()
-        eventually(lambda: "openai" in worker.run_once().half_opened)
-        until(replica, "openai", "half_open")
+        half_open(replica, checker())
         kept = []
 
         def take():

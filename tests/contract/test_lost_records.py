@@ -13,12 +13,12 @@ from tests.support.fleet import (
 )
 
 
-def test_a_lost_record_comes_back_open(pair, backend):
+def test_a_lost_record_comes_back_open(pair, backend, redis_client):
     """I-8: FLUSHALL does not close a circuit."""
     first, second = pair
     fail(first, "openai")
     generation = first.get_health_status()["openai"].generation
-    backend.client().flushall()
+    redis_client.flushall()
     first.record_result("openai", success=False, latency_ms=1.0)
     assert first.flush()
     record = backend.record()
@@ -27,7 +27,7 @@ def test_a_lost_record_comes_back_open(pair, backend):
 
 
 @pytest.mark.parametrize("left", ["older", "anew"])
-def test_what_a_loss_left_behind_is_put_right(pair, router, backend, left):
+def test_what_a_loss_left_behind_is_put_right(pair, router, backend, left, redis_client):
     """I-8: after a failover Redis holds an older record; after FLUSHALL a new replica has written a fresh one."""
     first, second = pair
     store = backend.store()
@@ -35,10 +35,10 @@ def test_what_a_loss_left_behind_is_put_right(pair, router, backend, left):
     fail(first, "openai")
     until(second, "openai", "open")
     if left == "older":
-        backend.client().hset(store.keys.health("openai"), mapping=older.to_fields())
+        redis_client.hset(store.keys.health("openai"), mapping=older.to_fields())
         refresh(second)
     else:
-        backend.client().flushall()
+        redis_client.flushall()
         late = router(circuit=QUICK)
         late.register_provider(OPENAI)
         late.start()
@@ -47,18 +47,18 @@ def test_what_a_loss_left_behind_is_put_right(pair, router, backend, left):
     assert store.snapshot(["openai"]).records["openai"].generation == 2
 
 
-def test_a_lost_spec_is_put_back(pair, backend):
+def test_a_lost_spec_is_put_back(pair, backend, redis_client):
     """Without it no worker would know the provider."""
-    backend.client().delete(backend.keys.providers)
+    redis_client.delete(backend.keys.providers)
     refresh(pair[0])
     assert pair[0].flush()
     assert backend.looking.snapshot().specs["openai"].models == OPENAI.models
 
 
-def test_a_record_that_is_none_disturbs_no_other(pair, backend):
+def test_a_record_that_is_none_disturbs_no_other(pair, backend, redis_client):
     """Somebody wrote a string where the hash should be: that provider's results are dropped, azure's are not."""
     key = backend.keys.health("openai")
-    backend.client().set(key, "surprise")
+    redis_client.set(key, "surprise")
     for name in ("openai", "azure"):
         pair[0].record_result(name, success=True, latency_ms=1.0)
     assert pair[0].flush()
@@ -68,24 +68,24 @@ def test_a_record_that_is_none_disturbs_no_other(pair, backend):
     assert pair[0].redis_up
 
 
-def test_a_record_that_is_none_keeps_no_gateway_from_starting(router, backend):
+def test_a_record_that_is_none_keeps_no_gateway_from_starting(router, backend, redis_client):
     """The others are served; the bad one is tried again."""
     replica = router()
-    backend.client().set(backend.keys.health("openai"), "surprise")
+    redis_client.set(backend.keys.health("openai"), "surprise")
     for provider in (OPENAI, AZURE):
         replica.register_provider(provider)
     replica.start()
     replica.record_result("azure", success=True, latency_ms=1.0)
     assert replica.flush()
     assert replica.get_health_status()["azure"].consecutive_successes == 1
-    backend.client().delete(backend.keys.health("openai"))
+    redis_client.delete(backend.keys.health("openai"))
     eventually(lambda: "openai" in backend.looking.snapshot().records, "it is joined after all")
 
 
-def test_a_log_that_cannot_be_written_undoes_nothing(pair, backend):
+def test_a_log_that_cannot_be_written_undoes_nothing(pair, backend, redis_client):
     """What is decided and saved stands, is announced, and is counted once."""
     first, second = pair
-    backend.client().set(backend.keys.events("openai"), "surprise")
+    redis_client.set(backend.keys.events("openai"), "surprise")
     fail(first, "openai")
     until(second, "openai", "open")
     assert metric(first, "requests_total", provider="openai", outcome="failure") == 3

@@ -7,26 +7,17 @@ import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, Provider, RedisRefused, UnknownProvider, cli
 from redis_router.cli import purge
-from redis_router.store.redis import Store
+from redis_router.store.messages import text
 from tests.support import eventually, metric
 from tests.support.fleet import AZURE, OPENAI, QUICK, series_of
 
 BOTH = Provider("openai", models=("gpt-4o", "o3"), circuit_per_model=True)
 
 
-def log_of(backend, name):
+def log_of(redis_client, keys, name):
     """The entries of a provider's log, oldest first."""
-
-    def text(value):
-        return value if isinstance(value, str) else value.decode()
-
-    found = backend.client().xrange(backend.store().keys.events(name))
+    found = redis_client.xrange(keys.events(name))
     return [{text(field): text(value) for field, value in entry.items()} for _, entry in found]
-
-
-def operator(backend):
-    """A store whose user may do everything."""
-    return Store(backend.client(), backend.namespace, "operator")
 
 
 def registers(replica, *providers):
@@ -84,11 +75,11 @@ class TestSettings:
         one.set_circuit_config(QUICK, "openai")
         assert {health.config for health in backend.store().snapshot().records.values()} == {QUICK}
 
-    def test_a_part_of_an_older_version_is_known(self, router, backend):
+    def test_a_part_of_an_older_version_is_known(self, router, backend, redis_client):
         """Its spec does not name the whole."""
         store = backend.store()
         registers(router(), BOTH)
-        backend.client().hset(store.keys.providers, "openai/o3", '{"models": ["o3"], "probe": null}')
+        redis_client.hset(store.keys.providers, "openai/o3", '{"models": ["o3"], "probe": null}')
         router().update_health("openai", weight=2.5)
         assert store.snapshot().records["openai/o3"].weight == 2.5
 
@@ -96,7 +87,7 @@ class TestSettings:
 class TestDeploys:
     CHANGED = replace(QUICK, open_timeout=10.0, consecutive_failure_limit=7)
 
-    def test_what_is_not_taken_is_said_once_for_the_fleet(self, router, caplog, backend):
+    def test_what_is_not_taken_is_said_once_for_the_fleet(self, router, caplog, backend, redis_client):
         """As a difference, by whichever process came first."""
         registers(router(circuit=QUICK), OPENAI)
         for _ in range(4):
@@ -106,7 +97,7 @@ class TestDeploys:
         assert len(said) == 1
         assert "consecutive_failure_limit 3 -> 7, open_timeout 0.05 -> 10, weight 2 -> 1 not taken" in said[0]
         assert "circuit_version=1" in said[0]
-        assert [entry["event"] for entry in log_of(backend, "openai")] == ["registered", "declined"]
+        assert [entry["event"] for entry in log_of(redis_client, backend.keys, "openai")] == ["registered", "declined"]
 
     def test_another_proposal_is_said_again(self, router, caplog):
         """It is not the same deploy."""
@@ -146,26 +137,26 @@ class TestDeploys:
 
 
 class TestTakingOut:
-    def test_the_log_stays_for_a_week_and_says_who(self, router, backend):
+    def test_the_log_stays_for_a_week_and_says_who(self, router, backend, redis_client):
         """And for good where the provider comes back."""
-        store, client = backend.store(), backend.client()
         registers(router(replica="gw-1"), OPENAI)
         router(replica="alice").deregister_provider("openai", everywhere=True)
-        key = store.keys.events("openai")
-        last = log_of(backend, "openai")[-1]
+        key = backend.keys.events("openai")
+        last = log_of(redis_client, backend.keys, "openai")[-1]
         assert (last["event"], last["by"]) == ("deregistered", "alice")
-        assert 6 * 86_400_000 < client.pttl(key) <= 7 * 86_400_000
+        assert 6 * 86_400_000 < redis_client.pttl(key) <= 7 * 86_400_000
         registers(router(), OPENAI)
-        assert client.pttl(key) == -1
-        assert [entry["event"] for entry in log_of(backend, "openai")][-2:] == ["deregistered", "registered"]
+        assert redis_client.pttl(key) == -1
+        events = [entry["event"] for entry in log_of(redis_client, backend.keys, "openai")]
+        assert events[-2:] == ["deregistered", "registered"]
 
-    def test_a_record_with_a_broken_generation_can_be_taken_out(self, router, backend):
+    def test_a_record_with_a_broken_generation_can_be_taken_out(self, router, backend, redis_client):
         """It is the means to get rid of one."""
         store = backend.store()
         registers(router(), OPENAI)
-        backend.client().hset(store.keys.health("openai"), "generation", "many")
+        redis_client.hset(store.keys.health("openai"), "generation", "many")
         router().deregister_provider("openai", everywhere=True)
-        assert not backend.client().exists(store.keys.health("openai"))
+        assert not redis_client.exists(store.keys.health("openai"))
 
 
 class TestPurge:
@@ -176,7 +167,7 @@ class TestPurge:
 
     def test_what_no_replica_serves_is_listed_and_removed(self, router, backend):
         """Its results are old, too; what is in use stays."""
-        gateway, store = registers(router(), OPENAI), operator(backend)
+        gateway, store = registers(router(), OPENAI), backend.operator()
         store.register(AZURE, QUICK)
         eventually(lambda: "openai" in store.last_seen())
         self.seen(backend, "azure", 8)
@@ -188,25 +179,25 @@ class TestPurge:
         assert purge.leftovers(store, 7 * 86_400_000) == []
         assert gateway.flush()
 
-    def test_a_provider_of_an_older_version_is_judged_by_its_results(self, router, backend):
+    def test_a_provider_of_an_older_version_is_judged_by_its_results(self, router, backend, redis_client):
         """Its replicas do not say that they serve it."""
         store = backend.store()
         registers(router(), OPENAI).record_result("openai", success=True, latency_ms=1.0)
         eventually(lambda: store.snapshot().records["openai"].last_result_ms)
-        backend.client().delete(store.keys.seen)
+        redis_client.delete(store.keys.seen)
         assert purge.leftovers(store, 3_600_000) == []
 
-    def test_marks_of_the_deregistered_go_as_well(self, router, backend):
+    def test_marks_of_the_deregistered_go_as_well(self, backend):
         """After the same time."""
-        store = operator(backend)
+        store = backend.operator()
         store.register(OPENAI, QUICK)
         store.deregister("openai")
         assert purge.leftovers(store, 3_600_000) == []
         (leftover,) = purge.leftovers(store, 0)
         purge.remove(store, leftover)
-        assert backend.client().hgetall(store.keys.providers) == {}
+        assert store.specs() == {}
 
-    def test_all_is_this_namespace_and_no_other(self, real, router):
+    def test_all_is_this_namespace_and_no_other(self, real):
         """Not one that begins alike, and nothing of the application's own."""
         client = real.client()
         store = real.store()
@@ -216,14 +207,14 @@ class TestPurge:
         others = [f"{store.keys.namespace}:staging:{{openai}}:health", f"{store.keys.namespace}:mine", "x"]
         for key in others:
             client.set(key, "1")
-        found = purge.all_keys(operator(real))
+        found = purge.all_keys(real.operator())
         assert store.keys.health("openai") in found
         assert not set(found) & set(others)
         assert {store.keys.providers, store.keys.leader} <= set(found)
 
     def test_the_command(self, real, capsys):
         """Lists, and says how to remove; then removes. A time that replicas do not keep to is refused."""
-        store = operator(real)
+        store = real.operator()
         store.register(OPENAI, QUICK)
         options = ["--redis", admin_url(real), "--namespace", real.namespace]
         assert cli.main(["purge", *options]) == 0
@@ -238,9 +229,9 @@ class TestPurge:
         assert cli.main(["purge", *options, "--all", "--yes"]) == 0
         assert "stop it first" in capsys.readouterr().err
         assert purge.all_keys(store) == []
-        for text in ("soon", "10m"):
+        for time in ("soon", "10m"):
             with pytest.raises(SystemExit):
-                cli.main(["purge", *options, "--unused-for", text])
+                cli.main(["purge", *options, "--unused-for", time])
         assert "replicas say every five minutes" in capsys.readouterr().err
 
     def test_replicas_say_what_they_serve_now_and_then(self, router, backend, monkeypatch):

@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, Probe, Provider
 from redis_router.errors import AccessDenied
-from redis_router.store.redis import Store
 from redis_router.worker import prober
 from redis_router.worker.probes import Asker, NotAsked
 from tests.support import eventually, metric, recorded, result, target
@@ -182,24 +181,30 @@ def test_a_pass_with_more_probes_than_run_at_once(backend, checker, monkeypatch)
 class TestMarks:
     WEEK_MS = 7 * 86_400_000
 
-    def mark(self, backend, name, age_ms, **more):
-        store = backend.store()
-        said = {"deregistered": True, "generation": 3, "at_ms": store.leader()[0] - age_ms, **more}
-        backend.client().hset(store.keys.providers, name, json.dumps(said))
+    def mark(self, backend, name, age_ms):
+        """As if it had been deregistered so long ago."""
+        store = backend.operator()
+        store.now_ms = store.leader()[0] - age_ms
+        store.deregister(name)
 
     def test_the_leader_removes_those_older_than_a_week(self, backend, checker, caplog):
-        """A younger one stays, one without a moment too, and a provider that is registered."""
+        """A younger one stays, and a provider that is registered."""
         caplog.set_level(logging.INFO)
         store = backend.store()
         register(store, "openai", None)
         self.mark(backend, "old", self.WEEK_MS + 60_000)
         self.mark(backend, "young", self.WEEK_MS - 60_000)
-        self.mark(backend, "of-an-older-version", 0, at_ms=0)
-        backend.client().hset(store.keys.seen, "old", 1)
+        store.seen(["old"], 1)
         checker().run_once()
-        assert set(store.specs()) == {"openai", "young", "of-an-older-version"}
+        assert set(store.specs()) == {"openai", "young"}
         assert store.last_seen() == {}
         assert "old was deregistered more than a week ago" in caplog.text
+
+    def test_one_without_a_moment_stays(self, backend, checker, redis_client):
+        """It was written by an older version."""
+        redis_client.hset(backend.keys.providers, "old", json.dumps({"deregistered": True, "generation": 3}))
+        checker().run_once()
+        assert set(backend.store().specs()) == {"old"}
 
     def test_it_looks_once_an_hour_and_when_it_becomes_the_leader(self, backend, checker, monkeypatch):
         """A standby does not."""
@@ -224,7 +229,7 @@ class TestMarks:
         def forget(store, name):
             raise AccessDenied("Redis refused the command: no permissions to run the 'hdel' command")
 
-        monkeypatch.setattr(Store, "forget", forget)
+        monkeypatch.setattr(type(store), "forget", forget)
         register(store, "openai", None)
         self.mark(backend, "old", self.WEEK_MS + 60_000)
         trip(store, "openai")

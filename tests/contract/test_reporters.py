@@ -31,12 +31,12 @@ class TestReporters:
         fail(poisoned, "openai")
         until(poisoned, "openai", "open")  # once more, from the beginning
 
-    def test_what_redis_missed_is_forgotten(self, fleet, backend):
+    def test_what_redis_missed_is_forgotten(self, fleet, outage):
         """Away from Redis the replica decides for itself; back, it begins with the fleet's word."""
         poisoned, _ = fleet(circuit=replace(self.CONFIG, open_timeout=30.0))
         fail(poisoned, "openai")
         until(poisoned, "openai", "open")
-        with backend.away():
+        with outage():
             eventually(lambda: not poisoned.redis_up)
             assert poisoned.get_circuit_state("openai") == "open"
         until(poisoned, "openai", "closed")
@@ -47,9 +47,10 @@ class TestReporters:
         first, second = fleet(circuit=replace(self.CONFIG, half_open_max_probes=1))
         for replica in (first, second):
             replica.update_health("azure", available=False)
+        worker = checker()
+        worker.run_once()  # it leads
         fail(first, "openai")
         fail(second, "openai")
-        worker = checker()
         eventually(lambda: "openai" in worker.run_once().half_opened)
 
         def trial(replica):

@@ -32,13 +32,13 @@ class TestElection:
         status, renewed = store.campaign(5_000)
         assert (status, renewed.epoch, renewed.since_ms, renewed.until_ms) == ("renewed", elected.epoch, 1_000, 9_000)
 
-    def test_epochs_rise_even_over_a_loss_of_the_key(self, backend):
+    def test_epochs_rise_even_over_a_loss_of_the_key(self, backend, redis_client):
         """I-9: epoch = max(epoch + 1, now): a server that forgot the last one cannot issue it again."""
         store = backend.store("w1", now_ms=1_000)
         epochs = [store.campaign(10)[1].epoch]
         store.now_ms = 1_010
         epochs.append(store.campaign(10)[1].epoch)
-        backend.client().delete(store.keys.leader)
+        redis_client.delete(store.keys.leader)
         store.now_ms = 1_020
         epochs.append(store.campaign(10)[1].epoch)
         assert epochs == sorted(set(epochs))

@@ -127,6 +127,7 @@ class TestHalfOpen:
         replies = [backend.store(name, now_ms=11_000).half_open("openai", epoch=7) for name in ("w1", "w2")]
         assert [len(reply.transitions) for reply in replies] == [1, 0]
 
+    @pytest.mark.redis("memory loses no reply")
     def test_a_lost_reply_is_told_again(self, backend):
         """I-4: the retry of the call that made the transition counts it, though it does nothing."""
         store = backend.store()

@@ -47,10 +47,10 @@ class TestPush:
         assert pushed == ["averages", "averages", "averages", "updated"]
         subscription.close()
 
-    def test_messages_are_json_for_people(self, backend):
+    def test_messages_are_json_for_people(self, backend, redis_client):
         """Whoever SUBSCRIBEs by hand can read them."""
         store = backend.store(now_ms=1)
-        pubsub = backend.client().pubsub()
+        pubsub = redis_client.pubsub()
         pubsub.subscribe(store.keys.channel)
         eventually(lambda: (m := pubsub.get_message(timeout=0.1)) and m["type"] == "subscribe")
         store.register(OPENAI, CONFIG)
@@ -59,7 +59,7 @@ class TestPush:
         assert (said["event"], said["provider"], said["health"]["circuit_state"]) == ("registered", "openai", "closed")
         pubsub.close()
 
-    def test_foreign_messages_are_passed_over(self, backend):
+    def test_foreign_messages_are_passed_over(self, backend, redis_client):
         """Anybody can publish; nobody can break a replica with it."""
         store = backend.store(now_ms=1)
         subscription = self.subscribed(store)
@@ -70,7 +70,7 @@ class TestPush:
             '{"event": "transition"}',
             '{"event":"x","provider":"p","health":{"circuit_state":"up"}}',
         ):
-            backend.client().publish(store.keys.channel, text)
+            redis_client.publish(store.keys.channel, text)
         store.register(OPENAI, CONFIG)
         assert [event.kind for event in self.events(subscription, 1)] == ["registered"]
         subscription.close()
@@ -87,12 +87,12 @@ class TestSnapshot:
         assert snapshot.specs["openai"].models == ("gpt-4o",)
         assert snapshot.records["openai"].weight == 2.0
 
-    def test_an_unreadable_record_is_named_and_the_rest_is_read(self, backend):
+    def test_an_unreadable_record_is_named_and_the_rest_is_read(self, backend, redis_client):
         """A hand that slipped in redis-cli breaks one provider, not the fleet."""
         store = backend.store(now_ms=1)
         store.register(OPENAI, CONFIG)
         store.register(replace(OPENAI, name="azure"), CONFIG)
-        backend.client().hset(store.keys.health("azure"), "weight", "heavy")
+        redis_client.hset(store.keys.health("azure"), "weight", "heavy")
         snapshot = store.snapshot()
         assert list(snapshot.records) == ["openai"]
         assert "azure" in str(snapshot.unreadable["azure"])

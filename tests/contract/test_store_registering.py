@@ -9,11 +9,11 @@ from tests.support import recorded, result
 
 
 class TestRegister:
-    def test_writes_a_readable_record(self, backend):
+    def test_writes_a_readable_record(self, backend, redis_client):
         """A new record holds words, plain numbers and the thresholds, in reading order."""
         store = backend.store(now_ms=5)
         store.register(OPENAI, CONFIG)
-        raw = backend.client().hgetall(store.keys.health("openai"))
+        raw = redis_client.hgetall(store.keys.health("openai"))
         fields = {
             k if isinstance(k, str) else k.decode(): v if isinstance(v, str) else v.decode() for k, v in raw.items()
         }
@@ -36,34 +36,34 @@ class TestRegister:
         same = {"version": reply.health.version, "declined_settings": reply.health.declined_settings}
         assert reply.health == replace(health, **same)
 
-    def test_restores_a_lost_record_with_its_open_circuit(self, backend):
+    def test_restores_a_lost_record_with_its_open_circuit(self, backend, redis_client):
         """I-8: what Redis lost comes back from a replica's copy: state, generation and remaining time."""
         store = backend.store()
         health = opened(store)
-        backend.client().delete(store.keys.health("openai"))
+        redis_client.delete(store.keys.health("openai"))
         store.now_ms = 2_000
         restored = store.restore(OPENAI, health).health
         assert restored.version > health.version
         assert replace(restored, version=health.version) == health
 
-    def test_the_copy_of_the_higher_generation_wins(self, backend):
+    def test_the_copy_of_the_higher_generation_wins(self, backend, redis_client):
         """A failover may leave an older record behind: a replica that saw more puts that right, never the reverse."""
         store = backend.store()
         older = store.register(OPENAI, CONFIG).health
         newer = opened(store)
-        backend.client().hset(store.keys.health("openai"), mapping=older.to_fields())
+        redis_client.hset(store.keys.health("openai"), mapping=older.to_fields())
         assert store.restore(OPENAI, newer).health.circuit_state is CircuitState.OPEN
         assert store.restore(OPENAI, older).health.circuit_state is CircuitState.OPEN
 
-    def test_of_one_generation_the_newer_copy_wins(self, backend):
+    def test_of_one_generation_the_newer_copy_wins(self, backend, redis_client):
         """A failover may lose an operator's word; and a record made anew after a loss wins nothing."""
         store = backend.store(now_ms=1)
         store.register(OPENAI, CONFIG)
         before = recorded(store, "openai", 1, result("openai", True)).health
         after = store.update("openai", {"available": "0"}).health
-        backend.client().hset(store.keys.health("openai"), mapping=before.to_fields())
+        redis_client.hset(store.keys.health("openai"), mapping=before.to_fields())
         assert store.restore(OPENAI, after).health.unavailable_reason == "operator"
-        backend.client().delete(store.keys.health("openai"))
+        redis_client.delete(store.keys.health("openai"))
         store.now_ms = 9_000
         made_anew = store.register(OPENAI, CONFIG).health
         assert made_anew.version > after.version

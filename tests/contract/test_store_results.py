@@ -78,24 +78,24 @@ class TestRecord:
         store.register(OPENAI, CONFIG)
         assert recorded(store, "openai", 1, result("openai", False)).health.consecutive_failures == 1
 
-    def test_one_bad_record_does_not_hurt_the_others(self, backend):
+    def test_one_bad_record_does_not_hurt_the_others(self, backend, redis_client):
         """A key of another type refuses its own batch; the batches beside it are applied."""
         store = backend.store(now_ms=1)
         store.register(OPENAI, CONFIG)
-        backend.client().set(store.keys.health("other"), "not a hash")
+        redis_client.set(store.keys.health("other"), "not a hash")
         bad, good = store.record(
             [Batch("other", 1, [result("other", True)]), Batch("openai", 1, [result("openai", True)])]
         )
         assert isinstance(bad, RedisRefused)
         assert good.status == "ok"
 
-    def test_survives_a_flushed_script_cache(self, backend):
+    def test_survives_a_flushed_script_cache(self, backend, redis_client):
         """NOSCRIPT is answered by sending the script again, in a call and in a pipeline."""
         store = backend.store(now_ms=1)
         store.register(OPENAI, CONFIG)
-        backend.client().script_flush()
+        redis_client.script_flush()
         assert recorded(store, "openai", 1, result("openai", True)).status == "ok"
-        backend.client().script_flush()
+        redis_client.script_flush()
         assert store.claim("openai", ["t"], 1_000) == (1, [])
 
     def test_the_record_stays_small(self, real):

@@ -30,13 +30,13 @@ class TestUpdate:
             store.update("openai", {"available": "1"}, source="probe", epoch=1).health.unavailable_reason == "circuit"
         )
 
-    def test_thresholds_change_at_once_and_are_logged(self, backend):
+    def test_thresholds_change_at_once_and_are_logged(self, backend, redis_client):
         """The next result is judged by the new ones; the log says who changed what."""
         store = backend.store(now_ms=1)
         store.register(OPENAI, CONFIG)
         store.update("openai", CircuitConfig(consecutive_failure_limit=1).to_fields())
         assert recorded(store, "openai", 1, result("openai", False)).health.circuit_state is CircuitState.OPEN
-        log = backend.client().xrange(store.keys.events("openai"))
+        log = redis_client.xrange(store.keys.events("openai"))
         assert "consecutive_failure_limit=1" in str(log)
 
 
@@ -44,31 +44,31 @@ class TestWrittenByHand:
     """An operator with redis-cli writes numbers in many ways."""
 
     @pytest.mark.parametrize("text", ["60000.0", "6e4"])
-    def test_a_number_counts_however_it_is_spelled(self, backend, text):
+    def test_a_number_counts_however_it_is_spelled(self, backend, text, redis_client):
         """As Lua reads it, so do we: a batch is applied, and its reply is understood."""
         store = backend.store()
         store.register(Provider("p", ("m",)), CircuitConfig())
-        backend.client().hset(store.keys.health("p"), "open_timeout_ms", text)
+        redis_client.hset(store.keys.health("p"), "open_timeout_ms", text)
         reply = recorded(store, "p", 1, *[result("p", False)] * 5)
         assert [str(change.to_state) for change in reply.transitions] == ["open"]
         assert reply.health.config.open_timeout == 60.0
 
-    def test_what_is_no_number_is_refused_before_anything_is_written(self, backend):
+    def test_what_is_no_number_is_refused_before_anything_is_written(self, backend, redis_client):
         """By name, and with the value."""
         store = backend.store()
         store.register(Provider("p", ("m",)), CircuitConfig())
-        backend.client().hset(store.keys.health("p"), "open_timeout_ms", "soon")
+        redis_client.hset(store.keys.health("p"), "open_timeout_ms", "soon")
         with pytest.raises(RedisRefused, match="open_timeout_ms is no number from 0 up: soon"):
             recorded(store, "p", 1, *[result("p", False)] * 5)
-        state, failures = backend.client().hmget(store.keys.health("p"), "circuit_state", "consecutive_failures")
+        state, failures = redis_client.hmget(store.keys.health("p"), "circuit_state", "consecutive_failures")
         assert (as_text(state), as_text(failures)) == ("closed", "0")
 
     @pytest.mark.parametrize("word", ["nan", "0x10", "inf"])
-    def test_a_word_that_looks_like_a_number_stays_a_word(self, backend, word):
+    def test_a_word_that_looks_like_a_number_stays_a_word(self, backend, word, redis_client):
         """And an update that changes nothing writes nothing."""
         store = backend.store()
         store.register(Provider("p", ("m",)), CircuitConfig())
-        backend.client().hset(store.keys.health("p"), "open_reason", word)
+        redis_client.hset(store.keys.health("p"), "open_reason", word)
         first = store.update("p", {"weight": "2"})
         again = store.update("p", {"weight": "2"})
         assert first.health.open_reason == again.health.open_reason == word

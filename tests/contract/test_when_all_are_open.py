@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from redis_router import InvalidArgument
-from tests.support import eventually
-from tests.support.fleet import AZURE, OPENAI, QUICK, fail, health, until
+from tests.support.fleet import AZURE, OPENAI, QUICK, fail, half_open, health, until
 
 
 class TestWhenAllAreOpen:
@@ -28,10 +27,7 @@ class TestWhenAllAreOpen:
         """Permits bound the trial; what goes there without one is no verdict."""
         replica, _ = fleet(when_all_open="least_bad", circuit=replace(QUICK, half_open_success_threshold=100))
         replica.update_health("azure", available=False)
-        fail(replica, "openai")
-        worker = checker()
-        eventually(lambda: "openai" in worker.run_once().half_opened)
-        until(replica, "openai", "half_open")
+        half_open(replica, checker())
         held = [replica.attempt("gpt-4o") for _ in range(30)]
         without = [attempt for attempt in held if attempt.permit is None]
         assert len(held) - len(without) <= QUICK.half_open_max_probes

@@ -11,7 +11,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
-from redis_router.store.redis import Store
 from tests.support import eventually, metric, recorded, result, target
 from tests.support.fleet import knows, probes_running
 
@@ -60,14 +59,14 @@ class TestRunOnce:
         store, worker = backend.store(), checker()
         register(store)
         trip(store)
-        moves = Store.half_open
+        moves = type(store).half_open
 
         def half_open(store, name, epoch):
             reply = moves(store, name, epoch)
             worker._fleet.forget(name)
             return reply
 
-        monkeypatch.setattr(Store, "half_open", half_open)
+        monkeypatch.setattr(type(store), "half_open", half_open)
         eventually(lambda: worker.run_once().half_opened)
 
     def test_leaves_a_circuit_that_is_not_due(self, backend, checker):
@@ -111,21 +110,21 @@ class TestRunOnce:
         first, second = checker(worker="w"), checker(worker="w")
         assert (first.run_once().leader, second.run_once().leader, first.run_once().leader) == (True, False, True)
 
-    def test_a_record_that_is_gone_is_asked_for_once(self, backend, checker, monkeypatch):
+    def test_a_record_that_is_gone_is_asked_for_once(self, backend, checker, monkeypatch, redis_client):
         """No busy loop: the copy is dropped until a replica puts the record back."""
         store, worker = backend.store(), checker(interval=60.0, lease=60.0)
         register(store)
         register(store, "azure")
         asked = []
-        moves = Store.half_open
+        moves = type(store).half_open
 
         def half_open(store, name, epoch):
             asked.append(name)
             if name == "openai":
-                backend.client().delete(store.keys.health(name))
+                redis_client.delete(store.keys.health(name))
             return moves(store, name, epoch)
 
-        monkeypatch.setattr(Store, "half_open", half_open)
+        monkeypatch.setattr(type(store), "half_open", half_open)
         worker.start()
         eventually(lambda: worker.is_leader and knows(worker, "openai"))
         trip(store)
@@ -261,9 +260,9 @@ class TestProbes:
         found = store.snapshot(["openai"]).records["openai"]
         assert (found.available, found.probe_result[:8]) == (True, "cannot: ")
 
-    def test_a_probe_of_a_newer_version_leaves_the_rest_of_the_spec(self, backend):
+    def test_a_probe_of_a_newer_version_leaves_the_rest_of_the_spec(self, backend, redis_client):
         """Fields that are not known yet, and a probe that is none."""
-        store, client = backend.store(), backend.client()
+        store, client = backend.store(), redis_client
         newer = {"url": "http://h/", "body": "ping"}
         for probe, expected in ((newer, Probe("http://h/")), (7, None), ({"method": "GET"}, None)):
             client.hset(store.keys.providers, "openai", json.dumps({"models": ["m"], "probe": probe, "provider": "x"}))

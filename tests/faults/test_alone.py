@@ -11,7 +11,7 @@ from redis_router import (
     Router,
 )
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.faults.away import OPENAI, QUICK, fail, touches, until
 from tests.support import eventually, metric
 from tests.support.fleet import chosen, threads_of_ours
@@ -47,7 +47,7 @@ class TestAlone:
         proxy.hear()
         eventually(lambda: beyond.redis_up, "the replica is back")
         assert beyond.flush()
-        record = Store(connect(server.url), "rr", "test").snapshot().records["openai"]
+        record = RedisStore(connect(server.url), "rr", "test").snapshot().records["openai"]
         assert beyond.get_health_status()["openai"] == record
         assert record.generation < 10
         assert ["out of" in edge for edge in touches(caplog)] == [True, False]
@@ -89,7 +89,7 @@ class TestAlone:
         proxy.hear()
         eventually(lambda: beyond.redis_up)
         fail(beyond, 1)
-        store = Store(connect(server.url), "rr", "test")
+        store = RedisStore(connect(server.url), "rr", "test")
         eventually(lambda: store.snapshot().records["openai"].circuit_state == "open", "open for the fleet")
 
     def test_results_that_grew_old_are_dropped_and_counted(self, proxy):
@@ -121,4 +121,4 @@ class TestAlone:
         proxy.hear()
         eventually(lambda: beyond.redis_up)
         assert beyond.flush()
-        assert "late" in Store(connect(server.url), "rr", "test").snapshot().records
+        assert "late" in RedisStore(connect(server.url), "rr", "test").snapshot().records

@@ -6,7 +6,7 @@ import pytest
 
 from redis_router import NoProviderAvailable
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.faults.attacked import CONFIG, HEALTHY, fail, record_of, said, until
 from tests.support import eventually, metric
 from tests.support.fleet import new_router, refresh
@@ -147,7 +147,7 @@ class TestOtherKeys:
         assert router.redis_up
         status, leader = None, None
         if spoil == "epoch":
-            status, leader = Store(connect(server.url), "rr", "w").campaign(1000)
+            status, leader = RedisStore(connect(server.url), "rr", "w").campaign(1000)
             assert (status, leader.worker) == ("elected", "w")
 
     @pytest.mark.parametrize("key", ["health", "permits", "events", "reporters", "seq"])

@@ -9,9 +9,10 @@ import redis
 from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
-from redis_router.store.redis import Store
-from tests.conftest import RIGHTS, said_once
+from redis_router.store.redis import RedisStore
+from tests.conftest import RIGHTS
 from tests.support import eventually, metric
+from tests.support.documents import said_once
 from tests.support.fleet import new_router
 from tests.support.servers import cluster, wait_replicated
 
@@ -59,7 +60,7 @@ def traffic(replica, seconds, until=lambda: False):
 
 
 def totals(nodes):
-    records = Store(connect(nodes.url), "rr", "test").snapshot().records
+    records = RedisStore(connect(nodes.url), "rr", "test").snapshot().records
     return {name: record.consecutive_successes for name, record in records.items()}
 
 

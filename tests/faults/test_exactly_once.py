@@ -3,7 +3,7 @@
 import time
 
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.faults.away import fail
 from tests.support import eventually, metric
 
@@ -17,7 +17,7 @@ class TestExactlyOnce:
         fail(beyond)
         assert beyond.flush(10)
         assert proxy.lost == 1
-        record = Store(connect(server.url), "rr", "test").snapshot().records["openai"]
+        record = RedisStore(connect(server.url), "rr", "test").snapshot().records["openai"]
         assert (record.consecutive_failures, record.generation) == (3, 2)
         labels = {"provider": "openai", "from_state": "closed", "to_state": "open"}
         assert metric(beyond, "circuit_state_changes_total", **labels) == 1
@@ -27,7 +27,7 @@ class TestExactlyOnce:
         fail(beyond)
         assert beyond.flush()
         proxy.lose_the_reply_to(b":permits")
-        store = Store(connect(server.url), "rr", "test")
+        store = RedisStore(connect(server.url), "rr", "test")
         eventually(lambda: store.half_open("openai").transitions, "the circuit is half-open")
         eventually(lambda: metric(beyond, "half_open_permits_total", provider="openai") == 1, "a permit was granted")
         assert proxy.lost == 1
@@ -44,6 +44,6 @@ class TestExactlyOnce:
                 proxy.cut()
             time.sleep(0.001)  # traffic, not one burst
         assert beyond.flush(20)
-        record = Store(connect(server.url), "rr", "test").snapshot().records["openai"]
+        record = RedisStore(connect(server.url), "rr", "test").snapshot().records["openai"]
         assert record.consecutive_successes == 300
         assert metric(beyond, "requests_total", provider="openai", outcome="success") == 300

@@ -7,7 +7,7 @@ import pytest
 from redis_router import CircuitConfig, Provider
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support import eventually, recorded, result
 from tests.support.processes import WorkerProcess
 from tests.support.servers import Proxy
@@ -48,7 +48,7 @@ def gone(worker):
 def test_a_leader_that_is_away_for_longer_than_its_lease(server, pair, how):
     """Another leads within the lease and a bit; when the first is back it stands by, and no record sees its epoch."""
     first, second, proxy = pair
-    store = Store(connect(server.url), "rr", "test")
+    store = RedisStore(connect(server.url), "rr", "test")
     store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1, open_timeout=0.2))
     old = store.leader()[1].epoch
     first.process.send_signal(signal.SIGSTOP) if how == "frozen" else proxy.go_deaf()
@@ -68,7 +68,7 @@ def test_a_leader_that_is_away_for_longer_than_its_lease(server, pair, how):
 
 def test_a_write_of_a_leader_that_was_replaced(server):
     """It comes too late, by whatever path: the record refuses its epoch."""
-    late, heir = (Store(connect(server.url), "rr", name) for name in ("late", "heir"))
+    late, heir = (RedisStore(connect(server.url), "rr", name) for name in ("late", "heir"))
     late.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1, open_timeout=0.001))
     _, term = late.campaign(1)
     eventually(lambda: late.leader()[1].remaining_ms < 0, "the lease is over")

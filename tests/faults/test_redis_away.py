@@ -15,7 +15,7 @@ from redis_router import (
 )
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.faults.away import OPENAI, QUICK, touches
 from tests.support import eventually, metric
 from tests.support.fleet import new_router, threads_of_ours
@@ -35,7 +35,7 @@ def test_a_stopped_server_never_reaches_the_caller(server, replica, caplog):
     server.start()
     eventually(lambda: replica.redis_up, "the replica is back")
     assert replica.flush(10)
-    record = Store(connect(server.url), "rr", "test").snapshot(["openai"]).records["openai"]
+    record = RedisStore(connect(server.url), "rr", "test").snapshot(["openai"]).records["openai"]
     assert record.consecutive_successes == 100
     assert ["out of" in edge for edge in touches(caplog)] == [True, False]
 
@@ -50,7 +50,7 @@ def test_an_open_circuit_survives_a_restart_without_persistence(server, replica)
     eventually(lambda: not replica.redis_up)
     server.start()
     eventually(lambda: replica.redis_up)
-    store = Store(connect(server.url), "rr", "test")
+    store = RedisStore(connect(server.url), "rr", "test")
     record = eventually(lambda: store.snapshot(["openai"]).records.get("openai"))
     assert (record.circuit_state, record.generation) == ("open", before.generation)
     assert record.last_state_change_ms == before.last_state_change_ms
@@ -76,7 +76,7 @@ def test_a_frozen_server_blocks_nobody(server, replica):
         server.process.send_signal(signal.SIGCONT)
     eventually(lambda: replica.redis_up)
     assert replica.flush(10)
-    record = Store(connect(server.url), "rr", "test").snapshot(["openai"]).records["openai"]
+    record = RedisStore(connect(server.url), "rr", "test").snapshot(["openai"]).records["openai"]
     assert record.consecutive_successes == 1_000, "each applied once"
 
 
@@ -131,7 +131,7 @@ def test_starting_without_redis(server):
         server.start()
         eventually(lambda: replica.redis_up)
         assert replica.flush(10)
-        assert Store(connect(server.url), "rr", "test").snapshot().records["openai"].consecutive_successes == 1
+        assert RedisStore(connect(server.url), "rr", "test").snapshot().records["openai"].consecutive_successes == 1
 
 
 def test_a_wrong_password_is_said_at_start():

@@ -9,7 +9,7 @@ from redis_router import AccessDenied, CircuitConfig, Outcome, Provider, RedisRe
 from redis_router.circuit.outcome import Result
 from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
-from redis_router.store.redis import Batch, Reply, Store
+from redis_router.store.redis import Batch, RedisStore, Reply
 from tests.conftest import KEYS, REAL, RIGHTS
 from tests.support import result
 
@@ -47,7 +47,7 @@ def admin(server):
 @pytest.mark.parametrize("right", ["hgetall", "hset", "get", "publish"])
 def test_a_right_that_scripts_miss_is_named(server, admin, right):
     """Every record needs it, so it is no matter of this one."""
-    store = Store(connect(f"redis://router:password@127.0.0.1:{server.port}/0"), "rr", "gw")
+    store = RedisStore(connect(f"redis://router:password@127.0.0.1:{server.port}/0"), "rr", "gw")
     store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1))
     admin.execute_command("ACL", "SETUSER", "router", f"-{right}")
     (reply,) = store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1)])])
@@ -57,7 +57,7 @@ def test_a_right_that_scripts_miss_is_named(server, admin, right):
 
 def test_a_channel_that_scripts_may_not_publish_to_is_named(server, admin):
     """Where the server looks at channels inside scripts, and else it works."""
-    store = Store(connect(f"redis://router:password@127.0.0.1:{server.port}/0"), "rr", "gw")
+    store = RedisStore(connect(f"redis://router:password@127.0.0.1:{server.port}/0"), "rr", "gw")
     store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1))
     admin.execute_command("ACL", "SETUSER", "router", "resetchannels")
     (reply,) = store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1)])])

@@ -10,7 +10,7 @@ import redis
 
 from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from tests.support import eventually, metric
 from tests.support.fleet import new_router
 from tests.support.servers import sentinels, wait_replicated
@@ -91,7 +91,7 @@ def test_a_master_that_dies_or_freezes(behind, fleet, how):
     sent += traffic(first, 0.3)
     assert first.flush(10)
     assert second.flush(10)
-    record = Store(connect(behind.url), "rr", "test").snapshot().records
+    record = RedisStore(connect(behind.url), "rr", "test").snapshot().records
     assert (record["openai"].circuit_state, record["openai"].generation) == ("open", 2)
     assert record["azure"].consecutive_successes == sent
     assert metric(first, "requests_total", provider="azure", outcome="success") == sent
@@ -114,7 +114,7 @@ def test_a_failover_that_loses_writes(behind, fleet):
     with redis.Redis(port=behind.replica.port) as cut_off:
         eventually(lambda: cut_off.info("replication")["role"] == "master", "it is the master now", 40)
     eventually(lambda: first.redis_up and second.redis_up, "both are back", 40)
-    store = Store(connect(behind.url), "rr", "test")
+    store = RedisStore(connect(behind.url), "rr", "test")
     eventually(lambda: store.snapshot().records["openai"].circuit_state == "open", "it is open again")
     assert store.snapshot().records["openai"].generation == 2
     for replica in fleet:

@@ -15,7 +15,8 @@ from redis_router import CircuitConfig, CircuitState, Outcome, Provider
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import Result
 from redis_router.store.contract import Batch
-from redis_router.store.memory import Memory, MemoryStore
+from redis_router.store.memory import MemoryStore
+from redis_router.store.memory_records import Memory
 from redis_router.store.redis import RedisStore
 
 configs = st.builds(

@@ -14,7 +14,7 @@ from redis_router import CircuitConfig, Outcome, Provider, errors
 from redis_router.circuit.outcome import Result
 from redis_router.replica import outbox as outboxes
 from redis_router.replica.outbox import Outbox
-from redis_router.store.redis import Store
+from redis_router.store.redis import RedisStore
 from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
 
@@ -28,7 +28,7 @@ STEPS = st.lists(
 )
 
 
-class Line(Store):
+class Line(RedisStore):
     """A store whose line to the server drops what it is told to."""
 
     trouble = ""
@@ -134,7 +134,7 @@ class Lane:
     """An outbox whose threads are the test: `round` does what both do, once."""
 
     def __init__(self, limit=10_000, flush_interval=0.001):
-        self.store = Store(fakeredis.FakeRedis(), "rr", "gw")
+        self.store = RedisStore(fakeredis.FakeRedis(), "rr", "gw")
         for name in ("p", "q"):
             self.store.register(Provider(name, ("m",)), CircuitConfig())
         self.registry = CollectorRegistry()

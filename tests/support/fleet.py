@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Outcome, Provider, ProviderHealth, Router
 from redis_router.circuit.outcome import Result
 from redis_router.request.attempt import Attempt
+from redis_router.store.contract import Batch, Store
 from redis_router.store.messages import Reply
-from redis_router.store.redis import Batch, Store
 from tests.support.servers import eventually
 
 TRACES = [
@@ -123,6 +123,7 @@ def health(router: Router[Any], name: str) -> ProviderHealth:
 
 def half_open(router: Router[Any], worker: HealthChecker, name: str = "openai") -> None:
     """Trip a circuit, and wait until the worker moved it and this replica sees it."""
+    worker.run_once()  # it leads: where nobody does, a replica would make the transition
     fail(router, name)
     eventually(lambda: name in worker.run_once().half_opened, f"the worker moved {name}")
     until(router, name, "half_open")
