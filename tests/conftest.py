@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 
 from redis_router import HealthChecker, ProviderHealth, Router
@@ -25,6 +26,9 @@ from redis_router.store.messages import text
 from redis_router.store.opening import open_store, open_target
 from tests.support.documents import said_once
 from tests.support.fleet import new_router, new_worker
+
+hypothesis.settings.register_profile("suite", deadline=None)  # how long a case takes is the machine's matter
+hypothesis.settings.load_profile("suite")
 
 MEMORY = "memory"
 REAL: dict[str, Path] = {}

@@ -65,7 +65,6 @@ class MemoryStore:
         return leader is not None and leader.remaining_ms > 0
 
     def waits_for(self, thread: int | None) -> float:
-        """Nobody waits."""
         return 0.0
 
     @property

@@ -8,15 +8,15 @@ import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Provider, UnknownProvider
 from tests.support import eventually
-from tests.support.fleet import QUICK, health
+from tests.support.fleet import health
 
 
 class TestCircuitPerModel:
     BOTH = Provider("openai", models=("gpt-4o", "gpt-4o-mini"), circuit_per_model=True, client="the client")
 
     @pytest.fixture
-    def pair(self, router):
-        replicas = [router(circuit=QUICK) for _ in range(2)]
+    def pair(self, router, circuit):
+        replicas = [router(circuit=circuit) for _ in range(2)]
         for replica in replicas:
             replica.register_provider(self.BOTH)
             replica.start()

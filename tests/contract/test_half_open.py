@@ -124,7 +124,7 @@ class TestHalfOpen:
         """I-9: the safety net, logged and counted; with a worker in office it stays out."""
         worker = backend.store("worker")
         worker.campaign(60_000)
-        replica = alone_on_openai(safety_net_after=0.1)
+        replica = alone_on_openai(circuit=QUICK, safety_net_after=0.1)
         fail(replica, "openai")
         assert metric(replica, "safety_net_transitions_total", provider="openai") == 0
         looked = threading.Event()

@@ -14,7 +14,7 @@ from tests.support.fleet import AZURE, OPENAI, QUICK, fail, until
 
 
 class TestLife:
-    def test_on_transition_is_called_once_each(self, router):
+    def test_on_transition_is_called_once_each(self, router, circuit):
         """With what changed; a callback that fails disturbs nobody."""
         seen = []
 
@@ -22,7 +22,7 @@ class TestLife:
             seen.append(change)
             raise RuntimeError("a user's bug")
 
-        replica = router(circuit=QUICK, on_transition=listen)
+        replica = router(circuit=circuit, on_transition=listen)
         replica.register_provider(OPENAI)
         replica.start()
         fail(replica, "openai")
@@ -91,11 +91,12 @@ class TestLife:
         up.close()
         assert metric(registry, "redis_up") == 0
 
-    def test_a_health_checker_inside_a_replica(self, pair, backend):
+    def test_a_health_checker_inside_a_replica(self, fleet, backend):
         """The same worker, in the same election; stopping frees the lease."""
-        first, second = pair
+        first, second = fleet(circuit=QUICK)
         first.start_health_checker(0.05, lease=1.0)
         first.start_health_checker(0.05, lease=1.0)
+        eventually(lambda: backend.looking.leader()[1], "it leads")
         fail(second, "openai")
         until(second, "openai", "half_open")
         first.stop_health_checker()

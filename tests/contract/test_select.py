@@ -38,9 +38,9 @@ class TestSelect:
         assert "operator" in caught.value.reasons["azure"]
         assert 25.0 < caught.value.retry_after <= 30.0
 
-    def test_fallbacks_are_the_others_best_first(self, router):
+    def test_fallbacks_are_the_others_best_first(self, router, circuit):
         """By the router's strategy, without the primary, without what is down."""
-        replica = router(circuit=QUICK)
+        replica = router(circuit=circuit)
         latencies = {"slow": 90.0, "fast": 10.0, "mid": 50.0, "down": 1.0}
         for name in latencies:
             replica.register_provider(Provider(name, ("m",)))

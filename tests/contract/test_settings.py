@@ -19,14 +19,14 @@ from tests.support.fleet import (
 
 
 class TestSettings:
-    def test_set_circuit_config_holds_for_the_fleet(self, pair):
+    def test_set_circuit_config_holds_for_the_fleet(self, pair, circuit):
         """At once in Redis, by push everywhere; the next failure is judged by it."""
         first, second = pair
-        first.set_circuit_config(dataclasses.replace(QUICK, consecutive_failure_limit=1), "openai")
+        first.set_circuit_config(dataclasses.replace(circuit, consecutive_failure_limit=1), "openai")
         eventually(lambda: second.get_health_status()["openai"].config.consecutive_failure_limit == 1)
         fail(second, "openai", 1)
         until(second, "openai", "open")
-        assert first.get_health_status()["azure"].config == QUICK
+        assert first.get_health_status()["azure"].config == circuit
         first.set_circuit_config(CircuitConfig())
         assert {health.config for health in first.get_health_status().values()} == {CircuitConfig()}
 
@@ -134,10 +134,10 @@ class TestSettings:
         assert pair[0].flush()
         assert "new" in backend.looking.snapshot().records
 
-    def test_other_settings_than_the_records_are_named(self, pair, router, caplog):
+    def test_other_settings_than_the_records_are_named(self, pair, router, caplog, circuit):
         """I-8: the record wins, and the log says how to change it."""
         late = router(circuit=CircuitConfig())
         late.register_provider(OPENAI)
         late.start()
         assert "set_circuit_config" in caplog.text
-        assert late.get_health_status()["openai"].config == QUICK
+        assert late.get_health_status()["openai"].config == circuit

@@ -46,7 +46,7 @@ class TestSharing:
         }
         assert set(counted.values()) == {1.0}
 
-    def test_a_new_replica_joins_an_open_circuit(self, pair, router):
+    def test_a_new_replica_joins_an_open_circuit(self, pair, router, circuit):
         """I-8: it never sends a call to a provider that the fleet knows to be down."""
         fail(pair[0], "openai")
         late = router()
@@ -54,7 +54,7 @@ class TestSharing:
         late.register_provider(AZURE)
         late.start()
         assert late.get_circuit_state("openai") == "open"
-        assert late.get_health_status()["openai"].config == QUICK
+        assert late.get_health_status()["openai"].config == circuit
 
     def test_a_replica_starts_again_under_its_name(self, router):
         """Its results count: sequence numbers are the process's, not the name's."""

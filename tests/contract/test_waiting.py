@@ -4,7 +4,6 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,7 +13,6 @@ from tests.support import eventually
 from tests.support.fleet import (
     AZURE,
     OPENAI,
-    QUICK,
     Status,
     ask,
     fail,
@@ -115,7 +113,7 @@ class TestWaiting:
 
     def test_a_half_open_circuit_is_waited_for(self, fleet, checker):
         """Until the worker moves it and a permit is there."""
-        replica, _ = fleet(circuit=replace(QUICK, open_timeout=0.2))
+        replica, _ = fleet()
         replica.update_health("azure", available=False)
         fail(replica, "openai")
         checker(interval=0.1).start()

@@ -159,7 +159,7 @@ def test_from_the_first_line_to_the_last(terminals):
 
 
 def _without_redis(terminals: Terminals) -> None:
-    terminals.skip("pip install redis-llm-router")
+    terminals.skip("pip install -e .")
     said, told = terminals.run("python first.py")
     assert without_numbers(said) == without_numbers(told)
     gateway = terminals.start("python gateway.py memory://")
@@ -196,7 +196,7 @@ def _share_the_circuit(terminals: Terminals) -> list[Program]:
 
 
 def _recover(terminals: Terminals, gateways: list[Program]) -> Program:
-    terminals.skip("pip install 'redis-llm-router[worker]'")
+    terminals.skip("pip install -e '.[worker]'")
     worker = terminals.start("redis-router worker")
     eventually(lambda: any("leads" in line for line in worker.lines), "it says that it leads", 40)
     terminals.run("rm openai-is-down")
