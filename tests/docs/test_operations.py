@@ -19,7 +19,7 @@ from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
 from redis_router.worker.checker import STUCK_SECONDS
 from redis_router.worker.duties import FAILURE_THRESHOLD, SUCCESS_THRESHOLD
-from tests.conftest import server
+from tests.conftest import RIGHTS, server
 from tests.docs.log_lines import lines
 from tests.docs.test_metrics import SERIES
 from tests.support import eventually, recorded, result
@@ -318,7 +318,39 @@ def test_a_refused_write_means_deciding_alone(one_real, caplog):
     assert sum("deciding alone meanwhile" in record.message for record in caplog.records) == 1
 
 
+def test_what_a_hand_set_is_put_back(one_real):
+    """While a gateway runs: a drain, a weight and thresholds outlive a loss of all data."""
+    with Router(one_real.url, namespace=one_real.namespace) as router:
+        router.register_provider(Provider("openai", ("m",)))
+        router.update_health("openai", available=False, weight=3.0)
+        router.set_circuit_config(CircuitConfig(open_timeout=7.0), "openai")
+        eventually(lambda: router.get_health_status()["openai"].config.open_timeout == 7.0)
+        client = one_real.client()
+        client.delete(*client.keys(f"{one_real.namespace}:*"))
+        router.record_result("openai", success=True, latency_ms=5.0)
+        assert router.flush()
+    found = one_real.record()
+    assert (found.unavailable_reason, found.weight, found.config.open_timeout) == ("operator", 3.0, 7.0)
+
+
 # Uninstalling
+
+
+def test_purging_needs_the_rights_that_the_page_names(looked_at):
+    """As the user of the page with these two, and nobody else's rights."""
+    (more,) = re.findall(r"`redis-router purge` needs `([^`]+)`", PAGE)
+    user, admin_url = f"u{looked_at.namespace}", server(looked_at.name).url
+    with connect(admin_url) as admin:
+        keys = (f"~{looked_at.namespace}:*", f"&{looked_at.namespace}:events")
+        admin.execute_command("ACL", "SETUSER", user, "on", ">password", *keys, *RIGHTS.split(), *more.split())
+        url = admin_url.replace("redis://", f"redis://{user}:password@")
+        for options in ((), ("--all",), ("--all", "--yes")):
+            command = [sys.executable, "-m", "redis_router", "purge", *options, "--redis", url]
+            command += ["--namespace", looked_at.namespace]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+        admin.execute_command("ACL", "DELUSER", user)
+    assert looked_at.client().keys(f"{looked_at.namespace}:*") == []
 
 
 def test_uninstalling_as_printed(looked_at):
