@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from redis_router.demo.server import free_port
 
 import redis_router
-from redis_router.demo.server import free_port
 from redis_router.request import classify
 from redis_router.telemetry.metrics import DROP_REASONS
 from tests.docs.collectors import METRICS, SERIES
