@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from redis_router.demo.server import free_port
 
 import redis_router
 from redis_router.request import classify
 from redis_router.telemetry.metrics import DROP_REASONS
+from redis_router.testing.server import free_port
 from tests.docs.collectors import METRICS, SERIES
 from tests.support import eventually
 
