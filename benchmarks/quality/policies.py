@@ -66,7 +66,7 @@ class Original(ByCall):
         health = self._records[replica][ticket]
         outcome = Outcome.SUCCESS if answer.status == 200 else Outcome.FAILURE
         result = Result(ticket, outcome, seconds * 1000, health.generation)
-        self._records[replica][ticket], _ = circuit.record(health, result, self._now_ms())
+        self._records[replica][ticket], _ = circuit.fold(health, result, self._now_ms())
 
 
 GUIDE = CircuitConfig(

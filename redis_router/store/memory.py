@@ -165,7 +165,7 @@ class MemoryStore:
         for result in batch.results:
             says = machine.complains(health, result)
             word = word if says is None else says
-            health, change = self._own(machine.record(health, result, now, jitter=self.jitter(), others=others))
+            health, change = self._own(machine.fold(health, result, now, jitter=self.jitter(), others=others))
             changes += [change] if change else []
             entry.permits.pop(result.permit, None)
         entry.note_word(self.session, word, bool(changes), now)
