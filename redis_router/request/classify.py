@@ -87,7 +87,7 @@ def classify(said: object) -> Verdict:
     than a rate limit, and that worse than what is ignored; of several rate limits the longest counts. A cancellation
     among them is what the others brought about, and counts only where there is nothing else.
 
-    An attempt knows how long the call was waited for, too, and may say otherwise of a time-out: see `Verdicts`.
+    An attempt knows how long the call was waited for, too, and may say otherwise of a time-out.
     """
     return _worst([_classify_one(each) for each in _members(said)])
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 import redis_router
-from redis_router.demo.server import free_port
 from redis_router.request import classify
 from redis_router.telemetry.metrics import DROP_REASONS
+from redis_router.testing.server import free_port
 from tests.docs.collectors import METRICS, SERIES
 from tests.support import eventually
 
