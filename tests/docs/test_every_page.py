@@ -6,6 +6,7 @@ import re
 import pytest
 
 import redis_router
+import redis_router.testing
 from tests.support.documents import PAGES, ROOT, TAKEN, snippets
 
 TESTS = sorted(path.stem for path in (ROOT / "tests" / "docs").glob("test_*.py"))
@@ -103,3 +104,5 @@ def test_the_reference_has_every_public_name():
     """And no other."""
     listed = re.findall(r"^\.\. auto\w+:: redis_router\.(\w+)(?:\(\))?$", PAGES["docs/api.md"], re.MULTILINE)
     assert sorted(listed) == sorted(redis_router.__all__)
+    listed = re.findall(r"^\.\. autofunction:: redis_router\.testing\.(\w+)$", PAGES["docs/testing.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(redis_router.testing.__all__)
