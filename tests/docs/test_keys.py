@@ -19,7 +19,7 @@ def stored_in(backend, redis_client):
 
 
 def test_a_new_record_has_the_fields_without_a_star(backend, redis_client):
-    """In Redis itself, in this order."""
+    """In Redis itself."""
     backend.store().register(Provider("openai", ("gpt-4o",)), CircuitConfig())
     stored = stored_in(backend, redis_client)
     always = [name for name, star in {**FIELDS, **THRESHOLDS}.items() if not star]
