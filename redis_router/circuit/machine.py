@@ -1,8 +1,9 @@
 """The circuit's state machine in pure Python: the mirror of `lua/_circuit.lua`, function for function in one order.
 
 It is the oracle that the Lua scripts are tested against. Everything that decides a circuit's state lives in these
-two files and nowhere else; `longest_opening_ms`, `cooling_for_ms` and `due_in_ms` are the record's and its config's own.
-Each function takes a record and returns the record after it, with the transition if the circuit changed.
+two files and nowhere else. (Here `cooling_for_ms` and `due_in_ms` are methods of the record, `longest_opening_ms` of
+its thresholds.) Each function takes a record and returns the record after it, with the transition if the circuit
+changed.
 """
 
 import re
