@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks import background, capacity, footprint, hotpath, propagation, report
 from benchmarks.measure import Row, machine, not_measured
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
+from redis_router.testing.server import EmbeddedServer
 
 RESULTS = Path(__file__).parent / "results"
 EXTRA = ("interlock", "litellm", "matplotlib", "purgatory", "pybreaker")

@@ -18,9 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Outcome, Probe, Provider, Router
 from redis_router.circuit.outcome import Result
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
 from redis_router.store.redis import Batch, RedisStore
+from redis_router.testing.server import EmbeddedServer
 
 SIZES = (100, 1_000, 10_000)
 REFUSALS = 10_000

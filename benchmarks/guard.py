@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.hotpath import router
 from redis_router import Router
-from redis_router.demo.server import EmbeddedServer
+from redis_router.testing.server import EmbeddedServer
 
 floor: dict[str, float] = {}
 

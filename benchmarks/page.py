@@ -7,6 +7,7 @@ the misses of the run that is in `results/`.
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from benchmarks.__main__ import RESULTS
@@ -149,7 +150,7 @@ def _misses(rows: Sequence[Row], found: Mapping[str, Row]) -> Iterator[str]:
         "series": number(found["of which prometheus-client's series, made without a router"].median),
     }
     for part in dict.fromkeys(each.part for each in rows if each.met is False):
-        yield f"**{_title(part)}.** {MISSES[part].format_map(figures)}"
+        yield fill(f"**{_title(part)}.** {MISSES[part].format_map(figures)}", 120, break_on_hyphens=False)
         yield ""
         for each in rows:
             if each.part == part and each.met is False:

@@ -1,8 +1,8 @@
 """How the documents are built: `sphinx-build -W --keep-going -b html docs <folder>`."""
 
-# Why Sphinx: it makes the reference from the docstrings, checks every link between pages, and can treat each doubt as an
-# error. MyST lets the pages be Markdown, which GitHub shows as well. All three packages have frequent releases. The usual
-# other choice, Material for MkDocs, is maintained no longer, and its successor is not at 1.0 yet.
+# Why Sphinx: it makes the reference from the docstrings, checks every link between pages, and can treat each doubt as
+# an error. MyST lets the pages be Markdown, which GitHub shows as well. All three packages have frequent releases. The
+# usual other choice, Material for MkDocs, is maintained no longer, and its successor is not at 1.0 yet.
 
 import re
 from importlib.metadata import version as installed
@@ -21,7 +21,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "inherited-members": "Exception,tuple,str,int"}
+autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100

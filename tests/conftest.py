@@ -18,12 +18,12 @@ import hypothesis
 import pytest
 
 from redis_router import HealthChecker, ProviderHealth, Router
-from redis_router.demo.server import EmbeddedServer, binaries
 from redis_router.store.connect import connect
 from redis_router.store.contract import Store
 from redis_router.store.keys import Keys
 from redis_router.store.messages import text
 from redis_router.store.opening import open_store, open_target
+from redis_router.testing.server import EmbeddedServer, binaries
 from tests.support.documents import said_once
 from tests.support.fleet import new_router, new_worker
 

@@ -14,11 +14,11 @@ from typing import Any
 import redis
 
 from benchmarks.chaos import truth
-from redis_router.demo.server import EmbeddedServer
 from redis_router.errors import RouterError
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
 from tests.support.documents import said_once
 from tests.support.servers import Proxy, Sentinels, end, eventually
 

@@ -21,8 +21,8 @@ from benchmarks.quality.policies import GUIDE, Oracle, Original, ours
 from benchmarks.quality.scenarios import LENGTH, RATE, REPLICAS, SCENARIOS, providers
 from benchmarks.quality.world import Make, Run, Scenario, Tally
 from redis_router import CircuitConfig, Latency
-from redis_router.demo.server import EmbeddedServer
 from redis_router.routing.strategies import STRATEGIES
+from redis_router.testing.server import EmbeddedServer
 
 RESULTS = Path(__file__).parents[1] / "results"
 ORACLE, ORIGINAL, GUIDED = "oracle", "the original", "p2c, guide"

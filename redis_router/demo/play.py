@@ -21,12 +21,12 @@ import httpx
 from redis_router.circuit.config import CircuitConfig
 from redis_router.demo.gateway import MODEL
 from redis_router.demo.screen import Screen
-from redis_router.demo.server import EmbeddedServer
 from redis_router.demo.story import Line, Story
 from redis_router.errors import RouterError
 from redis_router.store.connect import connect
 from redis_router.store.messages import Event
 from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
 
 REPLICAS = ["gateway-1", "gateway-2", "gateway-3"]
 WORKERS = ["worker-1", "worker-2"]

@@ -10,15 +10,15 @@ from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Pr
 from tests.support import eventually
 from tests.support.fleet import health
 
+BOTH = Provider("openai", models=("gpt-4o", "gpt-4o-mini"), circuit_per_model=True, client="the client")
+
 
 class TestCircuitPerModel:
-    BOTH = Provider("openai", models=("gpt-4o", "gpt-4o-mini"), circuit_per_model=True, client="the client")
-
     @pytest.fixture
     def pair(self, router, circuit):
         replicas = [router(circuit=circuit) for _ in range(2)]
         for replica in replicas:
-            replica.register_provider(self.BOTH)
+            replica.register_provider(BOTH)
             replica.start()
         return replicas
 
@@ -32,7 +32,7 @@ class TestCircuitPerModel:
         assert second.get_circuit_state("openai", "gpt-4o-mini") == "closed"
         with pytest.raises(NoProviderAvailable, match="openai/gpt-4o"):
             second.select_provider("gpt-4o")
-        assert second.select_provider("gpt-4o-mini") is self.BOTH
+        assert second.select_provider("gpt-4o-mini") is BOTH
         with second.attempt("gpt-4o-mini") as attempt:
             assert attempt.provider.client == "the client"
         assert health(second, "openai/gpt-4o-mini").consecutive_successes == 1
@@ -42,7 +42,7 @@ class TestCircuitPerModel:
         """By the provider's name; or for one, by its record's."""
         first, second = pair
         first.update_health("openai", available=False)
-        for model in self.BOTH.models:
+        for model in BOTH.models:
             eventually(lambda model=model: not second.get_health_status()[f"openai/{model}"].available)
         first.update_health("openai/gpt-4o", available=True)
         eventually(lambda: second.get_health_status()["openai/gpt-4o"].available)
@@ -83,10 +83,10 @@ class TestCircuitPerModel:
 
     def test_it_travels(self):
         """Copied, pickled, turned into a dict: parts and whole."""
-        part = self.BOTH.parts()[0]
-        assert asdict(self.BOTH)["name"] == "openai"
-        assert pickle.loads(pickle.dumps(part)).whole == self.BOTH
-        assert copy.copy(self.BOTH).whole == self.BOTH
+        part = BOTH.parts()[0]
+        assert asdict(BOTH)["name"] == "openai"
+        assert pickle.loads(pickle.dumps(part)).whole == BOTH
+        assert copy.copy(BOTH).whole == BOTH
 
     @pytest.mark.parametrize("models", [("*",), ("a model",), ("x" * 64,)])
     def test_models_that_make_no_record_are_refused(self, models):

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from redis.cluster import ClusterNode
 
 from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Provider, Router
-from redis_router.demo.server import EmbeddedServer
+from redis_router.testing.server import EmbeddedServer
 from tests.support import eventually
 
 QUICK = CircuitConfig(consecutive_failure_limit=3, half_open_success_threshold=1, open_timeout=0.1)

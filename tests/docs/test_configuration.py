@@ -4,15 +4,12 @@ import dataclasses
 import inspect
 import re
 
-from redis_router import CircuitConfig, Probe, Provider, Router
+from redis_router import CircuitConfig, Probe, Router
 from redis_router.options import Options
-from redis_router.store.connect import connect
-from redis_router.store.redis import RedisStore
 from tests.support.documents import section, snippet
 
 MEMORY = snippet("docs/configuration.md", "memory://")
 PROBE = snippet("docs/configuration.md", "probe=Probe(")
-DRAIN = snippet("docs/configuration.md", "operator = Router(")
 
 
 def documented(heading):
@@ -54,10 +51,3 @@ def test_a_probe_with_a_secret_of_the_workers():
     found = scope["provider"].probe
     assert isinstance(found, Probe)
     assert found.headers == {"Authorization": "Bearer ${OPENAI_API_KEY}"}
-
-
-def test_draining_as_printed(one_real, as_a_user):
-    """From a process of its own, for a fleet that it is no part of."""
-    with connect(one_real.url) as client:
-        RedisStore(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
-        assert as_a_user(DRAIN) == ""

@@ -44,7 +44,7 @@ def environment(deployment: dict[str, Any]) -> dict[str, Any]:
 def test_the_files_are_those_of_the_page():
     """docs/operations.md names each; each object has a kind and a version that Kubernetes has."""
     page = (ROOT / "docs" / "operations.md").read_text()
-    assert set(re.findall(r"\(\.\./deploy/kubernetes/([\w.]+)\)", page)) == FILES.keys()
+    assert set(re.findall(r"\(\.\./deploy/kubernetes/([\w.]+)\)", page)) == {*FILES, "Dockerfile"}
     for each in OBJECTS:
         assert VERSIONS[each["kind"]] == each["apiVersion"]
         assert re.fullmatch(r"[a-z0-9-]{1,63}", each["metadata"]["name"])
@@ -143,6 +143,18 @@ def test_the_workers_probes_are_pages_that_it_has(one_real):
                     assert answer.status == 200
         finally:
             checker.stop()
+
+
+def test_the_image_holds_what_the_worker_needs():
+    """The files that it copies are there, the extra exists, and its name is the deployment's."""
+    text, version = (FOLDER / "Dockerfile").read_text(), (ROOT / "pyproject.toml").read_text()
+    for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in line.split())
+    assert "'.[worker]'" in text
+    assert re.search(r"^worker = \[", version, re.MULTILINE)
+    image = container(named("redis-router-worker"))["image"]
+    assert f" -t {image} ." in text
+    assert f'\nversion = "{image.rpartition(":")[2]}"\n' in version
 
 
 def test_the_gateway_is_the_example():

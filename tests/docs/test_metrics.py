@@ -14,15 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
 import redis_router
-from redis_router import CircuitState, Outcome, ProviderHealth
-from redis_router.circuit.outcome import Result
-from redis_router.circuit.record import Transition
-from redis_router.demo.server import free_port
 from redis_router.request import classify
-from redis_router.telemetry.metrics import DROP_REASONS, Metrics
+from redis_router.telemetry.metrics import DROP_REASONS
+from redis_router.testing.server import free_port
+from tests.docs.collectors import METRICS, SERIES
 from tests.support import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -33,41 +30,6 @@ RULES = [
     rule for group in yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
 ROWS = re.findall(r"^\| `(redis_router_\w+)` \| (\w+) \| ([\w, ]*?) ?\| (.+) \|$", PAGE, re.MULTILINE)
-
-
-def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
-    """Every metric after one of everything happened: its type, and the values of each label."""
-    registry = CollectorRegistry()
-    metrics, change = Metrics(registry), Transition("p", CircuitState.CLOSED, CircuitState.OPEN, "window", 2)
-    metrics.results("p", [Result("p", outcome, 20.0, 1, reason="timeout") for outcome in Outcome])
-    metrics.transition(change)
-    metrics.local_transition(change)
-    metrics.background_failed("engine")
-    metrics.permit_claimed("p")
-    metrics.safety_net_used("p")
-    for passed in (True, False):
-        metrics.probed("p", passed=passed)
-    for reason in DROP_REASONS:
-        metrics.dropped(reason, 1)
-    metrics.health([ProviderHealth("p")])
-    found: dict[str, tuple[str, dict[str, set[str]]]] = {}
-    for family in registry.collect():
-        labels: dict[str, set[str]] = {}
-        for sample in family.samples:
-            for label, value in sample.labels.items():
-                labels.setdefault(label, set()).add(value)
-        found[family.name + ("_total" if family.type == "counter" else "")] = (family.type, labels)
-    return found
-
-
-METRICS = touched()
-SERIES = {name: name for name in METRICS} | {
-    f"{name}_{part}": name
-    for name, (kind, _) in METRICS.items()
-    if kind == "histogram"
-    for part in ("bucket", "sum", "count")
-}
-"""What a query may name, and the metric that it is of."""
 
 
 def test_the_tables_are_the_collectors():

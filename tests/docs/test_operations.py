@@ -1,17 +1,14 @@
-"""docs/operations.md says what is true: its commands run, its output is real, its log lines are those of the code."""
+"""docs/operations.md says what is true: its commands run, and its output is real. Symptoms: test_runbook.py."""
 
 import argparse
 import logging
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
 from redis_router import AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
 from redis_router.circuit.outcome import Result
@@ -19,14 +16,12 @@ from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
 from redis_router.worker.checker import STUCK_SECONDS
 from redis_router.worker.duties import FAILURE_THRESHOLD, SUCCESS_THRESHOLD
-from tests.conftest import server
-from tests.docs.log_lines import lines
-from tests.docs.test_metrics import SERIES
+from tests.conftest import RIGHTS, server
 from tests.support import eventually, recorded, result
+from tests.support.documents import PAGES, rows, section
 from tests.support.processes import WorkerProcess
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "operations.md").read_text()
+PAGE = PAGES["docs/operations.md"]
 SNIPPETS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 LOCAL = "redis://localhost:6379/0"
 
@@ -36,69 +31,10 @@ def snippets(kind: str) -> list[str]:
     return [text for each, text in SNIPPETS if each == kind]
 
 
-def section(title: str) -> str:
-    """From one heading to the next."""
-    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of each line of its tables, heads and rules left out."""
-    found = [
-        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")
-    ]
-    return [row for row in found if not set(row[0]) <= {"-", "|"}][1:]
-
-
 def test_every_snippet_is_of_a_kind_that_is_tested():
     """Redis's own commands, shell commands, output, Python; each of them is run below."""
     kinds = [kind for kind, _ in SNIPPETS]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"": 2, "sh": 3, "console": 3, "python": 2}
-
-
-# Log lines
-
-
-def test_every_line_of_the_log_is_explained():
-    """All lines at WARNING and above, word for word, with their level; and none that the code does not have."""
-    documented = {row[0].strip("`").strip(): row[1] for row in rows(section("Log lines"))}
-    assert documented == lines()
-
-
-def test_lines_in_the_other_tables_are_those_of_the_code():
-    """A shortened line begins as one of the code does."""
-    known = [*lines(), "in touch with Redis at …", "worker … leads, epoch …"]
-    info = (ROOT / "redis_router" / "replica" / "link.py").read_text()
-    assert '"in touch with Redis at %s"' in info
-    assert '"worker %s leads, epoch %d"' in (ROOT / "redis_router" / "worker" / "election.py").read_text()
-    quoted = [
-        line.strip().removesuffix("…").strip()
-        for title in ("What happens when…", "Runbook")
-        for line in re.findall(r"``?([^`]*…[^`]*(?:`[^`]+` )?)``?(?!`)", section(title))
-    ]
-    assert len(quoted) > 6
-    for line in quoted:
-        assert any(each.startswith(line) for each in known), line
-
-
-def test_metrics_in_the_tables_exist():
-    """Those that tell of what happens."""
-    named = set(re.findall(r"redis_router_\w+", PAGE))
-    assert len(named) >= 6
-    assert named <= SERIES.keys()
-
-
-def test_the_runbook_has_every_alert():
-    """By its name, and no other."""
-    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
-    named = [row[0].strip("*") for row in rows(section("Runbook")) if row[0].startswith("**")]
-    assert named == [rule["alert"] for rule in rules]
-
-
-def test_links_lead_somewhere():
-    """To a page of the documents that is there or planned, or to a file of the repository."""
-    pages = {"choosing", "configuration", "guarantees", "keys", "metrics"}
-    for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", PAGE):
-        assert link.removesuffix(".md") in pages or (ROOT / "docs" / link).is_file(), link
 
 
 # The ACL, and Redis's own commands
@@ -133,7 +69,11 @@ def test_the_workers_options_are_those_of_the_command():
     (parsers,) = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
     worker = parsers.choices["worker"]
     options = {a.option_strings[-1]: a.default for a in worker._actions if a.dest != "help"}
-    documented = {row[0].strip("`"): row[1] for row in rows(section("The worker")) if row[0].startswith("`--")}
+    documented = {
+        row[0].strip("`"): row[1]
+        for row in rows(section("docs/operations.md", "The worker"))
+        if row[0].startswith("`--")
+    }
     assert documented.keys() == options.keys()
     words = {"none": [], "off": False, "host and pid": None}
     for option, text in documented.items():
@@ -152,7 +92,7 @@ def test_the_numbers_of_probes_are_those_of_the_code():
 
 def test_a_worker_answers_and_ends_as_told(one_real):
     """Its pages' words, and 0 after SIGTERM, with the lease given back."""
-    pages = {row[0] or "": row for row in rows(section("The worker")) if row[0].startswith("`/")}
+    pages = {row[0] or "": row for row in rows(section("docs/operations.md", "The worker")) if row[0].startswith("`/")}
     assert pages["`/healthz`"][1:3] == ["200", "`alive`"]
     assert pages["`/readyz`"][1:3] == ["200", "`leader` or `standby`"]
     worker = WorkerProcess(one_real.url, one_real.namespace)
@@ -250,35 +190,18 @@ def test_an_event_is_what_the_page_shows(looked_at):
     assert re.findall(r'\) "([^"]*)"$', shown, re.MULTILINE)[1:] == [word for pair in fields.items() for word in pair]
 
 
-def as_a_user(code: str, one_real, tmp_path) -> str:
-    """A snippet in a file of its own, run by an interpreter of its own: only the server is ours."""
-    code = code.replace(LOCAL, f"{one_real.url}?socket_timeout=20&socket_connect_timeout=20")
-    (tmp_path / "snippet.py").write_text(code)
-    command = [sys.executable, "-W", "error", str(tmp_path / "snippet.py")]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-def test_draining_as_printed(one_real, tmp_path):
+def test_draining_as_printed(as_a_user, one_real):
     """From a process of its own, for a fleet that it is no part of."""
-    (code,) = [text for text in snippets("python") if "operator" in text]
     with connect(one_real.url) as client:
-        store = RedisStore(client, "rr", "test")
-        store.register(Provider("openai", ("gpt-4o",)), CircuitConfig())
-        try:
-            assert as_a_user(code, one_real, tmp_path) == ""
-            events = one_real.client().xrevrange("rr:{openai}:events", count=2)
-            assert [fields["event"] for _, fields in events] == ["updated", "updated"]
-            assert store.snapshot(["openai"]).records["openai"].available
-        finally:
-            store.deregister("openai")
+        RedisStore(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+        assert as_a_user(snippets("python")[0]) == ""
+        events = [fields["event"] for _, fields in one_real.client().xrange("rr:{openai}:events")]
+    assert events.count("updated") == 2
 
 
-def test_a_namespace_as_printed(one_real, tmp_path):
+def test_a_namespace_as_printed(as_a_user):
     """A router that is made and not started asks Redis nothing."""
-    (code,) = [text for text in snippets("python") if "staging" in text]
-    assert as_a_user(code, one_real, tmp_path) == ""
+    assert as_a_user(snippets("python")[1]) == ""
     parsed = [cli.parser().parse_args(shlex.split(line)[1:]) for line in snippets("sh")[1].splitlines()]
     assert {arguments.namespace for arguments in parsed} == {"staging"}
 
@@ -318,7 +241,39 @@ def test_a_refused_write_means_deciding_alone(one_real, caplog):
     assert sum("deciding alone meanwhile" in record.message for record in caplog.records) == 1
 
 
+def test_what_a_hand_set_is_put_back(one_real):
+    """While a gateway runs: a drain, a weight and thresholds outlive a loss of all data."""
+    with Router(one_real.url, namespace=one_real.namespace) as router:
+        router.register_provider(Provider("openai", ("m",)))
+        router.update_health("openai", available=False, weight=3.0)
+        router.set_circuit_config(CircuitConfig(open_timeout=7.0), "openai")
+        eventually(lambda: router.get_health_status()["openai"].config.open_timeout == 7.0)
+        client = one_real.client()
+        client.delete(*client.keys(f"{one_real.namespace}:*"))
+        router.record_result("openai", success=True, latency_ms=5.0)
+        assert router.flush()
+    found = one_real.record()
+    assert (found.unavailable_reason, found.weight, found.config.open_timeout) == ("operator", 3.0, 7.0)
+
+
 # Uninstalling
+
+
+def test_purging_needs_the_rights_that_the_page_names(looked_at):
+    """As the user of the page with these two, and nobody else's rights."""
+    (more,) = re.findall(r"`redis-router purge` needs `([^`]+)`", PAGE)
+    user, admin_url = f"u{looked_at.namespace}", server(looked_at.name).url
+    with connect(admin_url) as admin:
+        keys = (f"~{looked_at.namespace}:*", f"&{looked_at.namespace}:events")
+        admin.execute_command("ACL", "SETUSER", user, "on", ">password", *keys, *RIGHTS.split(), *more.split())
+        url = admin_url.replace("redis://", f"redis://{user}:password@")
+        for options in ((), ("--all",), ("--all", "--yes")):
+            command = [sys.executable, "-m", "redis_router", "purge", *options, "--redis", url]
+            command += ["--namespace", looked_at.namespace]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+        admin.execute_command("ACL", "DELUSER", user)
+    assert looked_at.client().keys(f"{looked_at.namespace}:*") == []
 
 
 def test_uninstalling_as_printed(looked_at):

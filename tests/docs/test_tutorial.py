@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
 from tests.docs.conftest import URL, patient
 from tests.support import eventually
 from tests.support.documents import ROOT, consoles, section, snippet

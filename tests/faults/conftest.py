@@ -3,8 +3,8 @@
 import pytest
 
 from redis_router import CircuitConfig
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
+from redis_router.testing.server import EmbeddedServer
 from tests.faults.attacked import BROKEN, CONFIG, HEALTHY, let_in
 from tests.faults.away import OPENAI, QUICK
 from tests.support.fleet import new_router

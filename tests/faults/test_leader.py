@@ -5,9 +5,9 @@ import signal
 import pytest
 
 from redis_router import CircuitConfig, Provider
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
 from tests.support import eventually, recorded, result
 from tests.support.processes import WorkerProcess
 from tests.support.servers import Proxy

@@ -13,9 +13,9 @@ from redis_router import (
     RedisUnavailable,
     Router,
 )
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
 from tests.faults.away import OPENAI, QUICK, touches
 from tests.support import eventually, metric
 from tests.support.fleet import new_router, threads_of_ours

@@ -7,9 +7,9 @@ import pytest
 
 from redis_router import AccessDenied, CircuitConfig, Outcome, Provider, RedisRefused
 from redis_router.circuit.outcome import Result
-from redis_router.demo.server import EmbeddedServer
 from redis_router.store.connect import connect
 from redis_router.store.redis import Batch, RedisStore, Reply
+from redis_router.testing.server import EmbeddedServer
 from tests.conftest import KEYS, REAL, RIGHTS
 from tests.support import result
 

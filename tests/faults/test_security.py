@@ -13,7 +13,7 @@ import trustme
 from prometheus_client import CollectorRegistry, generate_latest
 
 from redis_router import Provider, RedisRefused, Router
-from redis_router.demo.server import EmbeddedServer
+from redis_router.testing.server import EmbeddedServer
 from tests.support import eventually
 
 OPENAI = Provider("openai", ("m",))

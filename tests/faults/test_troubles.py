@@ -11,7 +11,7 @@ import redis
 from redis_router import (
     RouterError,
 )
-from redis_router.demo.server import EmbeddedServer, free_port
+from redis_router.testing.server import EmbeddedServer, free_port
 from tests.faults.away import OPENAI, touches
 from tests.support import eventually, metric
 from tests.support.fleet import refresh

@@ -33,7 +33,7 @@ def test_the_demo_takes_its_processes_along():
             for part in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
             if "redis-router-" in part
         ]
-        assert len(children) == 9
+        assert len(children) == 10, "three gateways, two workers, three providers, the server and its guard"
         demo.terminate()
         demo.communicate(timeout=30)
         assert demo.returncode == 128 + signal.SIGTERM

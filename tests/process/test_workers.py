@@ -15,8 +15,8 @@ import pytest
 
 from redis_router import CircuitConfig, Outcome, Probe, Provider
 from redis_router.circuit.outcome import Result
-from redis_router.demo.server import EmbeddedServer, free_port
 from redis_router.store.messages import Event
+from redis_router.testing.server import EmbeddedServer, free_port
 from tests.support import eventually, recorded, result, target
 
 

@@ -65,3 +65,11 @@ def section(page: str, heading: str) -> str:
     (begin,) = re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
     end = re.search(rf"^#{{1,{len(begin[1])}}} ", text[begin.end() :], re.MULTILINE)
     return text[begin.end() :][: end.start() if end else None]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each line of its tables, without their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    found = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rules = [number for number, line in enumerate(lines) if set(line) <= set("|-: ")]
+    return [row for number, row in enumerate(found) if number not in rules and number + 1 not in rules]

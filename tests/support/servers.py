@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from redis_router.demo.server import EmbeddedServer, binaries, free_port
+from redis_router.testing.server import EmbeddedServer, binaries, free_port
 
 SENTINEL = """
 port {port}

@@ -15,9 +15,9 @@ from redis import exceptions as rex
 from redis.sentinel import MasterNotFoundError
 
 from redis_router import AccessDenied, InvalidArgument, Provider, RedisRefused, RedisUnavailable, Router
-from redis_router.demo.server import EmbeddedServer, free_port
 from redis_router.store.connect import REDIS_ERRORS, connect, translated, where
 from redis_router.store.urls import redacted
+from redis_router.testing.server import EmbeddedServer, free_port
 
 
 @pytest.mark.parametrize("url", ["redis://h", "REDIS://h", "redis://h:1/2", "rediss://u:p@h:1/0", "unix:///tmp/x.sock"])

