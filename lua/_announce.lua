@@ -50,37 +50,40 @@ end
 
 local function provider_of(key) return string.match(key, '{(.-)}') end
 
--- Announces the record as it is, without a change of its circuit.
-local function push_averages(key, channel, by, record)
-  redis.call('PUBLISH', channel, object({ 'event', 'averages', 'provider', provider_of(key), 'by', by,
-    'health', record.stored }))
+-- Tells who listens of an event: its details in this order, and the record as it is.
+local function push(channel, key, by, event, details, record)
+  local members = { 'event', event, 'provider', provider_of(key), unpack(details) }
+  for _, part in ipairs({ 'by', by, record and 'health', record and record.stored }) do members[#members + 1] = part end
+  redis.call('PUBLISH', channel, object(members))
+end
+
+-- Into the provider's log. pcall: what is decided and saved stands, also where the log cannot be written.
+local function log(key, by, event, details)
+  local entry = { 'event', event, unpack(details) }
+  entry[#entry + 1], entry[#entry + 2] = 'by', by
+  redis.pcall('XADD', key, 'MAXLEN', '~', EVENTS_KEPT, '*', unpack(entry))
 end
 
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
 -- Averages alone are pushed at most once in `push_interval` ms. `note` is of the batch: see `noted`.
 local function commit(keys, channel, by, record, now, now_us, action, push_interval, note)
   local moved, last_push_ms = #record.transitions > 0 or action ~= nil, record.health.last_push_ms
-  local push = moved or now - last_push_ms >= push_interval or now < last_push_ms
-  if push then record.health.last_push_ms = now end
+  local pushes = moved or now - last_push_ms >= push_interval or now < last_push_ms
+  if pushes then record.health.last_push_ms = now end
   write(keys.health, changes(record, now_us), note)
-  if not push then return end
-  local provider = provider_of(keys.health)
+  if not pushes then return end
   for _, t in ipairs(record.transitions) do
-    -- pcall: what is decided and saved stands, also where the log cannot be written
-    redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'transition', 'from', t.from, 'to', t.to,
-      'reason', t.reason, 'generation', t.generation, 'by', by)
-    redis.call('PUBLISH', channel, object({ 'event', 'transition', 'provider', provider, 'from', t.from, 'to', t.to,
-      'reason', t.reason, 'generation', t.generation, 'by', by, 'health', record.stored }))
+    local details = { 'from', t.from, 'to', t.to, 'reason', t.reason, 'generation', t.generation }
+    log(keys.events, by, 'transition', details)
+    push(channel, keys.health, by, 'transition', details, record)
   end
   if action then
-    if action.event ~= 'cooling' then -- so many of them would push what matters out of the log
-      redis.pcall('XADD', keys.events, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', action.event, 'detail', action.detail,
-        'by', by)
-    end
-    redis.call('PUBLISH', channel, object({ 'event', action.event, 'provider', provider, 'detail', action.detail,
-      'by', by, 'health', record.stored }))
+    local details = { 'detail', action.detail }
+    -- so many cooldowns would push what matters out of the log
+    if action.event ~= 'cooling' then log(keys.events, by, action.event, details) end
+    push(channel, keys.health, by, action.event, details, record)
   elseif not moved then
-    push_averages(keys.health, channel, by, record)
+    push(channel, keys.health, by, 'averages', {}, record)
   end
 end
 

@@ -8,54 +8,27 @@
 -- In the record, not in rr:providers: a script reads its own provider's keys only, and a record may be lost alone.
 local SCHEMA = 1
 
--- Name, kind, default, in reading order: what is going on, the thresholds in force, bookkeeping. An optional field is
--- stored once it is not its default; all others always are.
+-- Name, kind, default, in reading order: what is going on, the thresholds in force, bookkeeping. A field whose kind has
+-- a question mark is stored once it is not its default; all others always are.
 local FIELDS = {
-  'circuit_state', 'word', 'closed',
-  'open_reason', 'word', '',
-  'last_failure', 'word', '',
-  'available', 'number', 1,
-  'unavailable_reason', 'word', '',
-  'probe_result', 'optional word', '',
-  'cooldown_until_ms', 'optional number', 0,
-  'cooldown_ms', 'optional number', 0,
-  'latency_ms', 'number', 0,
-  'failure_rate', 'number', 0,
-  'weight', 'number', 1,
-  'consecutive_failures', 'number', 0,
-  'consecutive_successes', 'number', 0,
-  'calls', 'optional number', 0,
-  'window_bucket', 'optional number', 0,
-  'window_calls', 'optional word', '',
-  'window_failures', 'optional word', '',
-  'window_slow', 'optional word', '',
-  'times_opened', 'optional number', 0,
-  'open_timeout_factor', 'optional number', 1,
-  'generation', 'number', 1,
-  'last_state_change_ms', 'number', 0,
-  'last_check_ms', 'number', 0,
-  'last_result_ms', 'number', 0,
-  'failure_rate_threshold', 'number', 0.5,
-  'consecutive_failure_limit', 'number', 5,
-  'half_open_success_threshold', 'number', 3,
-  'half_open_max_probes', 'number', 3,
-  'open_timeout_ms', 'number', 30000,
-  'minimum_calls', 'optional number', 0,
-  'window_ms', 'optional number', 0,
-  'window_failure_rate_threshold', 'optional number', 0,
-  'slow_call_duration_threshold_ms', 'optional number', 0,
-  'slow_call_rate_threshold', 'optional number', 0,
-  'open_timeout_multiplier', 'optional number', 0,
-  'open_timeout_max_ms', 'optional number', 0,
-  'open_timeout_jitter', 'optional number', 0,
-  'min_reporters', 'optional number', 0,
-  'slow_start_ms', 'optional number', 0,
-  'circuit_version', 'optional number', 0,
-  'declined_settings', 'optional word', '',
-  'schema', 'number', SCHEMA,
-  'leader_epoch', 'number', 0,
-  'last_push_ms', 'number', 0,
-  'version', 'number', 0,
+  'circuit_state', 'word', 'closed', 'open_reason', 'word', '', 'last_failure', 'word', '',
+  'available', 'number', 1, 'unavailable_reason', 'word', '', 'probe_result', 'word?', '',
+  'cooldown_until_ms', 'number?', 0, 'cooldown_ms', 'number?', 0,
+  'latency_ms', 'number', 0, 'failure_rate', 'number', 0, 'weight', 'number', 1,
+  'consecutive_failures', 'number', 0, 'consecutive_successes', 'number', 0, 'calls', 'number?', 0,
+  'window_bucket', 'number?', 0, 'window_calls', 'word?', '', 'window_failures', 'word?', '', 'window_slow', 'word?', '',
+  'times_opened', 'number?', 0, 'open_timeout_factor', 'number?', 1, 'generation', 'number', 1,
+  'last_state_change_ms', 'number', 0, 'last_check_ms', 'number', 0, 'last_result_ms', 'number', 0,
+
+  'failure_rate_threshold', 'number', 0.5, 'consecutive_failure_limit', 'number', 5,
+  'half_open_success_threshold', 'number', 3, 'half_open_max_probes', 'number', 3, 'open_timeout_ms', 'number', 30000,
+  'minimum_calls', 'number?', 0, 'window_ms', 'number?', 0, 'window_failure_rate_threshold', 'number?', 0,
+  'slow_call_duration_threshold_ms', 'number?', 0, 'slow_call_rate_threshold', 'number?', 0,
+  'open_timeout_multiplier', 'number?', 0, 'open_timeout_max_ms', 'number?', 0, 'open_timeout_jitter', 'number?', 0,
+  'min_reporters', 'number?', 0, 'slow_start_ms', 'number?', 0,
+
+  'circuit_version', 'number?', 0, 'declined_settings', 'word?', '', 'schema', 'number', SCHEMA,
+  'leader_epoch', 'number', 0, 'last_push_ms', 'number', 0, 'version', 'number', 0,
 }
 local STATES = { closed = true, open = true, half_open = true }
 local LARGEST = 2 ^ 53 -- whole numbers are exact up to here; no field of ours is negative
@@ -107,7 +80,7 @@ local function record_of(stored, health)
     local field, kind = FIELDS[i], FIELDS[i + 1]
     local value = health[field]
     if value then
-      if kind == 'number' or kind == 'optional number' then
+      if kind == 'number' or kind == 'number?' then
         local found = tonumber(value) -- as in `number`; this loop is most of what a script costs
         if not (found and found >= 0 and found <= LARGEST) then
           bad_record(field .. ' is no number from 0 up: ' .. value)
@@ -138,33 +111,26 @@ local function load(key)
   return texts.circuit_state and record_of(stored, texts)
 end
 
--- Where a field stands in such an array, or will; looked for from `place` on, as most stand in the order of FIELDS.
-local function place_of(stored, field, place)
-  local last = #stored
-  for at = place, last, 2 do
-    if stored[at] == field then return at end
+-- Puts a field into such an array; looked for from `place` on, as most stand in the order of FIELDS. Returns its place.
+local function put(stored, field, value, place)
+  while stored[place] and stored[place] ~= field do place = place + 2 end
+  if not stored[place] then -- before `place`, or nowhere
+    place = 1
+    while stored[place] and stored[place] ~= field do place = place + 2 end
   end
-  for at = 1, place - 2, 2 do
-    if stored[at] == field then return at end
-  end
-  return last + 1
+  stored[place], stored[place + 1] = field, text(value)
+  return place
 end
 
--- The fields that changed, and the new version; nil where nothing did. `version` never falls, even where Redis lost a
--- newer one: it follows the clock.
+-- The fields that changed, and the new version; nil where nothing did. `version`, the last of them, never falls, even
+-- where Redis lost a newer one: it follows the clock.
 local function changes(record, now_us)
-  local health, stored, loaded = record.health, record.stored, record.loaded
-  local changed, place = {}, 1
+  local health, stored, loaded, changed, place = record.health, record.stored, record.loaded, {}, 1
   for i = 1, #FIELDS, 3 do
     local field = FIELDS[i]
-    local value = health[field]
-    if field == 'version' and #changed > 0 then
-      value = math.max(value + 1, now_us)
-      health.version = value
-    end
-    if value ~= loaded[i + 2] then
-      place = place_of(stored, field, place)
-      stored[place], stored[place + 1] = field, text(value)
+    if field == 'version' and #changed > 0 then health.version = math.max(health.version + 1, now_us) end
+    if health[field] ~= loaded[i + 2] then
+      place = put(stored, field, health[field], place)
       changed[#changed + 1], changed[#changed + 2] = field, stored[place + 1]
     end
   end

@@ -12,8 +12,7 @@
 
 local existed = redis.call('DEL', KEYS[1])
 redis.call('DEL', KEYS[2], KEYS[4])
--- pcall: an operator's word counts, also where the log cannot be written
-redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', 'deregistered', 'detail', '', 'by', ARGV[2])
+log(KEYS[3], ARGV[2], 'deregistered', { 'detail', '' })
 redis.pcall('PEXPIRE', KEYS[3], WEEK_MS)
-redis.call('PUBLISH', ARGV[1], object({ 'event', 'deregistered', 'provider', provider_of(KEYS[1]), 'by', ARGV[2] }))
+push(ARGV[1], KEYS[1], ARGV[2], 'deregistered', {})
 return reply(existed == 1 and 'ok' or 'missing', '')

@@ -28,7 +28,7 @@ if not record then return reply('missing', '') end
 local note = noted(KEYS[3])
 local did, applied = replayed(note, seq)
 if did then
-  push_averages(KEYS[1], ARGV[2], ARGV[3], record) -- the first run may have been refused this
+  push(ARGV[2], KEYS[1], ARGV[3], 'averages', {}, record) -- the first run may have been refused this
   return reply('replayed', did, record, applied)
 end
 

@@ -1,8 +1,9 @@
-"""The circuit's state machine in pure Python: the mirror of `lua/_circuit.lua`, line for line.
+"""The circuit's state machine in pure Python: the mirror of `lua/_circuit.lua`, function for function in one order.
 
 It is the oracle that the Lua scripts are tested against. Everything that decides a circuit's state lives in these
-two files and nowhere else. Each function takes a record and returns the record after it, with the transition if the
-circuit changed.
+two files and nowhere else. (Here `cooling_for_ms` and `due_in_ms` are methods of the record, `longest_opening_ms` of
+its thresholds.) Each function takes a record and returns the record after it, with the transition if the circuit
+changed.
 """
 
 import re
@@ -60,12 +61,130 @@ def failure_rate_average(rate: float, success: bool) -> float:
     return min(rate * 0.9 + 0.1, 1.0)
 
 
+def is_slow(config: CircuitConfig, latency_ms: float) -> bool:
+    """Did this call take longer than it should? Never, where the rule is off."""
+    return config.slow_call_rate_threshold > 0 and latency_ms > round(config.slow_call_duration_threshold * 1000)
+
+
+def buckets_of(text: str) -> list[int]:
+    """One of the window's counts: a number a bucket, newest last."""
+    return [int(number) for number in re.findall("[0-9]{1,15}", text)]
+
+
+def count(health: ProviderHealth, success: bool, slow: bool, now_ms: int) -> ProviderHealth:
+    """Count a call in closed: in the window or, where there is none, up to `minimum_calls`."""
+    if not health.config.window:
+        return replace(health, calls=min(health.calls + 1, max(health.calls, health.config.minimum_calls)))
+    bucket = now_ms * BUCKETS // round(health.config.window * 1000)
+    passed = bucket - health.window_bucket
+    if -BUCKETS < passed < 0:
+        passed, bucket = 0, health.window_bucket  # Redis's clock was set back a little
+
+    def counted(text: str, one: bool) -> str:
+        buckets = buckets_of(text)[passed : passed + BUCKETS] if abs(passed) < BUCKETS else []
+        buckets += [0] * (BUCKETS - len(buckets))
+        buckets[-1] += one
+        return " ".join(map(str, buckets))
+
+    return replace(
+        health,
+        window_bucket=bucket,
+        window_calls=counted(health.window_calls, True),
+        window_failures=counted(health.window_failures, not success),
+        window_slow=counted(health.window_slow, slow),
+    )
+
+
+def rule_fired(health: ProviderHealth, success: bool, slow: bool) -> str:
+    """The rule that opens a closed circuit after this call, '' for none. Rates wait for `minimum_calls`."""
+    config, windowed = health.config, bool(health.config.window)
+    calls, failures, slow_calls = (
+        sum(buckets_of(text)) for text in (health.window_calls, health.window_failures, health.window_slow)
+    )
+    enough = (calls if windowed else health.calls) >= config.minimum_calls
+    if not success:
+        if enough and health.failure_rate > config.failure_rate_threshold:
+            return "failure_rate"
+        if health.consecutive_failures >= config.consecutive_failure_limit:
+            return "consecutive_failures"
+        if windowed and enough and 0 < config.window_failure_rate_threshold <= failures / calls:
+            return "window_failure_rate"
+    if slow and windowed and enough and slow_calls / calls >= config.slow_call_rate_threshold:
+        return "slow_calls"
+    return ""
+
+
+def back_off(health: ProviderHealth, now_ms: int, jitter: float) -> ProviderHealth:
+    """How many times `open_timeout` an opening lasts, after so many before it.
+
+    Each healthy `open_timeout` since the last one took one back, as in Envoy.
+    """
+    config, factor, times = health.config, 1.0, min(health.times_opened, REOPENINGS)
+    if config.open_timeout_multiplier > 1:
+        if health.circuit_state is CLOSED:
+            times = max(0, times - max(0, now_ms - health.last_state_change_ms) // config.open_timeout_ms)
+        for _ in range(times):
+            factor *= config.open_timeout_multiplier
+        times += 1
+    else:
+        times = health.times_opened
+    factor = min(factor, config.longest_opening_ms / config.open_timeout_ms) * (1 + config.open_timeout_jitter * jitter)
+    return replace(health, times_opened=times, open_timeout_factor=factor)
+
+
+def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: int, jitter: float = 0.0) -> Step:
+    """The one place where a circuit changes its state."""
+    if to is OPEN:
+        health = back_off(health, now_ms, jitter)
+    change = Transition(health.name, health.circuit_state, to, reason, health.generation + 1)
+    health = replace(health, circuit_state=to, generation=health.generation + 1, last_state_change_ms=now_ms)
+    health = replace(health, calls=0, window_bucket=0, window_calls="", window_failures="", window_slow="")
+    by_operator = health.unavailable_reason == "operator"  # an operator's word outlives what the circuit does
+    if to is OPEN:
+        health = replace(health, open_reason=reason)
+        if not by_operator:
+            health = replace(health, available=False, unavailable_reason="circuit")
+    elif to is HALF_OPEN:
+        health = replace(health, consecutive_failures=0, consecutive_successes=0)
+    else:
+        health = replace(health, consecutive_failures=0, failure_rate=0.0)
+        if not by_operator:
+            health = replace(health, available=True, unavailable_reason="")
+    return health, change
+
+
+def complains(health: ProviderHealth, result: Result) -> bool | None:
+    """What this result makes of its replica's word on the provider, given the record before it; None: nothing.
+
+    A late result says nothing, nor does one in open. One that began under a decision of the replica alone is its word.
+    """
+    if result.outcome not in (Outcome.SUCCESS, Outcome.FAILURE):
+        return None
+    failed = result.outcome is Outcome.FAILURE
+    if is_local(result.generation):
+        return failed
+    if result.generation != health.generation or health.circuit_state is OPEN:
+        return None
+    return failed or is_slow(health.config, result.latency_ms)
+
+
 def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> ProviderHealth:
     """A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds."""
     until = int(now_ms + cooldown_ms)
     if until <= now_ms + health.cooling_for_ms(now_ms):
         return health
     return replace(health, cooldown_until_ms=until, cooldown_ms=until - now_ms)
+
+
+def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> ProviderHealth:
+    return replace(
+        health,
+        latency_ms=latency_average(health.latency_ms, result.latency_ms),
+        failure_rate=failure_rate_average(health.failure_rate, success),
+        last_failure=health.last_failure if success else result.reason,
+        last_check_ms=now_ms,
+        last_result_ms=now_ms,
+    )
 
 
 def fold(
@@ -108,30 +227,11 @@ def fold(
     return health, None
 
 
-def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> ProviderHealth:
-    return replace(
-        health,
-        latency_ms=latency_average(health.latency_ms, result.latency_ms),
-        failure_rate=failure_rate_average(health.failure_rate, success),
-        last_failure=health.last_failure if success else result.reason,
-        last_check_ms=now_ms,
-        last_result_ms=now_ms,
-    )
-
-
-def complains(health: ProviderHealth, result: Result) -> bool | None:
-    """What this result makes of its replica's word on the provider, given the record before it; None: nothing.
-
-    A late result says nothing, nor does one in open. One that began under a decision of the replica alone is its word.
-    """
-    if result.outcome not in (Outcome.SUCCESS, Outcome.FAILURE):
-        return None
-    failed = result.outcome is Outcome.FAILURE
-    if is_local(result.generation):
-        return failed
-    if result.generation != health.generation or health.circuit_state is OPEN:
-        return None
-    return failed or is_slow(health.config, result.latency_ms)
+def half_open(health: ProviderHealth, now_ms: int) -> Step:
+    """Move an open circuit to half-open once its time is due; leave any other as it is."""
+    if health.circuit_state is not OPEN or not health.is_due(now_ms):
+        return health, None
+    return transition(health, HALF_OPEN, "open_timeout", now_ms)
 
 
 def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_ms: int) -> ProviderHealth:
@@ -151,105 +251,6 @@ def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_
     return replace(new, last_check_ms=now_ms)
 
 
-def is_slow(config: CircuitConfig, latency_ms: float) -> bool:
-    """Did this call take longer than it should? Never, where the rule is off."""
-    return config.slow_call_rate_threshold > 0 and latency_ms > round(config.slow_call_duration_threshold * 1000)
-
-
-def count(health: ProviderHealth, success: bool, slow: bool, now_ms: int) -> ProviderHealth:
-    """Count a call in closed: in the window or, where there is none, up to `minimum_calls`."""
-    if not health.config.window:
-        return replace(health, calls=min(health.calls + 1, max(health.calls, health.config.minimum_calls)))
-    bucket = now_ms * BUCKETS // round(health.config.window * 1000)
-    passed = bucket - health.window_bucket
-    if -BUCKETS < passed < 0:
-        passed, bucket = 0, health.window_bucket  # Redis's clock was set back a little
-
-    def counted(text: str, one: bool) -> str:
-        buckets = buckets_of(text)[passed : passed + BUCKETS] if abs(passed) < BUCKETS else []
-        buckets += [0] * (BUCKETS - len(buckets))
-        buckets[-1] += one
-        return " ".join(map(str, buckets))
-
-    return replace(
-        health,
-        window_bucket=bucket,
-        window_calls=counted(health.window_calls, True),
-        window_failures=counted(health.window_failures, not success),
-        window_slow=counted(health.window_slow, slow),
-    )
-
-
-def buckets_of(text: str) -> list[int]:
-    """One of the window's counts: a number a bucket, newest last."""
-    return [int(number) for number in re.findall("[0-9]{1,15}", text)]
-
-
-def rule_fired(health: ProviderHealth, success: bool, slow: bool) -> str:
-    """The rule that opens a closed circuit after this call, '' for none. Rates wait for `minimum_calls`."""
-    config, windowed = health.config, bool(health.config.window)
-    calls, failures, slow_calls = (
-        sum(buckets_of(text)) for text in (health.window_calls, health.window_failures, health.window_slow)
-    )
-    enough = (calls if windowed else health.calls) >= config.minimum_calls
-    if not success:
-        if enough and health.failure_rate > config.failure_rate_threshold:
-            return "failure_rate"
-        if health.consecutive_failures >= config.consecutive_failure_limit:
-            return "consecutive_failures"
-        if windowed and enough and 0 < config.window_failure_rate_threshold <= failures / calls:
-            return "window_failure_rate"
-    if slow and windowed and enough and slow_calls / calls >= config.slow_call_rate_threshold:
-        return "slow_calls"
-    return ""
-
-
-def half_open(health: ProviderHealth, now_ms: int) -> Step:
-    """Move an open circuit to half-open once its time is due; leave any other as it is."""
-    if health.circuit_state is not OPEN or not health.is_due(now_ms):
-        return health, None
-    return transition(health, HALF_OPEN, "open_timeout", now_ms)
-
-
 def reason_of(health: ProviderHealth) -> str:
     """The rule that brought a record into the state it is in."""
     return {OPEN: health.open_reason, HALF_OPEN: "open_timeout", CLOSED: "half_open_successes"}[health.circuit_state]
-
-
-def back_off(health: ProviderHealth, now_ms: int, jitter: float) -> ProviderHealth:
-    """How many times `open_timeout` an opening lasts, after so many before it.
-
-    Each healthy `open_timeout` since the last one took one back, as in Envoy.
-    """
-    config, factor, times = health.config, 1.0, min(health.times_opened, REOPENINGS)
-    if config.open_timeout_multiplier > 1:
-        if health.circuit_state is CLOSED:
-            times = max(0, times - max(0, now_ms - health.last_state_change_ms) // config.open_timeout_ms)
-        for _ in range(times):
-            factor *= config.open_timeout_multiplier
-        times += 1
-    else:
-        times = health.times_opened
-    factor = min(factor, config.longest_opening_ms / config.open_timeout_ms) * (1 + config.open_timeout_jitter * jitter)
-    return replace(health, times_opened=times, open_timeout_factor=factor)
-
-
-def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: int, jitter: float = 0.0) -> Step:
-    """The one place where a circuit changes its state."""
-    if to is OPEN:
-        health = back_off(health, now_ms, jitter)
-    change = Transition(health.name, health.circuit_state, to, reason, health.generation + 1)
-    health = replace(health, circuit_state=to, generation=health.generation + 1, last_state_change_ms=now_ms)
-    health = replace(health, calls=0, window_bucket=0, window_calls="", window_failures="", window_slow="")
-    by_operator = health.unavailable_reason == "operator"  # an operator's word outlives what the circuit does
-    if to is OPEN:
-        health = replace(health, open_reason=reason)
-        if not by_operator:
-            health = replace(health, available=False, unavailable_reason="circuit")
-    elif to is HALF_OPEN:
-        health = replace(health, consecutive_failures=0, consecutive_successes=0)
-    else:
-        health = replace(health, consecutive_failures=0, failure_rate=0.0)
-        if not by_operator:
-            health = replace(health, available=True, unavailable_reason="")
-    return health, change

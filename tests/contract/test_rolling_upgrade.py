@@ -5,6 +5,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,22 @@ RECORDS = json.loads((BEFORE / "records.json").read_text())
 OPENAI, AZURE = Provider("openai", ("m",)), Provider("azure", ("m",))
 NOW_MS = 1_002_000
 """Two seconds after those records were written."""
+FAILED_TWICE = [result("openai", False)] * 2
 NEWER = {"circuit_state": "forced", "schema": str(SCHEMA + 1), "generation": "many"}
 
 
-def written(backend, fields, name="openai"):
-    """A record, as another version left it."""
-    backend.client().hset(backend.keys.health(name), mapping=fields)
+@pytest.fixture
+def keeps(backend, redis_client):
+    """What Redis keeps of a provider: `keeps(name)` reads its record, `keeps(name, fields)` first puts one there."""
 
+    def fields_of(name="openai", written=None):
+        key = backend.keys.health(name)
+        if written is not None:
+            redis_client.delete(key)
+            redis_client.hset(key, mapping=written)
+        return messages.pairs(redis_client.hgetall(key))
 
-def fields_of(backend, name="openai"):
-    """The record's fields and values in Redis."""
-    return messages.pairs(backend.client().hgetall(backend.keys.health(name)))
+    return fields_of
 
 
 @contextmanager
@@ -53,9 +59,9 @@ class TestRecordsWithoutASchema:
     """As the version before wrote them, and one of a version still older."""
 
     @pytest.mark.parametrize("kind", RECORDS)
-    def test_are_read_and_folded_alike_by_both_stores(self, backend, kind):
+    def test_are_read_and_folded_alike_by_both_stores(self, backend, keeps, kind):
         """What comes of the next results, in Redis and in memory."""
-        written(backend, RECORDS[kind])
+        keeps("openai", RECORDS[kind])
         before = ProviderHealth.from_fields("openai", RECORDS[kind])
         memory, store = MemoryStore(Memory(), "rr", "gw", now_ms=NOW_MS), backend.store(now_ms=NOW_MS)
         memory.put(before)
@@ -70,24 +76,24 @@ class TestRecordsWithoutASchema:
             ],
         )
         assert memory.record([batch]) == store.record([batch])
-        assert fields_of(backend)["schema"] == str(SCHEMA)
+        assert keeps()["schema"] == str(SCHEMA)
 
     @pytest.mark.parametrize("kind", RECORDS)
-    def test_get_their_schema_with_the_next_change(self, backend, kind):
+    def test_get_their_schema_with_the_next_change(self, backend, keeps, kind):
         """To read them is none."""
-        written(backend, RECORDS[kind])
+        keeps("openai", RECORDS[kind])
         store = backend.store(now_ms=NOW_MS)
         store.snapshot(["openai"])
         store.claim("openai", ["token"], 1_000)
         store.half_open("openai")
-        assert fields_of(backend) == RECORDS[kind]
+        assert keeps() == RECORDS[kind]
         store.update("openai", {"weight": "3"})
-        assert fields_of(backend)["schema"] == str(SCHEMA)
+        assert keeps()["schema"] == str(SCHEMA)
 
-    def test_are_joined_and_served(self, backend, router):
+    def test_are_joined_and_served(self, keeps, router):
         """By a router that starts: the circuit and the averages are those of the record."""
         for name, kind in (("openai", "closed"), ("azure", "older")):
-            written(backend, RECORDS[kind], name)
+            keeps(name, RECORDS[kind])
         replica = router(strategy="round_robin")
         for provider in (OPENAI, AZURE):
             replica.register_provider(provider)
@@ -101,50 +107,44 @@ class TestRecordsWithoutASchema:
 class TestReplicasOfTheVersionBefore:
     """They go on beside those of this version, and leave alone what they do not know."""
 
-    def test_the_record_ends_as_if_all_were_of_this_version(self, backend):
-        """The two take turns, from registering to closing; the schema stays."""
-        before, after = backend.store("before", now_ms=1_000), backend.store("after", now_ms=1_000)
-        alone = MemoryStore(Memory(), "rr", "alone", now_ms=1_000)
-        for each in (after, alone):
-            each.register(OPENAI, CONFIG)
-        backend.client().hset(backend.keys.health("openai"), "of_a_later_version", "x")
-        for seq in range(1, 4):
-            with the_version_before():
-                opened = recorded(before, "openai", seq, result("openai", False))
-            if seq < 3:
-                recorded(after, "openai", seq, result("openai", True))
-            for success in (False, True)[: 2 if seq < 3 else 1]:
-                alone.record([Batch("openai", seq * 2 + success, [result("openai", success)])])
-        for each in (before, after, alone):
-            each.update("openai", {"consecutive_failure_limit": "1"})
-        recorded(after, "openai", 3, result("openai", False))
-        alone.record([Batch("openai", 99, [result("openai", False)])])
-        for each in (before, alone):
-            each.now_ms = 20_000
-            with the_version_before():
-                opened = each.half_open("openai")
-        assert opened.health.circuit_state == "half_open"
-        with the_version_before():
-            assert before.claim("openai", ["a", "b", "c"], 1_000) == (3, ["a", "b"])
-            assert before.register(OPENAI, CONFIG).health.generation == 3
-        found = fields_of(backend)
+    def test_the_record_ends_as_if_all_were_of_this_version(self, backend, keeps, redis_client):
+        """The two take turns, from registering to half-open; the schema stays, and so does a field that both ignore."""
+        after, before = backend.store("after"), backend.store("before")
+        alone = MemoryStore(Memory(), "rr", "alone")
+        steps = [
+            lambda store: store.register(OPENAI, CONFIG),
+            lambda store: store.update("openai", {"weight": "3"}),
+            *[lambda store, seq=seq: recorded(store, "openai", seq, *FAILED_TWICE[: 2 - seq % 2]) for seq in (1, 2)],
+            lambda store: store.half_open("openai"),
+            lambda store: store.claim("openai", ["a", "b", "c"], 1_000),
+            lambda store: store.register(OPENAI, CONFIG),
+            *[lambda store, seq=seq: recorded(store, "openai", seq, result("openai", True, 3)) for seq in (3, 4)],
+        ]
+        for number, step in enumerate(steps):
+            after.now_ms = before.now_ms = alone.now_ms = 1_000 + 10_000 * number
+            step(alone)
+            if number % 2:
+                with the_version_before():
+                    step(before)
+            else:
+                step(after)
+            redis_client.hset(backend.keys.health("openai"), "of_a_later_version", "x")
+        found = keeps()
         assert (found["schema"], found["of_a_later_version"]) == (str(SCHEMA), "x")
-        ended = alone.snapshot(["openai"]).records["openai"].to_fields()
-        same = ended.keys() - {"version", "declined_settings"}
-        read = ProviderHealth.from_fields("openai", found).to_fields()
-        assert {name: read[name] for name in same} == {name: ended[name] for name in same}
+        ended, expected = backend.record(), alone.snapshot(["openai"]).records["openai"]
+        assert expected.generation == 4
+        assert ended == replace(expected, version=ended.version, declined_settings=ended.declined_settings)
 
-    def test_they_may_restore_a_lost_record(self, backend):
+    def test_they_may_restore_a_lost_record(self, backend, keeps, redis_client):
         """It has no schema then, until a replica of this version changes it."""
         before, after = backend.store("before", now_ms=1_000), backend.store("after", now_ms=1_000)
         copy = after.register(OPENAI, CONFIG).health
-        backend.client().delete(backend.keys.health("openai"))
+        redis_client.delete(backend.keys.health("openai"))
         with the_version_before():
-            fields = {name: text for name, text in copy.to_fields().items() if name != "schema"}
-            before._register("openai", "restored", "", fields)
-        assert "schema" not in fields_of(backend)
+            assert before.restore(OPENAI, copy).status == "created"
+        assert "schema" not in keeps()
         assert recorded(after, "openai", 1, result("openai", True)).status == "ok"
-        assert fields_of(backend)["schema"] == str(SCHEMA)
+        assert keeps()["schema"] == str(SCHEMA)
 
     def test_a_field_that_is_unknown_is_read_past(self):
         """By this version, too: so a later one may add such a field."""
@@ -156,13 +156,12 @@ class TestANewerSchema:
     """Named, whatever else such a record says; never misread, and never overwritten."""
 
     @pytest.mark.parametrize("newer", [NEWER, {"schema": "7"}], ids=["other words", "without a state"])
-    def test_every_script_refuses_it_by_name(self, backend, newer):
+    def test_every_script_refuses_it_by_name(self, backend, keeps, newer):
         """And leaves it as it is; the batch of a neighbour beside it is applied."""
         store = backend.store(now_ms=NOW_MS)
         store.register(AZURE, CONFIG)
         copy = store.register(OPENAI, CONFIG).health
-        backend.client().delete(backend.keys.health("openai"))
-        written(backend, newer)
+        keeps("openai", newer)
         named = rf"schema {newer['schema']} is newer than {SCHEMA}"
         for act in (
             lambda: store.register(OPENAI, CONFIG),
@@ -180,11 +179,11 @@ class TestANewerSchema:
         assert list(snapshot.records) == ["azure"]
         with pytest.raises(RedisRefused, match=f"{named}.*: update this process"):
             raise snapshot.unreadable["openai"]
-        assert fields_of(backend) == newer
+        assert keeps() == newer
 
-    def test_a_router_decides_on_it_alone(self, backend, router, caplog):
+    def test_a_router_decides_on_it_alone(self, keeps, router, caplog):
         """As on every record that it cannot read; the neighbour is the fleet's."""
-        written(backend, NEWER)
+        keeps("openai", NEWER)
         replica = router(circuit=CircuitConfig(consecutive_failure_limit=2, open_timeout=60))
         for provider in (OPENAI, AZURE):
             replica.register_provider(provider)
@@ -197,5 +196,5 @@ class TestANewerSchema:
             eventually(lambda name=name: replica.get_circuit_state(name) == "open", f"{name} is open")
         assert replica.flush()
         assert replica.redis_up
-        assert fields_of(backend, "azure")["circuit_state"] == "open"
-        assert fields_of(backend) == NEWER
+        assert keeps("azure")["circuit_state"] == "open"
+        assert keeps() == NEWER

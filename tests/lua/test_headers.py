@@ -40,7 +40,7 @@ def test_both_sides_know_the_same_fields():
     """Of the same kind and default; Redis leaves out only what Python can do without."""
     text = (scripts.folder() / "_record.lua").read_text()
     listed = re.search(r"local FIELDS = \{(.*?)\n\}", text, re.DOTALL)[1].replace("SCHEMA", str(SCHEMA))
-    rows = re.findall(r"'(\w+)', '(optional )?(word|number)', ([^,]+),", listed)
+    rows = re.findall(r"'(\w+)', '(word|number)(\??)', ([^,]+),", listed)
     new = ProviderHealth("p")
     ours = new.to_fields()
     theirs = {field: default.strip("'") for field, _, _, default in rows}
@@ -48,7 +48,7 @@ def test_both_sides_know_the_same_fields():
     assert theirs.keys() == ours.keys() | {"last_push_ms"}
     for field, value in theirs.items():
         assert ours.get(field, "0") in (value, f"{value}.0"), field
-    for field, optional, kind, default in rows:
+    for field, kind, optional, default in rows:
         assert (kind == "word") == default.startswith("'"), field
         if optional:
             assert ProviderHealth.from_fields("p", {f: v for f, v in ours.items() if f != field}) == new, field
