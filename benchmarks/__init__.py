@@ -1,1 +1,1 @@
-"""What the README's figures come from, and the soak that looks for faults."""
+"""What the documents' figures come from, and the soak that looks for faults."""

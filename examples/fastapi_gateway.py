@@ -44,7 +44,7 @@ async def complete(request: Request) -> Response:
             with attempt:
                 url = f"{attempt.provider.client}/chat/completions"
                 answer = await app.state.http.post(url, json=body, timeout=attempt.timeout)
-                attempt.judge(answer)  # 5xx and 429: on to the next; the last answer is the caller's
+                attempt.classify(answer)  # 5xx and 429: on to the next; the last answer is the caller's
     except NoProviderAvailable as error:
         headers = {"Retry-After": str(ceil(error.retry_after))} if error.retry_after is not None else {}
         return JSONResponse({"error": {"code": error.code, "message": str(error)}}, 503, headers)

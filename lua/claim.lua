@@ -14,16 +14,17 @@
 local now = clock(ARGV[1])
 local record = load(KEYS[1])
 if not record then return { '0' } end
+local health = record.health
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 -- nobody asks for so long: Redis's clock was set back, and a dead replica's permits must not stay until it caught up
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. text(now + 10 * tonumber(ARGV[2])), '+inf')
 local free = 0
-local in_service = record.unavailable_reason ~= 'operator' and record.weight > 0
-if record.circuit_state == 'half_open' and in_service and not is_cooling(record, now) then
-  free = record.half_open_max_probes - redis.call('ZCARD', KEYS[2])
+local in_service = health.unavailable_reason ~= 'operator' and health.weight > 0
+if health.circuit_state == 'half_open' and in_service and cooling_for_ms(health, now) == 0 then
+  free = health.half_open_max_probes - redis.call('ZCARD', KEYS[2])
 end
 local expiry = text(now + tonumber(ARGV[2]))
-local held = { text(record.generation) }
+local held = { text(health.generation) }
 for i = 3, #ARGV do
   local known = redis.call('ZSCORE', KEYS[2], ARGV[i])
   if known or free > 0 then

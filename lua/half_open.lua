@@ -19,14 +19,11 @@ if not record then return reply('missing', '') end
 local note = noted(KEYS[2])
 local did = replayed(note, seq)
 if did then return reply('replayed', did, record) end
-if epoch > 0 and epoch < record.leader_epoch then return reply('fenced', '', record) end
-if record.circuit_state ~= 'open' or not is_due(record, now) then
-  return reply('not_due', '', record)
-end
-record.leader_epoch = math.max(record.leader_epoch, epoch)
-transition(record, 'half_open', 'open_timeout', now)
+if epoch > 0 and epoch < record.health.leader_epoch then return reply('fenced', '', record) end
+half_open(record, now)
+if #record.transitions == 0 then return reply('not_due', '', record) end
+record.health.leader_epoch = math.max(record.health.leader_epoch, epoch)
 did = told(record.transitions)
 note.applied, note.did = '0', did
-commit({ health = KEYS[1], events = KEYS[3] }, ARGV[2], ARGV[3], record, now, now_us, nil, 0,
-  note)
+commit({ health = KEYS[1], events = KEYS[3] }, ARGV[2], ARGV[3], record, now, now_us, nil, 0, note)
 return reply('ok', did, record)

@@ -32,15 +32,17 @@ if did then
   return reply('replayed', did, record, applied)
 end
 
+local health = record.health
 record.jitter = tonumber(ARGV[6])
-record.counts = record.window_ms > 0 or record.minimum_calls > 0
-if record.min_reporters > 1 then
+local asks_others, word = health.min_reporters > 1, nil
+if asks_others then
   -- a word counts for longer than the replica whose view is open stays away; not one of a clock that was set back
-  local kept = math.max(60000, record.window_ms, 2 * math.max(record.open_timeout_ms, record.open_timeout_max_ms))
+  local kept = math.max(60000, health.window_ms, 2 * math.max(health.open_timeout_ms, health.open_timeout_max_ms))
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. text(now - kept))
-  redis.call('ZREMRANGEBYSCORE', KEYS[5], '(' .. text(now + 1000), '+inf')
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '(' .. text(now + CLOCK_SKEW_MS), '+inf')
   record.others = redis.call('ZCARD', KEYS[5]) - (redis.call('ZSCORE', KEYS[5], ARGV[7]) and 1 or 0)
 end
+local cooling = cooling_for_ms(health, now)
 
 applied = 0
 for i = 8, #ARGV, 4 do
@@ -48,23 +50,32 @@ for i = 8, #ARGV, 4 do
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
   for number in string.gmatch(ARGV[i + 3], '%S+') do
     if success or outcome == 'failure' then
-      fold(record, success, tonumber(number), generation, why, now)
+      local ms = tonumber(number)
+      if asks_others then
+        local says = complains(health, success, ms, generation)
+        if says ~= nil then word = says end
+      end
+      fold(record, success, ms, generation, why, now)
     elseif outcome == 'rate_limited' then
-      cool_down(record, tonumber(number), now)
+      cool_down(health, tonumber(number), now)
     end
     applied = applied + 1
   end
   if permit ~= '' then redis.call('ZREM', KEYS[2], permit) end
 end
-if record.min_reporters > 1 then
+if asks_others then
   if #record.transitions > 0 then redis.call('DEL', KEYS[5])
-  elseif record.complains then redis.call('ZADD', KEYS[5], text(now), ARGV[7])
-  elseif record.complains == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
+  elseif word then redis.call('ZADD', KEYS[5], text(now), ARGV[7])
+  elseif word == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
 end
+keep_window(record)
 did = told(record.transitions)
 applied = text(applied)
 note.applied, note.did = applied, did
-local cooling = record.cooled and { event = 'cooling', detail = text(record.cooldown_until_ms - now) .. ' ms' } or nil
-commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, cooling, tonumber(ARGV[5]),
-  note)
+local more, news = cooling_for_ms(health, now) - cooling, nil
+-- told at once where it is news; of many calls that were under way, each says a few ms more
+if more > 0 and (cooling == 0 or more >= 1000) then
+  news = { event = 'cooling', detail = text(health.cooldown_until_ms - now) .. ' ms' }
+end
+commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, news, tonumber(ARGV[5]), note)
 return reply('ok', did, record, applied)

@@ -13,52 +13,48 @@
 -- than the record's are taken ('updated', without the weight). Others are not: whoever comes with them first is told so
 -- ('declined'), one replica for the whole fleet.
 -- Why one script: of many replicas that start, or notice a loss, at once, one writes and the others join it.
--- A record that is older than a replica's copy is what a failover or restart left behind, and one of the same generation
--- that never saw a result was written after a loss: the copy wins.
+-- A record that a replica's copy supersedes is what a failover or restart left behind, or was written after a loss.
 
 local now, now_us = clock(ARGV[1])
 local keys = { health = KEYS[1], events = KEYS[2] }
-local record = load(KEYS[1])
-local copy = new_record()
-for i = 6, #ARGV, 2 do copy[ARGV[i]] = parse(ARGV[i], ARGV[i + 1]) end
+local record, copy, given = load(KEYS[1]), new_record(), { unpack(ARGV, 6) }
+local said = record_of(given, texts_of(given)).health
+for i = 6, #ARGV, 2 do copy.health[ARGV[i]] = said[ARGV[i]] end
 
 local function join()
-  local newer, differing, details = copy.circuit_version > record.circuit_version, {}, {}
+  local ours, theirs, details = record.health, copy.health, {}
+  local newer = theirs.circuit_version > ours.circuit_version
+  local taken = { circuit_version = theirs.circuit_version }
   for i = 6, #ARGV, 2 do
     local field = ARGV[i]
     local of_a_record = field == 'generation' or field == 'circuit_version' or (newer and field == 'weight')
-    if not of_a_record and record[field] ~= copy[field] then
-      differing[#differing + 1] = field
-      details[#details + 1] = field .. ' ' .. text(record[field]) .. '>' .. text(copy[field])
+    if not of_a_record and ours[field] ~= theirs[field] then
+      taken[field] = theirs[field]
+      details[#details + 1] = field .. ' ' .. text(ours[field]) .. '>' .. text(theirs[field])
     end
   end
-  local detail = table.concat(details, ' ')
-  if newer then
-    for _, field in ipairs(differing) do record[field] = copy[field] end
-    record.circuit_version = copy.circuit_version
-    commit(keys, ARGV[2], ARGV[3], record, now, now_us, { event = 'updated', detail = detail }, 0)
-    return reply('updated', '', record)
+  local event = newer and 'updated' or 'declined'
+  if not newer then
+    local settled = theirs.circuit_version < ours.circuit_version or ours.declined_settings == ARGV[5]
+    if #details == 0 or settled then return reply('joined', '', record) end
+    taken = { declined_settings = ARGV[5] }
   end
-  if #differing == 0 or copy.circuit_version < record.circuit_version or record.declined_settings == ARGV[5] then
-    return reply('joined', '', record)
-  end
-  record.declined_settings = ARGV[5]
-  commit(keys, ARGV[2], ARGV[3], record, now, now_us, { event = 'declined', detail = detail }, 0)
-  return reply('declined', '', record)
+  for field, value in pairs(taken) do ours[field] = value end
+  local action = { event = event, detail = table.concat(details, ' ') }
+  commit(keys, ARGV[2], ARGV[3], record, now, now_us, action, 0)
+  return reply(event, '', record)
 end
 
 if record then
   if ARGV[4] ~= 'restored' then return join() end
-  local pristine = record.last_check_ms == 0 and copy.last_check_ms > 0
-  local older = record.generation < copy.generation
-    or (record.generation == copy.generation and (pristine or record.version < copy.version))
-  if not older then return reply('joined', '', record) end
+  if not supersedes(copy.health, record.health) then return reply('joined', '', record) end
   -- what stands there counts as written: all that differs is put right
-  copy.stored, copy.loaded, copy.version = record.stored, record.loaded, math.max(copy.version, record.version)
+  copy.stored, copy.loaded = record.stored, record.loaded
+  copy.health.version = math.max(copy.health.version, record.health.version)
 else
   redis.call('DEL', KEYS[1]) -- remnants without a state
   redis.pcall('PERSIST', KEYS[2]) -- the log of a provider that was deregistered, and is back
 end
-commit(keys, ARGV[2], ARGV[3], copy, now, now_us,
-  { event = ARGV[4], detail = copy.circuit_state .. ' generation ' .. text(copy.generation) }, 0)
+local detail = copy.health.circuit_state .. ' generation ' .. text(copy.health.generation)
+commit(keys, ARGV[2], ARGV[3], copy, now, now_us, { event = ARGV[4], detail = detail }, 0)
 return reply('created', '', copy)

@@ -16,25 +16,26 @@ local now, now_us = clock(ARGV[1])
 local epoch, source = tonumber(ARGV[4]), ARGV[5]
 local record = load(KEYS[1])
 if not record then return reply('missing', '') end
-if epoch > 0 and epoch < record.leader_epoch then return reply('fenced', '', record) end
+local health, changed, given = record.health, {}, { unpack(ARGV, 6) }
+if epoch > 0 and epoch < health.leader_epoch then return reply('fenced', '', record) end
 
-local changed = {}
 local function set(field, value)
-  if record[field] ~= value then
-    record[field] = value
+  if health[field] ~= value then
+    health[field] = value
     changed[#changed + 1] = field .. '=' .. text(value)
   end
 end
 
+local said = record_of(given, texts_of(given)).health
 for i = 6, #ARGV, 2 do
-  local field, value = ARGV[i], parse(ARGV[i], ARGV[i + 1])
+  local field, value = ARGV[i], said[ARGV[i]]
   if field ~= 'available' then
     set(field, value)
   else
-    record.last_check_ms = now
+    health.last_check_ms = now
     local may = source == 'operator'
-      or (value == 0 and record.available == 1)
-      or (value == 1 and record.unavailable_reason == 'probe')
+      or (value == 0 and health.available == 1)
+      or (value == 1 and health.unavailable_reason == 'probe')
     if may then
       set('available', value)
       set('unavailable_reason', value == 1 and '' or source)
@@ -42,7 +43,7 @@ for i = 6, #ARGV, 2 do
     end
   end
 end
-record.leader_epoch = math.max(record.leader_epoch, epoch)
+health.leader_epoch = math.max(health.leader_epoch, epoch)
 local action = #changed > 0 and { event = 'updated', detail = table.concat(changed, ' ') } or nil
 commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], record, now, now_us, action, 1000)
 return reply('ok', '', record)

@@ -22,7 +22,7 @@ from redis_router.routing.candidate import Candidate
 from redis_router.routing.strategies import Latency, Strategy
 from redis_router.worker.checker import HealthChecker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AccessDenied",

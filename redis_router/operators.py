@@ -2,8 +2,11 @@
 
 from redis_router.checks import check_flag, check_weight
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.machine import as_the_fleet_counts
+from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.replica.engine import Engine
+from redis_router.runtime.log import log
 
 JOIN_SECONDS = 5.0
 """For so long an operator's call waits for the record of a provider that was registered a moment ago."""
@@ -99,3 +102,62 @@ class Operators:
         if reply.health is None:
             raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
         self._engine.apply(reply.health, self._replica)
+
+
+class Operated:
+    """What operators ask of a router, and say to the fleet through it."""
+
+    _engine: Engine
+    _operators: Operators
+    _circuit: CircuitConfig
+
+    def get_health_status(self) -> dict[str, ProviderHealth]:
+        """Every registered provider's record as this replica knows it, all fields.
+
+        By the record's name: a provider with `circuit_per_model` has one for each model, `name/model`.
+        """
+        found = {name: candidate.health for name, candidate in self._engine.view.table.candidates.items()}
+        return {name: as_the_fleet_counts(health) for name, health in found.items()}
+
+    def get_circuit_state(self, name: str, model: str | None = None) -> CircuitState:
+        """The circuit of one provider as this replica knows it; of its model, with `circuit_per_model`.
+
+        Raises UnknownProvider, and InvalidArgument where `model` is missing.
+        """
+        records = self._operators.records(
+            name if model is None or name in self._engine.view.table.candidates else f"{name}/{model}"
+        )
+        if len(records) > 1:
+            raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
+        return self._engine.view.table.candidates[records[0]].health.circuit_state
+
+    def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
+        """Take a provider out of service or back in, or change its weight; at once for the whole fleet, in Redis.
+
+        `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
+        `available=True` also ends a rate limit's cooldown. The provider need not be registered here. It waits for
+        Redis, and for the record of a provider that was registered a moment ago.
+        Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
+        """
+        self._operators.update_health(name, available, weight)
+
+    def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
+        """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
+
+        Without `provider` it also holds for those registered here later. Before `start()` it sets what records that do
+        not exist yet are made with. One that is named need not be registered here. Waits and raises as `update_health`.
+        """
+        if not isinstance(config, CircuitConfig):
+            raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
+        if provider is None:
+            self._circuit = config
+        if not self._operators.set_circuit_config(config, provider):
+            log.warning("no provider is registered here: these thresholds hold for later ones; name one of the fleet")
+
+    def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
+        """Stop routing to a provider here; `everywhere` deletes its shared record too, and every replica drops it.
+
+        Then it need not be registered here, and its log of events stays for a week.
+        Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
+        """
+        self._operators.deregister(name, everywhere=everywhere)

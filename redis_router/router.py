@@ -1,76 +1,58 @@
 """Router: the door a gateway uses."""
 
-import asyncio
-import atexit
-import os
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
-from typing import Any, Generic, Self
-from weakref import WeakSet
+from typing import Any, Generic
 
-from redis_router.checks import check_flag, check_latency, check_name, check_names
+from redis_router.checks import check_flag, check_latency, check_names
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.machine import as_the_fleet_counts
 from redis_router.circuit.outcome import Outcome
-from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument
-from redis_router.operators import Operators
+from redis_router.lifecycle import Lifecycle
+from redis_router.operators import Operated
 from redis_router.options import Options
 from redis_router.provider import ANY_MODEL, ClientT, Provider, RegisteredModel
-from redis_router.replica.engine import Engine
 from redis_router.request.attempt import Attempt
 from redis_router.request.attempts import Attempts, models_to_ask
-from redis_router.request.chooser import Chooser
-from redis_router.request.classify import Classifier, Judge
-from redis_router.request.context import Context
+from redis_router.request.classify import Classifier, Verdicts
 from redis_router.request.deadline import Deadline
 from redis_router.request.report import report
 from redis_router.routing import choose
-from redis_router.routing.strategies import Strategy, best_first
+from redis_router.routing.strategies import Strategy
 from redis_router.runtime.log import log
-from redis_router.runtime.names import process_name
-from redis_router.store.opening import open_store, open_target
 from redis_router.telemetry.listeners import TransitionListener
-from redis_router.telemetry.metrics import CollectorRegistry, Metrics
-from redis_router.worker.checker import HealthChecker
-
-_routers: "WeakSet[Router[Any]]" = WeakSet()
+from redis_router.telemetry.metrics import CollectorRegistry
 
 
-@cache
-def _follow_forks() -> None:
-    """gunicorn's preload, multiprocessing's fork: each child gets a link to the fleet of its own."""
-
-    def after_in_child() -> None:
-        for metrics in {id(each): each for each in (router._engine.metrics for router in _routers)}.values():
-            metrics.start_anew()
-        for router in list(_routers):
-            router._after_fork()
-
-    os.register_at_fork(after_in_child=after_in_child)
-
-
-class Router(Generic[ClientT]):
+class Router(Lifecycle, Operated, Generic[ClientT]):
     """Routes each request to one of several providers, with one circuit breaker for every replica of the gateway.
 
-    redis          a URL (see `connect`: redis://, redis+sentinel://, redis+cluster://, …) or a redis-py client; or
+    redis          a URL (redis://, rediss://, unix://, redis+sentinel://, redis+cluster://) or a redis-py client; or
                    memory:// for a fleet within this process, without Redis: for a first try, for one process, and for
                    tests. Routers and workers share it; memory://name is another
     strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
-    circuit        thresholds for providers that this router registers first; a record that exists keeps its own,
-    circuit_version  unless this number is higher than that of its settings: raise it with a deploy that changes
-                   thresholds, and they count from then on, once, for the fleet
+    circuit        thresholds for providers that this router registers first; a record that exists keeps its own
+    circuit_version  of these thresholds: where it is higher than the record's, they replace the record's, once, for the
+                   fleet; raise it with a deploy that changes thresholds
     replica        this process's name in logs and permits, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
     on_transition  called with each Transition this replica sees, on a background thread
     classify       what an exception or a response means for the circuit: a function that returns a Verdict or Outcome,
                    or None for what `redis_router.classify` says
+    rate_limit_cooldown      how long a rate limit holds that does not say for how long
+    rate_limit_cooldown_max  the longest time of a rate limit that is believed
     when_all_open  "raise" NoProviderAvailable; "least_bad": route to the least bad provider all the same; "wait": let
                    `attempts` wait, as with its own `wait=True`
+    max_ejection_percent  of a model's providers, so many at most are left out here for their circuit; 100 for all
+    flush_interval     how long successes wait for company on their way to Redis
+    push_interval      how often mere averages are pushed, for each provider over the fleet
+    refresh_interval   between full re-reads of the records, with jitter
+    permit_ttl         until a dead replica's half-open permits are free again
+    safety_net_after   how long a circuit is overdue, and nobody leads, before a replica acts itself
+    buffer_limit       results that may wait; beyond that they are dropped and counted
+    result_ttl         results that wait longer, because Redis is away, are dropped and counted
 
     Durations are in seconds. `select_provider`, `record_result` and the attempts work in memory, never block and never
     raise because of Redis; they serve threads and asyncio alike. Raises InvalidArgument for what cannot be used.
@@ -100,7 +82,7 @@ class Router(Generic[ClientT]):
         buffer_limit: int = 10_000,
         result_ttl: float = 5.0,
     ) -> None:
-        self.options = Options(
+        options = Options(
             strategy=strategy,
             namespace=namespace,
             circuit=CircuitConfig() if circuit is None else circuit,
@@ -117,101 +99,11 @@ class Router(Generic[ClientT]):
             buffer_limit=buffer_limit,
             result_ttl=result_ttl,
         )
-        self._named = replica
-        self.replica = check_name("replica", replica or process_name())
         if on_transition is not None and not callable(on_transition):
             raise InvalidArgument(f"on_transition is {on_transition!r}: give a function that takes a Transition")
-        self._listener = on_transition
-        self._judge = Judge(classify, rate_limit_cooldown, rate_limit_cooldown_max)
-        self._circuit = self.options.circuit
-        self._further = best_first(strategy)
-        self._target = redis
-        self._client = open_target(redis)
-        self._owns_client = isinstance(redis, str)
-        self._registry = registry
-        self._checker: HealthChecker | None = None
-        self._starting = threading.RLock()
-        self._use(Metrics.of(registry))
-        _follow_forks()
-        _routers.add(self)
-
-    @property
-    def namespace(self) -> str:
-        """The first part of every Redis key."""
-        return self.options.namespace
-
-    def _use(self, metrics: Metrics) -> None:
-        store = open_store(self._client, self.namespace, self.replica, round(self.options.push_interval * 1000))
-        self._engine = Engine(store, metrics, self.options, self._listener)
-        self._view = self._engine.view
-        self._operators = Operators(self._engine, self.replica)
-        self._rules = choose.Rules(self._further, self._engine.now_ms, self.options.least_bad)
-        self._chooser = Chooser(self._engine, self._rules)
-        self._context = Context(self._engine, self._chooser, self._judge, self._rules.monotonic)
-
-    def _after_fork(self) -> None:
-        """In the child: threads and connections stayed with the parent, and so did what it has still to deliver."""
-        parent = self._engine
-        self._starting = threading.RLock()
-        self._checker = None  # it runs on in the parent
-        if self._owns_client:
-            self._client = open_target(self._target)
-        self.replica = self._named or process_name()
-        self._use(parent.metrics)
-        self._engine.take_over(parent)
-
-    # Life
-
-    def start(self) -> None:
-        """Join the fleet and start the background threads; once is enough.
-
-        Returns after the shared records were read, or at once where Redis is away: the router then starts with every
-        circuit closed and joins when Redis is back. Raises RedisRefused for a wrong password or missing permission, and
-        RouterError after `close()`. A router that is not closed when the interpreter exits is closed then.
-        """
-        with self._starting:
-            self._operators.check_open()
-            if not self._engine.running:
-                self._engine.start()
-                atexit.register(self.close)
-
-    def close(self, timeout: float = 2.0) -> None:
-        """Hand back permits, bring what was recorded to Redis, end the threads; within about `timeout` seconds.
-
-        For good: selecting goes on with the last table, so that calls under way can end, and everything that needs
-        Redis raises RouterError.
-        """
-        deadline = time.monotonic() + timeout
-        if self._checker is not None:
-            self._checker.ask_to_stop()
-        self._engine.stop(timeout)
-        self.stop_health_checker(max(0.1, deadline - time.monotonic()))
-        atexit.unregister(self.close)
-        if self._owns_client:
-            self._client.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.start)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
-
-    def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until all recorded before is in Redis and in this replica's table; False where `timeout` s ran out."""
-        return self._engine.flush(timeout)
-
-    @property
-    def redis_up(self) -> bool:
-        """Is this replica in touch with Redis?"""
-        return self._engine.link.up
+        verdicts = Verdicts(classify, rate_limit_cooldown, rate_limit_cooldown_max)
+        self._circuit = options.circuit
+        super().__init__(redis, options, verdicts, replica, registry, on_transition)
 
     # Providers
 
@@ -243,14 +135,6 @@ class Router(Generic[ClientT]):
         self._engine.add(list(parts.values()), self._circuit)
         for name in old:  # registered again, for other models; after the new ones, so that none is without a provider
             self._engine.remove(name)
-
-    def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:
-        """Stop routing to a provider here; `everywhere` deletes its shared record too, and every replica drops it.
-
-        Then it need not be registered here, and its log of events stays for a week.
-        Raises UnknownProvider, and with `everywhere` RedisUnavailable or RedisRefused.
-        """
-        self._operators.deregister(name, everywhere=everywhere)
 
     def registered_models(self) -> list[RegisteredModel]:
         """The models that can be asked for, by name; each owned by the first provider, by name, that serves it."""
@@ -317,7 +201,7 @@ class Router(Generic[ClientT]):
         fallbacks: Mapping[str, Sequence[str]] | None = None,
         wait: bool | None = None,
     ) -> Attempts[ClientT]:
-        """Attempts with one provider after the other, each tried once, until one succeeds.
+        """Attempts with one provider after the other, each tried once, until one succeeds::
 
             for attempt in router.attempts("gpt-4o", deadline=20.0, fallbacks={"gpt-4o": ["claude-sonnet"]}):
                 with attempt:
@@ -377,68 +261,7 @@ class Router(Generic[ClientT]):
         `select_provider` handed out; `attempt` remembers when the call began and whether it was one.
         Raises InvalidArgument and UnknownProvider, nothing else.
         """
-        said = self._judge.said(success, outcome, reason, cooldown)
+        said = self._verdicts.said(success, outcome, reason, cooldown)
         if latency_ms is not None:
             latency_ms = check_latency(latency_ms)
         report(self._context, name, model, said, latency_ms, keeps_bad=self.options.keeps_bad)
-
-    # Health and settings
-
-    def get_health_status(self) -> dict[str, ProviderHealth]:
-        """Every registered provider's record as this replica knows it, all fields.
-
-        By the record's name: a provider with `circuit_per_model` has one for each model, `name/model`.
-        """
-        found = {name: candidate.health for name, candidate in self._view.table.candidates.items()}
-        return {name: as_the_fleet_counts(health) for name, health in found.items()}
-
-    def get_circuit_state(self, name: str, model: str | None = None) -> CircuitState:
-        """The circuit of one provider as this replica knows it; of its model, with `circuit_per_model`.
-
-        Raises UnknownProvider, and InvalidArgument where `model` is missing.
-        """
-        records = self._operators.records(
-            name if model is None or name in self._view.table.candidates else f"{name}/{model}"
-        )
-        if len(records) > 1:
-            raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
-        return self._view.table.candidates[records[0]].health.circuit_state
-
-    def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
-        """Take a provider out of service or back in, or change its weight; at once for the whole fleet, in Redis.
-
-        `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
-        `available=True` also ends a rate limit's cooldown. The provider need not be registered here. It waits for
-        Redis, and for the record of a provider that was registered a moment ago.
-        Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
-        """
-        self._operators.update_health(name, available, weight)
-
-    def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
-        """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
-
-        Without `provider` it also holds for those registered here later. Before `start()` it sets what records that do
-        not exist yet are made with. One that is named need not be registered here. Waits and raises as `update_health`.
-        """
-        if not isinstance(config, CircuitConfig):
-            raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
-        if provider is None:
-            self._circuit = config
-        if not self._operators.set_circuit_config(config, provider):
-            log.warning("no provider is registered here: these thresholds hold for later ones; name one of the fleet")
-
-    def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
-        """Run the worker inside this replica, in the same election as every other; once is enough."""
-        with self._starting:
-            self._operators.check_open()
-            if self._checker is None:
-                checker = HealthChecker(self._client, self.namespace, interval, lease, registry=self._registry)
-                checker.start()
-                self._checker = checker
-
-    def stop_health_checker(self, timeout: float = 2.0) -> None:
-        """End the worker inside this replica, within about `timeout` seconds; a lease it holds is free at once."""
-        with self._starting:
-            checker, self._checker = self._checker, None
-        if checker is not None:
-            checker.stop(timeout)

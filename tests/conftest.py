@@ -5,7 +5,6 @@ that says why by the mark `redis`, runs on those that are Redis.
 """
 
 import os
-import re
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 
 from redis_router import HealthChecker, ProviderHealth, Router
@@ -24,22 +24,25 @@ from redis_router.store.keys import Keys
 from redis_router.store.messages import text
 from redis_router.store.opening import open_store, open_target
 from redis_router.testing.server import EmbeddedServer, binaries
+from tests.support.documents import said_once
 from tests.support.fleet import new_router, new_worker
 
+hypothesis.settings.register_profile("suite", deadline=None)  # how long a case takes is the machine's matter
+hypothesis.settings.load_profile("suite")
+
 MEMORY = "memory"
-README = Path(__file__).parent.parent / "README.md"
 REAL: dict[str, Path] = {}
 for _name, _path in binaries().items():
     if not any(_path.samefile(known) for known in REAL.values()):  # one binary under two names is tested once
         REAL[_name] = _path
 
 
-RIGHTS = re.search(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$", README.read_text(), re.MULTILINE)[1]
-"""What the README says a user needs. On real servers all that is tested runs as such a user."""
+RIGHTS = said_once(r"^ACL SETUSER router on >password ~rr:\* &rr:events (.+)$")
+"""What the documents say a user needs. On real servers all that is tested runs as such a user."""
 
 
 KEYS = ("~t*:*", "&t*:events", "~rr:*", "&rr:events")
-"""Each test's namespace, and that of the README's examples."""
+"""Each test's namespace, and that of the documents' examples."""
 
 
 class Backend:

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import RedisStore
 from redis_router.testing.server import EmbeddedServer
+from tests.support.documents import said_once
 from tests.support.servers import Proxy, Sentinels, end, eventually
 
 REPLICAS = 6
@@ -27,16 +27,14 @@ WORKERS = 2
 LEASE = 2.0
 KEYS = Keys("rr")
 Line = dict[str, Any]
-README = Path(__file__).parent.parent.parent / "README.md"
 SHUNNED = "gamma"
 """The provider whose circuit takes two replicas' complaints to open: so that it has a list of reporters."""
 
 
 def rights() -> list[str]:
-    """What the README says a user needs, and what the ledger takes."""
-    found = re.search(r"^ACL SETUSER router on >password (~rr:\* &rr:events .+)$", README.read_text(), re.MULTILINE)
-    assert found is not None, "the README has no ACL SETUSER line any more"
-    return ["on", ">password", *found[1].split(), "+rpush"]
+    """What the documents say a user needs, and what the ledger takes."""
+    said = said_once(r"^ACL SETUSER router on >password (~rr:\* &rr:events .+)$")
+    return ["on", ">password", *said.split(), "+rpush"]
 
 
 class Tail:

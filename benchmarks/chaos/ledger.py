@@ -9,10 +9,10 @@ MUTATIONS = {
     "sequence": ("record", "if did then", "if false then"),
     "generation": (
         "record",
-        "if generation ~= record.generation or state == 'open' then return end",
+        "if generation ~= health.generation or state == 'open' then return end",
         "if state == 'open' then return end",
     ),
-    "limit": ("claim", "if known or free > 0 then", "if known or record.circuit_state == 'half_open' then"),
+    "limit": ("claim", "if known or free > 0 then", "if known or health.circuit_state == 'half_open' then"),
     "remember": (
         "record",
         "if note then redis.call('SET', note.key, note.before or '', 'PX', SEQ_TTL_MS) end\n  redis.call",

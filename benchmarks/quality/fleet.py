@@ -1,6 +1,6 @@
 """This library's fleet in virtual time.
 
-Real are a request's attempts, the judge of answers, the chooser, tables and strategies with the defaults of `Options`,
+Real are a request's attempts, what answers mean, the chooser, tables and strategies with the defaults of `Options`,
 and the scripts on a real server. Simulated are the clock, the network, and the threads of each replica that carry
 results, claim permits and show changes.
 """
@@ -22,7 +22,7 @@ from redis_router.options import Options
 from redis_router.replica.alone import Alone
 from redis_router.replica.permits import Permit
 from redis_router.request.chooser import Chooser
-from redis_router.request.classify import Judge
+from redis_router.request.classify import Verdicts
 from redis_router.request.context import Context
 from redis_router.request.deadline import Deadline
 from redis_router.routing.choose import Rules
@@ -156,8 +156,8 @@ class Replica:
         strategy = looking(fleet.strategy(), fleet.now_ms)
         self.tables = Tables(strategy, fleet.now_ms, DEFAULTS.least_bad, DEFAULTS.max_ejection_percent)
         rules = Rules(best_first(fleet.strategy()), fleet.now_ms, DEFAULTS.least_bad, fleet.monotonic)
-        judge = Judge(None, DEFAULTS.rate_limit_cooldown, DEFAULTS.rate_limit_cooldown_max)
-        self.context = Context(self, Chooser(self, rules), judge, fleet.monotonic)  # type: ignore[arg-type]
+        verdicts = Verdicts(None, DEFAULTS.rate_limit_cooldown, DEFAULTS.rate_limit_cooldown_max)
+        self.context = Context(self, Chooser(self, rules), verdicts, fleet.monotonic)  # type: ignore[arg-type]
 
     def now_ms(self) -> float:
         return self._fleet.now_ms()

@@ -66,7 +66,7 @@ class Original(ByCall):
         health = self._records[replica][ticket]
         outcome = Outcome.SUCCESS if answer.status == 200 else Outcome.FAILURE
         result = Result(ticket, outcome, seconds * 1000, health.generation)
-        self._records[replica][ticket], _ = circuit.record(health, result, self._now_ms())
+        self._records[replica][ticket], _ = circuit.fold(health, result, self._now_ms())
 
 
 GUIDE = CircuitConfig(
@@ -82,7 +82,7 @@ GUIDE = CircuitConfig(
     min_reporters=2,
     slow_start=10.0,
 )
-"""What the README's guide recommends; a slow call is one that takes longer than 99 % of the best provider's do."""
+"""The guide of docs/choosing.md; a slow call is one that takes longer than 99 % of the best provider's do."""
 
 
 def ours(url: str, strategy: str | Callable[[], Strategy], config: CircuitConfig) -> Callable[[Run], Fleet]:

@@ -60,7 +60,15 @@ def failure_rate_average(rate: float, success: bool) -> float:
     return min(rate * 0.9 + 0.1, 1.0)
 
 
-def record(
+def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> ProviderHealth:
+    """A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds."""
+    until = int(now_ms + cooldown_ms)
+    if until <= now_ms + health.cooling_for_ms(now_ms):
+        return health
+    return replace(health, cooldown_until_ms=until, cooldown_ms=until - now_ms)
+
+
+def fold(
     health: ProviderHealth, result: Result, now_ms: int, *, jitter: float = 0.0, others: int | None = None
 ) -> Step:
     """Fold one outcome into the record and decide on the circuit.
@@ -69,10 +77,7 @@ def record(
     matter: a replica that decides for itself.
     """
     if result.outcome is Outcome.RATE_LIMITED:
-        until = int(now_ms + result.cooldown_ms)  # no verdict on the circuit; the longer of two holds
-        if until <= now_ms + health.cooling_for_ms(now_ms):
-            return health, None
-        return replace(health, cooldown_until_ms=until, cooldown_ms=until - now_ms), None
+        return cool_down(health, result.cooldown_ms, now_ms), None
     if result.outcome is Outcome.IGNORED:
         return health, None
     success = result.outcome is Outcome.SUCCESS

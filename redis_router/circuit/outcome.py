@@ -7,6 +7,8 @@ from typing import NamedTuple
 class Outcome(StrEnum):
     """What one call says about its provider.
 
+    success       it answered
+    failure       it did not, or not well: that may open its circuit
     rate_limited  it asks to be left alone for a while: no verdict on its circuit, nor on its averages
     ignored       nothing: the caller's own mistake, cancellation or deadline
     """

@@ -9,8 +9,14 @@ from redis_router.checks import check_weight
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.fields import Codec, at_most_a_week, flag, moment, number, share, stored, whole
 
+SCHEMA = 1
+"""Of a record's fields, as in `lua/_record.lua`, which says when it is raised."""
 CLOCK_SKEW_MS = 1000
 """An estimate of Redis's clock may be wrong by so much."""
+
+
+class NewerSchema(ValueError):
+    """A record was written by a version that is newer than this one, which would misread it."""
 
 
 class CircuitState(StrEnum):
@@ -19,6 +25,16 @@ class CircuitState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+def _check_schema(text: str) -> None:
+    """Before anything else of a record is read: whatever a newer version changed, its record is named as one."""
+    try:
+        schema = number(text)
+    except ValueError:
+        raise ValueError(f"schema {text[:40]!r} is no number") from None
+    if schema > SCHEMA:
+        raise NewerSchema(f"schema {schema:g} is newer than {SCHEMA}, the newest that this version reads")
 
 
 def _weight(text: str) -> float:
@@ -119,14 +135,15 @@ class ProviderHealth:
 
     def to_fields(self) -> dict[str, str]:
         """The record as Redis holds it: words for states, 1/0 for flags, decimal text for numbers."""
-        return {**_CODEC.to_fields(self), **self.config.to_fields()}
+        return {**_CODEC.to_fields(self), **self.config.to_fields(), "schema": str(SCHEMA)}
 
     @classmethod
     def from_fields(cls, name: str, values: Mapping[str, str]) -> Self:
-        """The inverse. Raises KeyError or ValueError when the hash is not a health record.
+        """The inverse. Raises NewerSchema, and KeyError or ValueError when the hash is not a health record.
 
-        What is off or says nothing may be missing: a push leaves it out.
+        What is off or says nothing may be missing: a push leaves it out. So may the schema: older versions have none.
         """
+        _check_schema(values.get("schema", "0"))
         return cls(name, config=CircuitConfig.from_fields(values), **_CODEC.from_fields(values))
 
 

@@ -170,6 +170,7 @@ class Engine:
     def apply(self, health: ProviderHealth, by: str = "") -> None:
         """Take in what the store answered about a provider; `by` is the process that caused it."""
         self._take_in(self.records.apply(health, by))
+        self.view.news.say()
 
     # The thread that decides
 
@@ -188,7 +189,8 @@ class Engine:
         if own_trials := self.view.own_trials:
             self._reactions.act_on(self.permits.tend(alone.store, own_trials, own_trials.keys()))
         self.view.settle(now=alone.on_all and self.outbox.awaited)
-        self._work.ring()
+        if self._has_trials or self._registration.busy or self.outbox.is_due:
+            self._work.ring()
         self.view.news.say()
         self._reactions.forget_gone()
         return not self._stop.is_set()
@@ -217,7 +219,7 @@ class Engine:
     # The thread that exchanges
 
     def _talk(self) -> bool:
-        self._work.wait(min(IDLE_INTERVAL, max(0.0, self._retry_at - time.monotonic()) or IDLE_INTERVAL))
+        self._work.wait(min(self._nap(), max(0.0, self._retry_at - time.monotonic()) or IDLE_INTERVAL))
         if self.link.push_up is False or time.monotonic() < self._retry_at:
             return not self._stop.is_set()  # without the push channel there is nothing to try
         began = time.monotonic()

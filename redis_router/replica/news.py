@@ -17,11 +17,6 @@ class News:
         self._alone = alone
         self._unsaid: deque[tuple[int, str]] = deque()
 
-    @property
-    def is_there(self) -> bool:
-        """Is there anything to say?"""
-        return bool(self._unsaid)
-
     def is_of_this_replica(self, health: ProviderHealth) -> bool:
         """Did this replica decide that for itself?"""
         return self._alone.decides_on(health.name) or is_local(health.generation)

@@ -112,6 +112,11 @@ class Outbox:
         """Does anybody wait for what was drained?"""
         return bool(self._due_markers)
 
+    @property
+    def is_due(self) -> bool:
+        """Is there anything to be sent now?"""
+        return self._send_all or bool(self._in_a_hurry) or self.awaited
+
     def sleep(self, nap: float, settle_in: float | None = None) -> None:
         """Wait until there is something to do, at most `nap` seconds, or `settle_in` where nothing is recorded.
 

@@ -209,8 +209,8 @@ class View:
         if self._moved:
             self._ring(self._moved)
             self._moved = set()
-            if self.timing.on_trial or self.timing.waits or self.news.is_there:
-                self.calls = True  # to claim permits, to look up in time, or to say it
+            if self.timing.on_trial or self.timing.waits:
+                self.calls = True  # to claim permits, or to look up in time
 
     def _note(self, records: Collection[ProviderHealth]) -> None:
         self.timing.note(records)

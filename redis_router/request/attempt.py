@@ -1,4 +1,4 @@
-"""One call to one provider: timed, judged, and recorded."""
+"""One call to one provider: timed, classified, and recorded."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ class Attempt(Generic[ClientT]):
     """One call to one provider: timed, and recorded with the generation in which it began and the permit it holds.
 
     A normal end of the `with` block is a success; what an exception means is up to `classify`. Where the code knows
-    better it says so: `fail`, `rate_limited`, `ignore`, `succeed`, or `judge` with a response. The last word counts.
+    better it says so: `fail`, `rate_limited`, `ignore`, `succeed`, or `classify` with a response. The last word counts.
     Good for one call: entering it again raises RouterError.
 
     Make the clients without retries of their own (openai, anthropic: `max_retries=0`): an SDK that waits and tries
@@ -115,19 +115,19 @@ class Attempt(Generic[ClientT]):
 
     def fail(self, reason: str = "") -> None:
         """The provider failed, however the block ends; `reason` is one word for operators."""
-        self._verdict = self._context.judge.bounded(Verdict(Outcome.FAILURE, reason))
+        self._verdict = self._context.verdicts.bounded(Verdict(Outcome.FAILURE, reason))
 
     def rate_limited(self, cooldown: float | None = None) -> None:
         """The provider wants no calls for `cooldown` seconds; None for the router's `rate_limit_cooldown`."""
-        self._verdict = self._context.judge.bounded(Verdict(Outcome.RATE_LIMITED, cooldown=cooldown))
+        self._verdict = self._context.verdicts.bounded(Verdict(Outcome.RATE_LIMITED, cooldown=cooldown))
 
     def ignore(self) -> None:
         """This call says nothing about the provider, however the block ends."""
         self._verdict = Verdict(Outcome.IGNORED)
 
-    def judge(self, response: object) -> Verdict:
+    def classify(self, response: object) -> Verdict:
         """Let the classifier decide on a response, for clients that do not raise; returns what it said."""
-        self._verdict = self._context.judge(response)
+        self._verdict = self._context.verdicts(response)
         return self._verdict
 
     def first_token(self) -> None:
@@ -160,7 +160,7 @@ class Attempt(Generic[ClientT]):
         self._candidate.here.in_flight.pop()
         verdict = self._verdict
         if verdict is None:
-            verdict = SUCCESS if error is None else self._context.judge(error, self._waited(duration))
+            verdict = SUCCESS if error is None else self._context.verdicts(error, self._waited(duration))
         self._record(verdict, duration * 1000)
         return self._goes_on(verdict, error)
 

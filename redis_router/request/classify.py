@@ -87,7 +87,7 @@ def classify(said: object) -> Verdict:
     than a rate limit, and that worse than what is ignored; of several rate limits the longest counts. A cancellation
     among them is what the others brought about, and counts only where there is nothing else.
 
-    An attempt knows how long the call was waited for, too, and may say otherwise of a time-out: see `Judge`.
+    An attempt knows how long the call was waited for, too, and may say otherwise of a time-out.
     """
     return _worst([_classify_one(each) for each in _members(said)])
 
@@ -149,7 +149,7 @@ def _by_status(status: int, said: object) -> Verdict:
     return IGNORED if status >= 400 else SUCCESS
 
 
-class Judge:
+class Verdicts:
     """Applies the user's classifier, or ours, and the bounds on cooldowns; never raises.
 
     Where ours decides, a time-out is the provider's failure if it was ended by the client, or had its share of the
@@ -169,7 +169,7 @@ class Judge:
         try:
             verdict = self._classifier(said) if self._classifier is not None else None
             if verdict is None:
-                verdict = _worst([_judged(each, waited) for each in _members(said)])
+                verdict = _worst([_classified(each, waited) for each in _members(said)])
             elif isinstance(verdict, Outcome):
                 verdict = Verdict(verdict)
             return self._made_usable(verdict)
@@ -212,7 +212,7 @@ class Judge:
         return Verdict(outcome, "", min(check_number("cooldown", wanted, most=math.inf), self._most))
 
 
-def _judged(said: object, waited: Waited | None) -> Verdict:
+def _classified(said: object, waited: Waited | None) -> Verdict:
     verdict = _classify_one(said)
     if waited is not None and (verdict == TIMED_OUT or is_own_deadline(said)):
         return _on_a_time_out(said, waited)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from redis_router.replica.engine import Engine
 from redis_router.request.chooser import Chooser
-from redis_router.request.classify import Judge
+from redis_router.request.classify import Verdicts
 from redis_router.runtime.log import Seldom
 
 
@@ -19,6 +19,6 @@ class Context:
 
     engine: Engine
     chooser: Chooser
-    judge: Judge
+    verdicts: Verdicts
     now: Callable[[], float]
     failovers: Seldom = field(default_factory=Seldom)

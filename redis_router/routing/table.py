@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from redis_router.circuit.machine import NO_GENERATION
-from redis_router.circuit.record import CLOCK_SKEW_MS, CircuitState, ProviderHealth
+from redis_router.circuit.machine import CLOSED, HALF_OPEN, NO_GENERATION
+from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth
 from redis_router.errors import InvalidArgument
 from redis_router.provider import ANY_MODEL, Provider
 from redis_router.routing.candidate import Candidate, Here
@@ -24,13 +24,14 @@ LEAST_RAMP = 0.1
 
 def is_routable(health: ProviderHealth, now_ms: float) -> bool:
     """May calls go there without a permit? As in the original: a closed circuit, and available; and not cooling."""
-    closed = health.circuit_state is CircuitState.CLOSED
-    return closed and health.available and health.weight > 0 and not health.cooling_for_ms(now_ms)
+    if health.circuit_state is not CLOSED or not health.available or health.weight <= 0:
+        return False
+    return not health.cooldown_until_ms or not health.cooling_for_ms(now_ms)
 
 
 def is_half_open(health: ProviderHealth) -> bool:
     """A half-open circuit, unless an operator took the provider out."""
-    return health.circuit_state is CircuitState.HALF_OPEN and not health.is_drained
+    return health.circuit_state is HALF_OPEN and not health.is_drained
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Tables:
         if self.max_ejection_percent == 100.0 and (any_routable or not self.least_bad):
             return []
         in_service = [c for c in candidates if not c.health.is_drained]
-        ejected = [c for c in in_service if c.health.circuit_state is not CircuitState.CLOSED]
+        ejected = [c for c in in_service if c.health.circuit_state is not CLOSED]
         number = len(ejected) - int(len(candidates) * self.max_ejection_percent / 100)
         if number <= 0 and self.least_bad and not any_routable:
             ejected, number = in_service, 1
@@ -198,7 +199,7 @@ def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, 
 def _share(health: ProviderHealth, now_ms: float) -> float:
     """Slow start, Envoy's ramp with aggression 1: max(0.1, time since the circuit closed / slow_start), at most 1."""
     window, closed_at = health.config.slow_start * 1000, health.last_state_change_ms
-    if window == 0 or closed_at == 0 or health.circuit_state is not CircuitState.CLOSED:
+    if window == 0 or closed_at == 0 or health.circuit_state is not CLOSED:
         return 1.0
     passed = now_ms - closed_at  # below 0 where our estimate of Redis's clock is behind
     return max(LEAST_RAMP, passed / window) if -CLOCK_SKEW_MS < passed < window else 1.0

@@ -65,7 +65,6 @@ class MemoryStore:
         return leader is not None and leader.remaining_ms > 0
 
     def waits_for(self, thread: int | None) -> float:
-        """Nobody waits."""
         return 0.0
 
     @property
@@ -166,7 +165,7 @@ class MemoryStore:
         for result in batch.results:
             says = machine.complains(health, result)
             word = word if says is None else says
-            health, change = self._own(machine.record(health, result, now, jitter=self.jitter(), others=others))
+            health, change = self._own(machine.fold(health, result, now, jitter=self.jitter(), others=others))
             changes += [change] if change else []
             entry.permits.pop(result.permit, None)
         entry.note_word(self.session, word, bool(changes), now)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis_router.checks import check_name
-from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import CircuitState, NewerSchema, ProviderHealth, Transition
 from redis_router.errors import InvalidArgument, RedisRefused
 from redis_router.probe import Probe
 
@@ -82,6 +82,8 @@ def reading(what: str, remedy: str) -> Iterator[None]:
         yield
     except RedisRefused:
         raise
+    except NewerSchema as error:  # nothing is wrong with it
+        raise RedisRefused(f"{what} cannot be used ({error}): update this process") from error
     except Exception as error:  # a RecursionError, too: JSON may be nested as deep as it likes
         why = str(error) if isinstance(error, InvalidArgument) else f"{type(error).__name__}: {error}"
         raise RedisRefused(f"{what} cannot be used ({why[:200]}): {remedy}") from error

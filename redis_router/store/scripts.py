@@ -1,4 +1,4 @@
-"""The Lua scripts: found beside the package (installed) or above it (a checkout), each behind the common prelude."""
+"""The Lua scripts: found beside the package (installed) or above it (a checkout), behind what all have in common."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
 FOLDERS = (_PACKAGE / "lua", _PACKAGE.parent / "lua")
+COMMON = ("_record", "_circuit", "_announce")
+"""In front of every script, in this order: each knows those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +23,17 @@ class Script:
 def folder() -> Path:
     """Where the scripts lie. Raises FileNotFoundError when the installation lacks them."""
     for path in FOLDERS:
-        if (path / "_prelude.lua").is_file():
+        if (path / f"{COMMON[0]}.lua").is_file():
             return path
     raise FileNotFoundError(
-        f"no _prelude.lua in {' or '.join(map(str, FOLDERS))}: the installation is incomplete, reinstall it"
+        f"no {COMMON[0]}.lua in {' or '.join(map(str, FOLDERS))}: the installation is incomplete, reinstall it"
     )
 
 
 @cache
 def load(name: str) -> Script:
     """The script `lua/<name>.lua`, ready for EVALSHA."""
-    text = (folder() / "_prelude.lua").read_text("utf-8") + (folder() / f"{name}.lua").read_text("utf-8")
+    text = "".join((folder() / f"{part}.lua").read_text("utf-8") for part in (*COMMON, name))
     return Script(name, text, sha_of(text))
 
 

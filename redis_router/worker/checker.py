@@ -28,6 +28,8 @@ from redis_router.worker.prober import AT_ONCE, Prober
 TURN_SECONDS = 5.0
 """The longest turn, and the longest wait for one: a thread that shows no life for much longer is stuck."""
 STUCK_SECONDS = 30.0
+SLACK = 5.0
+"""Seconds beyond a probe's time: a machine that is short of CPU learns late that there was no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class HealthChecker:
             self._say_if_empty()
             steps += self._work_off(0.0)
             rounds = math.ceil(self._duties.start_all_probes() / AT_ONCE)
-            steps += self._work_off(time.monotonic() + rounds * self.options.probe_timeout + 1.0)
+            steps += self._work_off(time.monotonic() + rounds * self.options.probe_timeout + SLACK)
         else:
             self._duties.stand_by()
         self._metrics.leads(self.is_leader)

@@ -339,7 +339,7 @@ class TestTamperedRecords:
         fleet = told(config)
         redis_client.hset(fleet.store.keys.health("openai"), mapping=fields)
         before = fleet.store.snapshot().records["openai"]
-        mirrored, _ = circuit.record(before, result("openai", False), fleet.store.now_ms)
+        mirrored, _ = circuit.fold(before, result("openai", False), fleet.store.now_ms)
         health = fleet.says(False).health
         assert (health.circuit_state, health.open_reason) == (CircuitState.OPEN, "consecutive_failures")
         assert replace(mirrored, version=0) == replace(health, version=0)

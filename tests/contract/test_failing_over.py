@@ -122,7 +122,7 @@ class TestAttempts:
         answers = []
         for attempt in replica.attempts("gpt-4o"):
             with attempt:
-                answers.append(attempt.judge(Status(500)))
+                answers.append(attempt.classify(Status(500)))
         assert len(answers) == 2
 
     @pytest.mark.parametrize(

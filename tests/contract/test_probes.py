@@ -94,7 +94,7 @@ def test_a_probe_that_did_not_run_is_no_verdict(backend, checker, monkeypatch):
     assert metric(registry, "probes_total", provider="good", result="pass") == 1
 
 
-def test_what_was_not_asked_is_not_judged(backend, checker, monkeypatch, caplog):
+def test_what_was_not_asked_is_not_classified(backend, checker, monkeypatch, caplog):
     """This machine is short of something: the provider stays as it is, and its circuit where it is."""
     caplog.set_level(logging.INFO)
     store, worker = backend.store(), checker()

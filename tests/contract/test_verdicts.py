@@ -15,8 +15,8 @@ class TestVerdicts:
         [
             (lambda attempt: attempt.fail("nonsense"), (1, "nonsense")),
             (lambda attempt: attempt.ignore(), (0, "")),
-            (lambda attempt: attempt.judge(Status(503)), (1, "http_503")),
-            (lambda attempt: attempt.judge(Status(404)), (0, "")),
+            (lambda attempt: attempt.classify(Status(503)), (1, "http_503")),
+            (lambda attempt: attempt.classify(Status(404)), (0, "")),
         ],
     )
     def test_the_code_knows_better(self, fleet, said, counted):
@@ -45,7 +45,7 @@ class TestVerdicts:
         replica, _ = fleet()
         only(replica, "azure")
         with replica.attempt("gpt-4o") as attempt:
-            assert attempt.judge(Status(500)) == Verdict(Outcome.FAILURE, "http_500")
+            assert attempt.classify(Status(500)) == Verdict(Outcome.FAILURE, "http_500")
             attempt.succeed()
         assert health(replica, "azure").consecutive_successes == 1
 

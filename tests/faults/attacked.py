@@ -12,7 +12,7 @@ CONFIG = CircuitConfig(consecutive_failure_limit=3, open_timeout=60)
 
 
 def let_in(server):
-    """The README's user, whom a server that starts again does not know."""
+    """The documents' user, whom a server that starts again does not know."""
     with connect(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "router", "on", ">password", "~rr:*", "&rr:events", *RIGHTS.split())
 

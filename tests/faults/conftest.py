@@ -13,7 +13,7 @@ from tests.support.servers import Proxy
 
 @pytest.fixture
 def server():
-    """One that a test may stop; it knows the README's user."""
+    """One that a test may stop; it knows the documents' user."""
     with EmbeddedServer() as server:
         let_in(server)
         yield server
@@ -28,7 +28,7 @@ def admin(server):
 
 @pytest.fixture
 def made(server):
-    """Makes routers that serve both providers, as the README's user; closes them."""
+    """Makes routers that serve both providers, as the documents' user; closes them."""
     routers = []
 
     def make(url=f"redis://router:password@127.0.0.1:{server.port}/0", **options):

@@ -27,6 +27,8 @@ MANGLED = [
     {"version": "x"},
     {"open_timeout_ms": "1e999"},
     {"window_calls": "9" * 5000},
+    {"schema": "x"},
+    {"schema": "2", "circuit_state": "forced", "generation": "a word"},
 ]
 
 

@@ -1,6 +1,5 @@
 """A 3+3 cluster loses a master, moves a slot, loses the node that pushes came from."""
 
-import re
 import time
 from contextlib import closing
 
@@ -11,8 +10,9 @@ from redis_router import CircuitConfig, Provider
 from redis_router.store.connect import connect
 from redis_router.store.keys import Keys
 from redis_router.store.redis import RedisStore
-from tests.conftest import README, RIGHTS
+from tests.conftest import RIGHTS
 from tests.support import eventually, metric
+from tests.support.documents import said_once
 from tests.support.fleet import new_router
 from tests.support.servers import cluster, wait_replicated
 
@@ -23,8 +23,8 @@ PATIENT = {"result_ttl": 60, "buffer_limit": 1_000_000}
 
 @pytest.fixture
 def nodes():
-    """With the README's least user, on every node."""
-    extra = re.search(r"In a cluster add `(\+[^`]+)`", README.read_text())[1]
+    """With the documents' least user, on every node."""
+    extra = said_once(r"[Ii]n a cluster add `(\+[^`]+)`")
     with cluster() as made:
         for port in made.servers:
             rights = ("-@all", *RIGHTS.split(), *extra.split())

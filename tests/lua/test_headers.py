@@ -5,6 +5,7 @@ import re
 import pytest
 
 from redis_router import ProviderHealth
+from redis_router.circuit.record import SCHEMA
 from redis_router.store import scripts
 
 FILES = sorted(path for path in scripts.folder().glob("*.lua") if not path.name.startswith("_"))
@@ -36,19 +37,21 @@ def test_header_names_exactly_the_arguments_in_use(path):
 
 
 def test_both_sides_know_the_same_fields():
-    """Those that a record always has, those that it has when they say something, and the values of a new one."""
-    text = (scripts.folder() / "_prelude.lua").read_text()
-    quiet = dict(re.findall(r"(\w+) = ([^,]+?),", re.search(r"local QUIET = \{(.*?)\}", text, re.DOTALL)[1]))
-    listed = re.search(r"local function fields_of_a_new_record\(\)\s+return \{(.*?)\}", text, re.DOTALL)[1]
-    words = re.findall(r"'([^']*)'", listed)
-    always = dict(zip(words[::2], words[1::2], strict=True))
-    kinds = dict(re.findall(r"(\w+) = ([WN]),", re.search(r"local ALWAYS = \{(.*?)\}", text, re.DOTALL)[1]))
-    assert kinds.keys() == always.keys()
-    assert len(always) == int(re.search(r"local ALWAYS_KNOWN, W, N = (\d+)", text)[1])
-    ours = ProviderHealth("p").to_fields()
-    assert always.keys() | quiet.keys() == ours.keys() | {"last_push_ms"}
-    for field, value in {**always, **{name: said.strip("'") for name, said in quiet.items()}}.items():
+    """Of the same kind and default; Redis leaves out only what Python can do without."""
+    text = (scripts.folder() / "_record.lua").read_text()
+    listed = re.search(r"local FIELDS = \{(.*?)\n\}", text, re.DOTALL)[1].replace("SCHEMA", str(SCHEMA))
+    rows = re.findall(r"'(\w+)', '(optional )?(word|number)', ([^,]+),", listed)
+    new = ProviderHealth("p")
+    ours = new.to_fields()
+    theirs = {field: default.strip("'") for field, _, _, default in rows}
+    assert f"local SCHEMA = {SCHEMA}\n" in text
+    assert theirs.keys() == ours.keys() | {"last_push_ms"}
+    for field, value in theirs.items():
         assert ours.get(field, "0") in (value, f"{value}.0"), field
+    for field, optional, kind, default in rows:
+        assert (kind == "word") == default.startswith("'"), field
+        if optional:
+            assert ProviderHealth.from_fields("p", {f: v for f, v in ours.items() if f != field}) == new, field
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -60,7 +63,9 @@ def test_header_tells_purpose_reply_and_reason(path):
     assert "-- Why one script: " in header
 
 
-@pytest.mark.parametrize("path", [*FILES, scripts.folder() / "_prelude.lua"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*FILES, *(scripts.folder() / f"{part}.lua" for part in scripts.COMMON)], ids=lambda path: path.stem
+)
 def test_no_globals(path):
     """A global would be refused by Redis and poison fakeredis: assignments go to locals, fields or known names."""
     text = re.sub(r"--[^\n]*", "", path.read_text())

@@ -40,7 +40,7 @@ def test_circuit_py_replays_the_original(number):
         if step["op"] == "record":
             outcome = Outcome.SUCCESS if step["success"] else Outcome.FAILURE
             result = Result("p", outcome, step["latency_ms"], health.generation)
-            health, change = circuit.record(health, result, now * 10)
+            health, change = circuit.fold(health, result, now * 10)
         else:
             health, change = circuit.half_open(health, now * 10)
         agrees(health, step, told([change] if change else []))

@@ -96,7 +96,7 @@ def test_a_record_is_a_value_that_everybody_can_use_or_a_refusal(fields):
     alone.begin({"broken": health})
     for outcome in Outcome:
         alone.decide([Result("broken", outcome, 5.0, health.generation, cooldown_ms=5.0)] * 3)
-    circuit.record(
+    circuit.fold(
         circuit.half_open(health, int(NOW))[0], Result("broken", Outcome.SUCCESS, 5.0, health.generation + 1), int(NOW)
     )
 

@@ -1,9 +1,7 @@
-"""The set of metrics: documented, one per registry, and not in the way of anything."""
+"""The set of metrics: one per registry, and not in the way of anything."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -12,23 +10,11 @@ from redis_router.circuit.outcome import Result
 from redis_router.telemetry.metrics import Metrics
 from tests.support import metric
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
 
 def test_routers_that_share_a_registry_share_the_set():
     """A second router in a process is no error."""
     registry = CollectorRegistry()
     assert Metrics.of(registry) is Metrics.of(registry)
-
-
-def test_every_metric_is_in_the_readme():
-    """And the README names no other."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    names = set()
-    for family in registry.collect():
-        names.add(family.name + ("_total" if family.type == "counter" else ""))
-    assert set(re.findall(r"`(redis_router_\w+)", README)) == names
 
 
 def test_results_are_folded():

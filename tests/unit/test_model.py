@@ -99,7 +99,7 @@ def test_health_goes_through_redis_and_back():
     fields = health.to_fields()
     assert ProviderHealth.from_fields("p", fields) == health
     names = {field.name for field in dataclasses.fields(ProviderHealth)} - {"name", "config"}
-    assert names | set(health.config.to_fields()) == set(fields)
+    assert names | set(health.config.to_fields()) | {"schema"} == set(fields)
 
 
 def test_values_are_frozen_and_travel():

@@ -187,7 +187,7 @@ class Game:
             health = self.shown[number % len(self.shown)].picks["m"]().health
             self.calls[health.name].append(self.now_ms / 1000)
             result = Result(health.name, Outcome.SUCCESS, self.latencies[health.name](), 1)
-            self.records[health.name], _ = circuit.record(self.records[health.name], result, int(self.now_ms))
+            self.records[health.name], _ = circuit.fold(self.records[health.name], result, int(self.now_ms))
 
     def longest_gap(self, name, began):
         moments = [began, *self.calls[name], self.now_ms / 1000]

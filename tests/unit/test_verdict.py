@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from redis_router import InvalidArgument, NoProviderAvailable, Outcome, RouterError, Verdict, classify
-from redis_router.request.classify import IGNORED, Judge, Waited
+from redis_router.request.classify import IGNORED, Verdicts, Waited
 from redis_router.request.retry_after import retry_after
 
 NOW = 1_795_000_000.0
@@ -185,16 +185,16 @@ def test_headers_are_found_beside_the_status():
 
 def test_a_judge_keeps_its_bounds():
     """Not for ever, and never less than nothing."""
-    judge = Judge(None, cooldown=5.0, most=300.0)
+    verdicts = Verdicts(None, cooldown=5.0, most=300.0)
     limited = [Raised(status_code=429, headers=h) for h in ({}, {"retry-after": "1e9"}, {"retry-after": "0"})]
-    assert [judge(each).cooldown for each in limited] == [5.0, 300.0, 0.0]
+    assert [verdicts(each).cooldown for each in limited] == [5.0, 300.0, 0.0]
 
 
 @pytest.mark.parametrize("said", ["no verdict", Verdict("sideways"), Verdict(Outcome.FAILURE, None), 7])
 def test_a_classifier_that_talks_nonsense_counts_as_a_failure(said, caplog):
     """The call's own error is what matters, so it is logged and not raised."""
-    judge = Judge(lambda error: said, 5.0, 300.0)
-    assert judge(ValueError()) == Verdict(Outcome.FAILURE, "error")
+    verdicts = Verdicts(lambda error: said, 5.0, 300.0)
+    assert verdicts(ValueError()) == Verdict(Outcome.FAILURE, "error")
     assert "classifier failed on ValueError" in caplog.text
 
 
@@ -211,7 +211,7 @@ def test_a_classifier_that_talks_nonsense_counts_as_a_failure(said, caplog):
 )
 def test_a_classifiers_outcome_counts_whatever_its_words(said, made):
     """A reason that does not fit must not turn a bad request into an outage."""
-    assert Judge(lambda error: said, 5.0, 300.0)(ValueError()) == made
+    assert Verdicts(lambda error: said, 5.0, 300.0)(ValueError()) == made
 
 
 def test_what_we_raise_is_no_failure():
@@ -230,7 +230,7 @@ def test_a_mock_is_understood():
 def test_bad_settings_are_refused(options):
     """Before anything runs."""
     with pytest.raises(InvalidArgument):
-        Judge(*options)
+        Verdicts(*options)
 
 
 class ConnectTimeout(Exception):
@@ -278,13 +278,13 @@ COUNTED, NOT_COUNTED = Verdict(Outcome.FAILURE, "timeout"), Verdict(Outcome.IGNO
 )
 def test_what_a_time_out_says(error, waited, expected):
     """By who ended the call, what it was given, and what answers take."""
-    assert Judge(None, 5.0, 300.0)(error, waited) == expected
+    assert Verdicts(None, 5.0, 300.0)(error, waited) == expected
 
 
 def test_a_classifier_of_ones_own_has_the_last_word_on_time_outs():
     """Whatever was waited for."""
-    judge = Judge(lambda said: Outcome.SUCCESS, 5.0, 300.0)
-    assert judge(APITimeoutError(), Waited(1.0, share=1.0)).outcome is Outcome.SUCCESS
+    verdicts = Verdicts(lambda said: Outcome.SUCCESS, 5.0, 300.0)
+    assert verdicts(APITimeoutError(), Waited(1.0, share=1.0)).outcome is Outcome.SUCCESS
 
 
 def limited(**headers):
@@ -353,13 +353,13 @@ def test_what_a_task_group_raises():
 )
 def test_what_a_time_out_in_a_group_says(error, waited, expected):
     """The same as one alone, before the worst is looked for."""
-    assert Judge(None, 5.0, 300.0)(error, waited) == expected
+    assert Verdicts(None, 5.0, 300.0)(error, waited) == expected
 
 
 def test_a_classifier_of_ones_own_sees_the_group():
     """And may leave it to ours."""
     seen = []
-    assert Judge(seen.append, 5.0, 300.0)(group(limited())).outcome is Outcome.RATE_LIMITED
+    assert Verdicts(seen.append, 5.0, 300.0)(group(limited())).outcome is Outcome.RATE_LIMITED
     assert isinstance(seen[0], BaseExceptionGroup)
 
 

@@ -18,7 +18,9 @@ class Strategy(Protocol):
     them, for a request's further tries and in slow start: it should keep nothing that the next call must agree with.
     """
 
-    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick: ...
+    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        """What is called for each request, and gives one of these candidates."""
+        ...
 
 
 def at_random(candidates: Sequence[Candidate]) -> Pick:

@@ -1,0 +1,180 @@
+-- The health record of one provider: its fields, how they are read, what of them is written, which of two copies wins.
+--
+-- _record.lua, _circuit.lua and _announce.lua stand in front of every script, in this order. `circuit/record.py` is this
+-- file's mirror in Python. No globals, no shebang: the scripts run unchanged on Redis 7.0+, Valkey and fakeredis.
+
+-- Of the fields below; each record names the schema that it was written by. It is raised when an older version would
+-- misread what a newer one writes. A field that older versions may overlook needs no new schema: they leave it alone.
+-- In the record, not in rr:providers: a script reads its own provider's keys only, and a record may be lost alone.
+local SCHEMA = 1
+
+-- Name, kind, default, in reading order: what is going on, the thresholds in force, bookkeeping. An optional field is
+-- stored once it is not its default; all others always are.
+local FIELDS = {
+  'circuit_state', 'word', 'closed',
+  'open_reason', 'word', '',
+  'last_failure', 'word', '',
+  'available', 'number', 1,
+  'unavailable_reason', 'word', '',
+  'probe_result', 'optional word', '',
+  'cooldown_until_ms', 'optional number', 0,
+  'cooldown_ms', 'optional number', 0,
+  'latency_ms', 'number', 0,
+  'failure_rate', 'number', 0,
+  'weight', 'number', 1,
+  'consecutive_failures', 'number', 0,
+  'consecutive_successes', 'number', 0,
+  'calls', 'optional number', 0,
+  'window_bucket', 'optional number', 0,
+  'window_calls', 'optional word', '',
+  'window_failures', 'optional word', '',
+  'window_slow', 'optional word', '',
+  'times_opened', 'optional number', 0,
+  'open_timeout_factor', 'optional number', 1,
+  'generation', 'number', 1,
+  'last_state_change_ms', 'number', 0,
+  'last_check_ms', 'number', 0,
+  'last_result_ms', 'number', 0,
+  'failure_rate_threshold', 'number', 0.5,
+  'consecutive_failure_limit', 'number', 5,
+  'half_open_success_threshold', 'number', 3,
+  'half_open_max_probes', 'number', 3,
+  'open_timeout_ms', 'number', 30000,
+  'minimum_calls', 'optional number', 0,
+  'window_ms', 'optional number', 0,
+  'window_failure_rate_threshold', 'optional number', 0,
+  'slow_call_duration_threshold_ms', 'optional number', 0,
+  'slow_call_rate_threshold', 'optional number', 0,
+  'open_timeout_multiplier', 'optional number', 0,
+  'open_timeout_max_ms', 'optional number', 0,
+  'open_timeout_jitter', 'optional number', 0,
+  'min_reporters', 'optional number', 0,
+  'slow_start_ms', 'optional number', 0,
+  'circuit_version', 'optional number', 0,
+  'declined_settings', 'optional word', '',
+  'schema', 'number', SCHEMA,
+  'leader_epoch', 'number', 0,
+  'last_push_ms', 'number', 0,
+  'version', 'number', 0,
+}
+local STATES = { closed = true, open = true, half_open = true }
+local LARGEST = 2 ^ 53 -- whole numbers are exact up to here; no field of ours is negative
+
+-- Milliseconds on Redis's own clock, and microseconds; `given` is a test's own time, '' everywhere else.
+local function clock(given)
+  if given ~= '' then return tonumber(given), tonumber(given) * 1000 end
+  local time = redis.call('TIME')
+  local us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  return math.floor(us / 1000), us
+end
+
+-- The shortest decimal text that reads back as the same double: 0.1, not 0.10000000000000001; whole numbers in full.
+local function text(value)
+  if type(value) == 'string' then return value end
+  if value == math.floor(value) then return string.format('%.0f', value) end
+  local short = string.format('%.15g', value)
+  if tonumber(short) == value then return short end
+  return string.format('%.17g', value)
+end
+
+-- A number that a record or a lease can hold; nil for anything else: no number, negative, infinite, not-a-number.
+local function number(value)
+  local found = tonumber(value)
+  return found and found >= 0 and found <= LARGEST and found or nil
+end
+
+-- The first word says whose fault it is, whatever the value says.
+local function bad_record(why) error('BADRECORD ' .. why, 0) end
+
+-- The texts in a flat array of fields and values, by field. A record of a schema that is newer than ours is refused before
+-- anything of it is read, whatever else is in it.
+local function texts_of(stored)
+  local texts = {}
+  for i = 1, #stored, 2 do texts[stored[i]] = stored[i + 1] end
+  local schema = texts.schema
+  if schema and (number(schema) or 0) > SCHEMA then
+    bad_record('schema ' .. schema .. ' is newer than ' .. SCHEMA .. ', the newest that this version reads')
+  end
+  return texts
+end
+
+-- The record in such an array. Its fields become those of `health`, and the script's own notes stand beside that, so
+-- that no field that a hand added is taken for one. `stored` is the array, kept up to date. `loaded` has the values that
+-- Redis has, at the places of the defaults in FIELDS; false where a field must yet be written.
+local function record_of(stored, health)
+  local loaded, tonumber = { unpack(FIELDS) }, tonumber
+  for i = 1, #FIELDS, 3 do
+    local field, kind = FIELDS[i], FIELDS[i + 1]
+    local value = health[field]
+    if value then
+      if kind == 'number' or kind == 'optional number' then
+        local found = tonumber(value) -- as in `number`; this loop is most of what a script costs
+        if not (found and found >= 0 and found <= LARGEST) then
+          bad_record(field .. ' is no number from 0 up: ' .. value)
+        end
+        value, health[field] = found, found
+      end
+      loaded[i + 2] = value
+    else
+      value = FIELDS[i + 2]
+      health[field] = value
+      if kind == 'number' or kind == 'word' then -- a new record, one of an older version, or a hand took it away
+        stored[#stored + 1], stored[#stored + 2] = field, text(value)
+        loaded[i + 2] = false
+      end
+    end
+  end
+  if not STATES[health.circuit_state] then bad_record('circuit_state is no state: ' .. health.circuit_state) end
+  health.schema = SCHEMA
+  return { health = health, stored = stored, loaded = loaded, transitions = {} }
+end
+
+local function new_record() return record_of({}, {}) end
+
+-- nil where Redis has no such record (never registered, or lost).
+local function load(key)
+  local stored = redis.call('HGETALL', key)
+  local texts = texts_of(stored)
+  return texts.circuit_state and record_of(stored, texts)
+end
+
+-- Where a field stands in such an array, or will; looked for from `place` on, as most stand in the order of FIELDS.
+local function place_of(stored, field, place)
+  local last = #stored
+  for at = place, last, 2 do
+    if stored[at] == field then return at end
+  end
+  for at = 1, place - 2, 2 do
+    if stored[at] == field then return at end
+  end
+  return last + 1
+end
+
+-- The fields that changed, and the new version; nil where nothing did. `version` never falls, even where Redis lost a
+-- newer one: it follows the clock.
+local function changes(record, now_us)
+  local health, stored, loaded = record.health, record.stored, record.loaded
+  local changed, place = {}, 1
+  for i = 1, #FIELDS, 3 do
+    local field = FIELDS[i]
+    local value = health[field]
+    if field == 'version' and #changed > 0 then
+      value = math.max(value + 1, now_us)
+      health.version = value
+    end
+    if value ~= loaded[i + 2] then
+      place = place_of(stored, field, place)
+      stored[place], stored[place + 1] = field, text(value)
+      changed[#changed + 1], changed[#changed + 2] = field, stored[place + 1]
+    end
+  end
+  return #changed > 0 and changed or nil
+end
+
+-- Which of two copies of one record wins, everywhere: the one of more transitions, then the later version. A copy that
+-- never saw a result, of the same generation as one that did, was written anew after a loss: it loses.
+local function supersedes(health, other)
+  if health.generation ~= other.generation then return health.generation > other.generation end
+  if (health.last_check_ms == 0) ~= (other.last_check_ms == 0) then return other.last_check_ms == 0 end
+  return health.version > other.version
+end

@@ -1,0 +1,201 @@
+"""Versions that follow each other on one Redis: records without a schema, replicas that know none, a newer schema.
+
+`data/before_schema` holds what the last version without a schema left in Redis, and its scripts.
+"""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from redis_router import CircuitConfig, Outcome, Provider, ProviderHealth, RedisRefused
+from redis_router.circuit.outcome import Result
+from redis_router.circuit.record import SCHEMA
+from redis_router.store import messages, scripts
+from redis_router.store.contract import Batch
+from redis_router.store.memory import Memory, MemoryStore
+from tests.contract.records import CONFIG
+from tests.support import eventually, recorded, result
+
+BEFORE = Path(__file__).parent.parent / "data" / "before_schema"
+RECORDS = json.loads((BEFORE / "records.json").read_text())
+OPENAI, AZURE = Provider("openai", ("m",)), Provider("azure", ("m",))
+NOW_MS = 1_002_000
+"""Two seconds after those records were written."""
+NEWER = {"circuit_state": "forced", "schema": str(SCHEMA + 1), "generation": "many"}
+
+
+def written(backend, fields, name="openai"):
+    """A record, as another version left it."""
+    backend.client().hset(backend.keys.health(name), mapping=fields)
+
+
+def fields_of(backend, name="openai"):
+    """The record's fields and values in Redis."""
+    return messages.pairs(backend.client().hgetall(backend.keys.health(name)))
+
+
+@contextmanager
+def the_version_before():
+    """In this block the stores run its scripts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts, "load", _script_of_before)
+        yield
+
+
+def _script_of_before(name):
+    text = "".join((BEFORE / f"{part}.lua").read_text() for part in ("_prelude", name))
+    return scripts.Script(name, text, scripts.sha_of(text))
+
+
+class TestRecordsWithoutASchema:
+    """As the version before wrote them, and one of a version still older."""
+
+    @pytest.mark.parametrize("kind", RECORDS)
+    def test_are_read_and_folded_alike_by_both_stores(self, backend, kind):
+        """What comes of the next results, in Redis and in memory."""
+        written(backend, RECORDS[kind])
+        before = ProviderHealth.from_fields("openai", RECORDS[kind])
+        memory, store = MemoryStore(Memory(), "rr", "gw", now_ms=NOW_MS), backend.store(now_ms=NOW_MS)
+        memory.put(before)
+        assert store.snapshot(["openai"]).records == memory.snapshot(["openai"]).records == {"openai": before}
+        batch = Batch(
+            "openai",
+            1,
+            [
+                Result("openai", Outcome.FAILURE, 250.0, before.generation, reason="timeout"),
+                Result("openai", Outcome.SUCCESS, 1500.0, before.generation),
+                Result("openai", Outcome.RATE_LIMITED, 0.0, before.generation, cooldown_ms=7_000.0),
+            ],
+        )
+        assert memory.record([batch]) == store.record([batch])
+        assert fields_of(backend)["schema"] == str(SCHEMA)
+
+    @pytest.mark.parametrize("kind", RECORDS)
+    def test_get_their_schema_with_the_next_change(self, backend, kind):
+        """To read them is none."""
+        written(backend, RECORDS[kind])
+        store = backend.store(now_ms=NOW_MS)
+        store.snapshot(["openai"])
+        store.claim("openai", ["token"], 1_000)
+        store.half_open("openai")
+        assert fields_of(backend) == RECORDS[kind]
+        store.update("openai", {"weight": "3"})
+        assert fields_of(backend)["schema"] == str(SCHEMA)
+
+    def test_are_joined_and_served(self, backend, router):
+        """By a router that starts: the circuit and the averages are those of the record."""
+        for name, kind in (("openai", "closed"), ("azure", "older")):
+            written(backend, RECORDS[kind], name)
+        replica = router(strategy="round_robin")
+        for provider in (OPENAI, AZURE):
+            replica.register_provider(provider)
+        replica.start()
+        assert replica.flush()
+        health = replica.get_health_status()
+        assert {name: h.latency_ms for name, h in health.items()} == {"openai": 105.1703125, "azure": 105.1703125}
+        assert {replica.select_provider("m").name for _ in range(4)} == {"openai", "azure"}
+
+
+class TestReplicasOfTheVersionBefore:
+    """They go on beside those of this version, and leave alone what they do not know."""
+
+    def test_the_record_ends_as_if_all_were_of_this_version(self, backend):
+        """The two take turns, from registering to closing; the schema stays."""
+        before, after = backend.store("before", now_ms=1_000), backend.store("after", now_ms=1_000)
+        alone = MemoryStore(Memory(), "rr", "alone", now_ms=1_000)
+        for each in (after, alone):
+            each.register(OPENAI, CONFIG)
+        backend.client().hset(backend.keys.health("openai"), "of_a_later_version", "x")
+        for seq in range(1, 4):
+            with the_version_before():
+                opened = recorded(before, "openai", seq, result("openai", False))
+            if seq < 3:
+                recorded(after, "openai", seq, result("openai", True))
+            for success in (False, True)[: 2 if seq < 3 else 1]:
+                alone.record([Batch("openai", seq * 2 + success, [result("openai", success)])])
+        for each in (before, after, alone):
+            each.update("openai", {"consecutive_failure_limit": "1"})
+        recorded(after, "openai", 3, result("openai", False))
+        alone.record([Batch("openai", 99, [result("openai", False)])])
+        for each in (before, alone):
+            each.now_ms = 20_000
+            with the_version_before():
+                opened = each.half_open("openai")
+        assert opened.health.circuit_state == "half_open"
+        with the_version_before():
+            assert before.claim("openai", ["a", "b", "c"], 1_000) == (3, ["a", "b"])
+            assert before.register(OPENAI, CONFIG).health.generation == 3
+        found = fields_of(backend)
+        assert (found["schema"], found["of_a_later_version"]) == (str(SCHEMA), "x")
+        ended = alone.snapshot(["openai"]).records["openai"].to_fields()
+        same = ended.keys() - {"version", "declined_settings"}
+        read = ProviderHealth.from_fields("openai", found).to_fields()
+        assert {name: read[name] for name in same} == {name: ended[name] for name in same}
+
+    def test_they_may_restore_a_lost_record(self, backend):
+        """It has no schema then, until a replica of this version changes it."""
+        before, after = backend.store("before", now_ms=1_000), backend.store("after", now_ms=1_000)
+        copy = after.register(OPENAI, CONFIG).health
+        backend.client().delete(backend.keys.health("openai"))
+        with the_version_before():
+            fields = {name: text for name, text in copy.to_fields().items() if name != "schema"}
+            before._register("openai", "restored", "", fields)
+        assert "schema" not in fields_of(backend)
+        assert recorded(after, "openai", 1, result("openai", True)).status == "ok"
+        assert fields_of(backend)["schema"] == str(SCHEMA)
+
+    def test_a_field_that_is_unknown_is_read_past(self):
+        """By this version, too: so a later one may add such a field."""
+        fields = {**RECORDS["closed"], "colour": "red"}
+        assert ProviderHealth.from_fields("p", fields) == ProviderHealth.from_fields("p", RECORDS["closed"])
+
+
+class TestANewerSchema:
+    """Named, whatever else such a record says; never misread, and never overwritten."""
+
+    @pytest.mark.parametrize("newer", [NEWER, {"schema": "7"}], ids=["other words", "without a state"])
+    def test_every_script_refuses_it_by_name(self, backend, newer):
+        """And leaves it as it is; the batch of a neighbour beside it is applied."""
+        store = backend.store(now_ms=NOW_MS)
+        store.register(AZURE, CONFIG)
+        copy = store.register(OPENAI, CONFIG).health
+        backend.client().delete(backend.keys.health("openai"))
+        written(backend, newer)
+        named = rf"schema {newer['schema']} is newer than {SCHEMA}"
+        for act in (
+            lambda: store.register(OPENAI, CONFIG),
+            lambda: store.restore(OPENAI, copy),
+            lambda: store.update("openai", {"available": "0"}),
+            lambda: store.half_open("openai"),
+            lambda: store.claim("openai", ["token"], 1_000),
+        ):
+            with pytest.raises(RedisRefused, match=named):
+                act()
+        refused, applied = store.record([Batch(name, 1, [result(name, True)]) for name in ("openai", "azure")])
+        assert isinstance(refused, RedisRefused)
+        assert applied.status == "ok"
+        snapshot = store.snapshot()
+        assert list(snapshot.records) == ["azure"]
+        with pytest.raises(RedisRefused, match=f"{named}.*: update this process"):
+            raise snapshot.unreadable["openai"]
+        assert fields_of(backend) == newer
+
+    def test_a_router_decides_on_it_alone(self, backend, router, caplog):
+        """As on every record that it cannot read; the neighbour is the fleet's."""
+        written(backend, NEWER)
+        replica = router(circuit=CircuitConfig(consecutive_failure_limit=2, open_timeout=60))
+        for provider in (OPENAI, AZURE):
+            replica.register_provider(provider)
+        replica.start()
+        assert replica.flush()
+        assert any(f"schema {NEWER['schema']} is newer" in line.getMessage() for line in caplog.records)
+        for name in ("openai", "azure"):
+            for _ in range(2):
+                replica.record_result(name, success=False, latency_ms=5.0)
+            eventually(lambda name=name: replica.get_circuit_state(name) == "open", f"{name} is open")
+        assert replica.flush()
+        assert replica.redis_up
+        assert fields_of(backend, "azure")["circuit_state"] == "open"
+        assert fields_of(backend) == NEWER

@@ -1,0 +1,70 @@
+-- Folds a batch of outcomes into one provider's record and makes the transitions they cause.
+--
+-- KEYS[1]   health   the record
+-- KEYS[2]   permits  half-open permits in flight
+-- KEYS[3]   seq      the writer's last applied batch
+-- KEYS[4]   events   the log of transitions
+-- KEYS[5]   reporters  with `min_reporters`: the replicas whose last word was a failure or slow -> when
+-- ARGV[1]   now      '' for Redis's clock, or a test's own ms
+-- ARGV[2]   channel  where changes are published
+-- ARGV[3]   by       the replica, for the log
+-- ARGV[4]   seq      number of this batch, rising for each writer
+-- ARGV[5]   push     ms between pushes of mere averages
+-- ARGV[6]   jitter   a random number from 0 to 1, for the time a circuit stays open: scripts have no chance of their own
+-- ARGV[7]   reporter the replica's session
+-- ARGV[8..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored, after a
+--           failure a colon and why it failed; the generation in which the calls began, their permit or '', their
+--           latencies in ms with blanks between, of rate_limited how many ms to wait
+--
+-- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
+-- said, whose reply was lost; 'missing' applied nothing. A repeat may leave out outcomes that grew too old, from the
+-- front: `applied` says how many were applied, the last ones.
+-- Why one script: reading, folding, deciding and announcing must see one state, or two replicas trip the same circuit.
+
+local now, now_us = clock(ARGV[1])
+local seq = tonumber(ARGV[4])
+local record = load(KEYS[1])
+if not record then return reply('missing', '') end
+local note = noted(KEYS[3])
+local did, applied = replayed(note, seq)
+if did then
+  push_averages(KEYS[1], ARGV[2], ARGV[3], record) -- the first run may have been refused this
+  return reply('replayed', did, record, applied)
+end
+
+record.jitter = tonumber(ARGV[6])
+record.counts = record.window_ms > 0 or record.minimum_calls > 0
+if record.min_reporters > 1 then
+  -- a word counts for longer than the replica whose view is open stays away; not one of a clock that was set back
+  local kept = math.max(60000, record.window_ms, 2 * math.max(record.open_timeout_ms, record.open_timeout_max_ms))
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. text(now - kept))
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '(' .. text(now + 1000), '+inf')
+  record.others = redis.call('ZCARD', KEYS[5]) - (redis.call('ZSCORE', KEYS[5], ARGV[7]) and 1 or 0)
+end
+
+applied = 0
+for i = 8, #ARGV, 4 do
+  local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
+  local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
+  for number in string.gmatch(ARGV[i + 3], '%S+') do
+    if success or outcome == 'failure' then
+      fold(record, success, tonumber(number), generation, why, now)
+    elseif outcome == 'rate_limited' then
+      cool_down(record, tonumber(number), now)
+    end
+    applied = applied + 1
+  end
+  if permit ~= '' then redis.call('ZREM', KEYS[2], permit) end
+end
+if record.min_reporters > 1 then
+  if #record.transitions > 0 then redis.call('DEL', KEYS[5])
+  elseif record.complains then redis.call('ZADD', KEYS[5], text(now), ARGV[7])
+  elseif record.complains == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
+end
+did = told(record.transitions)
+applied = text(applied)
+note.applied, note.did = applied, did
+local cooling = record.cooled and { event = 'cooling', detail = text(record.cooldown_until_ms - now) .. ' ms' } or nil
+commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, cooling, tonumber(ARGV[5]),
+  note)
+return reply('ok', did, record, applied)

@@ -1,0 +1,48 @@
+-- Changes settings of a record from outside the calls: availability, weight, thresholds.
+--
+-- KEYS[1]   health   the record
+-- KEYS[2]   events   the log of transitions
+-- ARGV[1]   now      '' for Redis's clock, or a test's own ms
+-- ARGV[2]   channel  where changes are published
+-- ARGV[3]   by       the worker or replica, for the log
+-- ARGV[4]   epoch    the leader's epoch, or 0 for an operator
+-- ARGV[5]   source   'operator' or 'probe': who says whether the provider is available
+-- ARGV[6..] field, field, value, ...
+--
+-- Returns {'ok'|'fenced'|'missing', '', '0', field, value, ...}.
+-- Why one script: a probe must not undo what an operator or the circuit decided a moment ago.
+
+local now, now_us = clock(ARGV[1])
+local epoch, source = tonumber(ARGV[4]), ARGV[5]
+local record = load(KEYS[1])
+if not record then return reply('missing', '') end
+if epoch > 0 and epoch < record.leader_epoch then return reply('fenced', '', record) end
+
+local changed = {}
+local function set(field, value)
+  if record[field] ~= value then
+    record[field] = value
+    changed[#changed + 1] = field .. '=' .. text(value)
+  end
+end
+
+for i = 6, #ARGV, 2 do
+  local field, value = ARGV[i], parse(ARGV[i], ARGV[i + 1])
+  if field ~= 'available' then
+    set(field, value)
+  else
+    record.last_check_ms = now
+    local may = source == 'operator'
+      or (value == 0 and record.available == 1)
+      or (value == 1 and record.unavailable_reason == 'probe')
+    if may then
+      set('available', value)
+      set('unavailable_reason', value == 1 and '' or source)
+      if value == 1 and source == 'operator' then set('cooldown_until_ms', 0) end -- back in service means now
+    end
+  end
+end
+record.leader_epoch = math.max(record.leader_epoch, epoch)
+local action = #changed > 0 and { event = 'updated', detail = table.concat(changed, ' ') } or nil
+commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], record, now, now_us, action, 1000)
+return reply('ok', '', record)

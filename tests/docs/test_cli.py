@@ -1,0 +1,80 @@
+"""docs/command-line.md and docker-compose.yml: commands and options are those that there are."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from redis_router import CircuitConfig, Provider, cli
+from redis_router.demo import gateway, provider
+from tests.docs.conftest import patient
+from tests.support import recorded, result
+from tests.support.documents import ROOT, consoles, section
+
+COMMANDS = consoles("docs/command-line.md")
+THAT_END = [command for command, _ in COMMANDS if " status" in command or " purge" in command]
+
+
+@pytest.mark.parametrize("command", [command for command, _ in COMMANDS])
+def test_a_command_is_understood(command):
+    """The worker is run by tests/docs/test_readme.py, the demo by tests/process/test_demo.py."""
+    name, *options = shlex.split(command)
+    assert name == "redis-router"
+    cli.parser().parse_args(options)
+
+
+@pytest.mark.parametrize("command", THAT_END)
+def test_a_command_does_what_it_says(one_real, command, capsys):
+    """On a real server, with a record in it."""
+    store = one_real.store()
+    store.register(Provider("openai", ("gpt-4o",)), CircuitConfig(consecutive_failure_limit=1))
+    recorded(store, "openai", 1, result("openai", False))
+    where = ["--redis", patient(one_real.url.replace("router:password@", "")), "--namespace", one_real.namespace]
+    assert cli.main([*shlex.split(command)[1:], *where]) == 0
+    said = capsys.readouterr().out
+    assert ("openai" in said) == (" status" in command)
+
+
+def test_status_prints_the_columns_of_the_page(one_real, capsys):
+    """The example's head is today's."""
+    one_real.store().register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+    where = ["--redis", patient(one_real.url), "--namespace", one_real.namespace]
+    assert cli.main(["status", *where]) == 0
+    (today,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PROVIDER")]
+    pages = {output for page in ("docs/command-line.md", "docs/tutorial.md") for _, output in consoles(page)}
+    heads = [line for output in pages for line in output.splitlines() if line.startswith("PROVIDER")]
+    assert len(heads) == 2
+    assert all(line.split() == today.split() for line in heads)
+
+
+def test_the_workers_options_are_those_of_the_parser():
+    """With their defaults, in their order."""
+    rows = re.findall(r"^\| `--([\w-]+)` \| ([^|]*)\|", section("docs/command-line.md", "worker"), re.MULTILINE)
+    told = {name.replace("-", "_"): default.strip() for name, default in rows}
+    known = vars(cli.parser().parse_args(["worker"]))
+    assert told.keys() == known.keys() - {"run", "redis", "namespace"}
+    for name, default in told.items():
+        if default.isdecimal():
+            assert float(default) == known[name], name
+
+
+def test_compose_commands_are_understood():
+    """Every service of ours starts a module that exists, with options that it knows."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    parsers = {
+        "redis_router": cli.parser(),
+        "redis_router.demo.gateway": gateway.parser(),
+        "redis_router.demo.provider": provider.parser(),
+    }
+    ours = {name: s["command"] for name, s in compose["services"].items() if s["image"] == "redis-router-demo"}
+    assert sum("worker" in name for name in ours) == 2
+    assert sum("gateway" in name for name in ours) == 3
+    for command in ours.values():
+        module, *options = shlex.split(command)
+        parsers[module].parse_args(options)
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+    targets = [
+        t.partition(":")[0] for job in scraped["scrape_configs"] for c in job["static_configs"] for t in c["targets"]
+    ]
+    assert set(targets) == {name for name in ours if "gateway" in name or "worker" in name}

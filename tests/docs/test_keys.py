@@ -1,0 +1,61 @@
+"""docs/keys.md: every key and every field that Redis holds, and no other."""
+
+import re
+
+from redis_router import CircuitConfig, Outcome, Provider
+from redis_router.circuit.config import CONFIG_FIELDS
+from redis_router.circuit.outcome import Result
+from redis_router.store.keys import Keys
+from redis_router.store.messages import text
+from tests.support import recorded
+from tests.support.documents import PAGES, consoles, section
+
+FIELDS = dict(re.findall(r"^\| `(\w+)`( \*)? \|", section("docs/keys.md", "The record"), re.MULTILINE))
+THRESHOLDS = dict(re.findall(r"`(\w+)`( \*)?[,.]", section("docs/keys.md", "The record").partition("follow by")[2]))
+FAILED = Result("openai", Outcome.FAILURE, 108.0, 1, reason="http_503")
+((_COMMAND, EXAMPLE),) = consoles("docs/keys.md")
+
+
+def stored_in(backend, redis_client):
+    """The record of openai as `HGETALL` shows it."""
+    found = redis_client.hgetall(backend.keys.health("openai"))
+    return {text(name): text(value) for name, value in found.items()}
+
+
+def test_a_new_record_has_the_fields_without_a_star(backend, redis_client):
+    """In Redis itself, in this order."""
+    backend.store().register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+    stored = stored_in(backend, redis_client)
+    always = [name for name, star in {**FIELDS, **THRESHOLDS}.items() if not star]
+    assert sorted(stored) == sorted(always)
+
+
+def test_every_field_is_in_the_tables(backend):
+    """Those of a record, and what the scripts note for themselves."""
+    backend.store().register(Provider("openai", ("gpt-4o",)), CircuitConfig())
+    health = backend.record()
+    assert FIELDS.keys() - {"last_push_ms"} == health.to_fields().keys() - set(CONFIG_FIELDS)
+    assert list(THRESHOLDS) == list(CONFIG_FIELDS)
+
+
+def test_the_example_is_what_redis_holds(backend, redis_client):
+    """After five failures: the same fields in the same order, and the same words."""
+    store = backend.store()
+    store.register(Provider("openai", ("gpt-4o",), weight=2.0), CircuitConfig(open_timeout=3.0))
+    recorded(store, "openai", 1, *[FAILED] * 5)
+    found = stored_in(backend, redis_client)
+    shown = dict(line.split() for line in EXAMPLE.splitlines())
+    assert list(found) == list(shown)
+    for name, value in found.items():
+        if not re.search(r"_ms$|^version$", name) or name == "open_timeout_ms":
+            assert shown[name] == value, name
+
+
+def test_every_key_is_in_the_table():
+    """As keys.py spells them."""
+    keys = Keys("rr")
+    spelled = {keys.providers, keys.seen, keys.leader, keys.channel}
+    spelled |= {make("openai") for make in (keys.health, keys.permits, keys.reporters, keys.events)}
+    spelled |= {keys.seq("openai", "<session>"), f"{keys.seq('openai', '<session>')}:half_open"}
+    told = set(re.findall(r"^\| `(rr:[^`]+)` \|", PAGES["docs/keys.md"], re.MULTILINE))
+    assert told == spelled
