@@ -1,6 +1,6 @@
 """A gateway on FastAPI: one router for the life of the application, the same lines as in sync code.
 
-pip install redis-llm-router fastapi uvicorn httpx
+pip install -e . fastapi uvicorn httpx
 uvicorn fastapi_gateway:app
 """
 

@@ -1,6 +1,6 @@
 """A streaming gateway on FastAPI and the openai SDK: one answer comes from one provider, or breaks and says so.
 
-pip install redis-llm-router fastapi uvicorn openai
+pip install -e . fastapi uvicorn openai
 uvicorn fastapi_streaming:app
 """
 

@@ -81,14 +81,7 @@ def fold(
     if result.outcome is Outcome.IGNORED:
         return health, None
     success = result.outcome is Outcome.SUCCESS
-    health = replace(
-        health,
-        latency_ms=latency_average(health.latency_ms, result.latency_ms),
-        failure_rate=failure_rate_average(health.failure_rate, success),
-        last_failure=health.last_failure if success else result.reason,
-        last_check_ms=now_ms,
-        last_result_ms=now_ms,
-    )
+    health = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:
         return health, None  # a late result moves the averages, never the circuit
     slow = is_slow(health.config, result.latency_ms)
@@ -113,6 +106,17 @@ def fold(
             reason = "half_open_probe_slow" if success else "half_open_probe_failed"
             return transition(health, OPEN, reason, now_ms, jitter)
     return health, None
+
+
+def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> ProviderHealth:
+    return replace(
+        health,
+        latency_ms=latency_average(health.latency_ms, result.latency_ms),
+        failure_rate=failure_rate_average(health.failure_rate, success),
+        last_failure=health.last_failure if success else result.reason,
+        last_check_ms=now_ms,
+        last_result_ms=now_ms,
+    )
 
 
 def complains(health: ProviderHealth, result: Result) -> bool | None:

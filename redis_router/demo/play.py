@@ -143,26 +143,7 @@ def play(plain: bool) -> int:
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
         fleet = Fleet(stack, log_path)
-        for name, latency in PROVIDERS.items():
-            fleet.start(name, "demo.provider", "--name", name, "--latency", str(latency))
-        providers = {name: f"http://127.0.0.1:{port}" for name, port in fleet.ready(list(PROVIDERS)).items()}
-        named = [part for name in PROVIDERS for part in ("--provider", f"{name}={providers[name]}")]
-        for name in REPLICAS:
-            fleet.start(
-                name,
-                "demo.gateway",
-                "--redis",
-                server.url,
-                "--replica",
-                name,
-                "--open-timeout",
-                str(OPEN_TIMEOUT),
-                *named,
-            )
-        gateways = fleet.ready(REPLICAS)
-        for name in WORKERS:
-            options = ["--name", name, "--interval", "1", "--lease", str(LEASE), "--metrics-port", "0"]
-            fleet.start(name, "__main__", "worker", "--redis", server.url, *options)
+        providers, gateways = _start(fleet, server.url)
         store = RedisStore(connect(server.url), "rr", "demo")
         threading.Thread(target=_listen, args=(store, fleet.lines), daemon=True).start()
         hints = [
@@ -174,7 +155,7 @@ def play(plain: bool) -> int:
             f"  redis-cli -p {server.port} SUBSCRIBE rr:events",
             f"  redis-router status --redis {server.url}",
         ]
-        load = Load([f"http://127.0.0.1:{port}" for port in gateways.values()], story)
+        load = Load(gateways, story)
         with Screen(story, list(PROVIDERS), plain, hints) as screen:
             _wait_for_leader(store, fleet, story, screen)
             load.start()
@@ -185,6 +166,22 @@ def play(plain: bool) -> int:
         figures, wrong = story.summary()
         screen.close_with(figures, wrong, _records(store, server.port))
     return 1 if wrong else 0
+
+
+def _start(fleet: Fleet, redis_url: str) -> tuple[dict[str, str], list[str]]:
+    """Start all processes; gives the providers' URLs by name, and those of the gateways."""
+    for name, latency in PROVIDERS.items():
+        fleet.start(name, "demo.provider", "--name", name, "--latency", str(latency))
+    providers = {name: f"http://127.0.0.1:{port}" for name, port in fleet.ready(list(PROVIDERS)).items()}
+    named = [part for name in PROVIDERS for part in ("--provider", f"{name}={providers[name]}")]
+    for name in REPLICAS:
+        options = ["--redis", redis_url, "--replica", name, "--open-timeout", str(OPEN_TIMEOUT)]
+        fleet.start(name, "demo.gateway", *options, *named)
+    gateways = fleet.ready(REPLICAS)
+    for name in WORKERS:
+        options = ["--name", name, "--interval", "1", "--lease", str(LEASE), "--metrics-port", "0"]
+        fleet.start(name, "__main__", "worker", "--redis", redis_url, *options)
+    return providers, [f"http://127.0.0.1:{port}" for port in gateways.values()]
 
 
 def _act(fleet: Fleet, store: RedisStore, story: Story, screen: Screen, patient_url: str) -> None:

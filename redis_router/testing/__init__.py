@@ -1,6 +1,6 @@
 """For tests of code that uses redis_router: a fleet in memory, a real server, and circuits in the state one needs.
 
-With pytest, a gateway that must answer 503 when nobody can be called, and fail over before:
+With pytest, a gateway that must answer 503 when nobody can be called, and fail over before::
 
     import pytest
     from prometheus_client import CollectorRegistry
@@ -42,7 +42,7 @@ With pytest, a gateway that must answer 503 when nobody can be called, and fail 
             open_circuit(router, name)
         assert gateway(router) == (503, "nobody can be called")
 
-On a real server in place of memory, started once for all tests, with a namespace for each:
+On a real server in place of memory, started once for all tests, with a namespace for each::
 
     import uuid
 

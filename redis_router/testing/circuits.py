@@ -76,7 +76,7 @@ def wait_until(router: Router[Any], name: str, state: CircuitState | str, timeou
 
 @contextmanager
 def recorded(router: Router[Any]) -> Iterator[dict[tuple[str, str], int]]:
-    """Count what is recorded while the block runs; the dict is filled when it ends.
+    """Count what is recorded while the block runs; the dict is filled when it ends::
 
         with recorded(router) as outcomes:
             client.post("/v1/chat/completions", json=body)

@@ -98,21 +98,11 @@ class EmbeddedServer:
         raise RouterError(f"{self.binary} does not start: {self._log().strip()[-500:]}")
 
     def _try_start(self) -> bool:
-        command = [
-            str(self.binary),
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]
+        port, nowhere = ("--port", str(self.port), "--bind", "127.0.0.1"), ("--save", "", "--appendonly", "no")
         with open(self._log_path, "wb") as log:
             try:
                 self.process = subprocess.Popen(
-                    [*command, "--dir", self.folder, *self._options],
+                    [str(self.binary), *port, *nowhere, "--dir", self.folder, *self._options],
                     stdout=log,
                     stderr=log,
                     stdin=subprocess.DEVNULL,

@@ -36,8 +36,9 @@ def test_every_file_that_it_names_is_there(text):
 
 def test_every_name_in_the_steps_is_in_the_code():
     """Classes, functions and variables that a contributor is sent to."""
-    source = "".join(path.read_text() for folder in ("redis_router", "tests") for path in (ROOT / folder).rglob("*.py"))
-    for name in ("CircuitConfig", "_check_together", "_config_of", "looking", "rules", "optional"):
+    paths = [path for folder in ("redis_router", "lua", "tests") for path in (ROOT / folder).rglob("*.*")]
+    source = "".join(path.read_text() for path in paths if path.suffix in (".py", ".lua"))
+    for name in ("CircuitConfig", "_check_together", "_config_of", "looking", "rules", "optional", "FIELDS", "SCHEMA"):
         assert f"`{name}" in CONTRIBUTING
         assert re.search(rf"\b{name}\b", source), name
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 import redis_router
+import redis_router.testing
 from tests.support.documents import PAGES, ROOT, TAKEN, snippets
 
 TESTS = sorted(path.stem for path in (ROOT / "tests" / "docs").glob("test_*.py"))
@@ -90,7 +91,18 @@ def test_tests_that_pages_name_exist():
             assert re.search(rf"^\s*(?:class|def|async def) {name}\b", texts[file], re.MULTILINE), f"{file}{path}"
 
 
+def test_the_reference_has_what_a_class_inherits_from_us():
+    """A router's life and operators' calls are methods of classes that a user never sees."""
+    for name in redis_router.__all__:
+        each = getattr(redis_router, name)
+        bases = [base for base in getattr(each, "__mro__", ())[1:] if base.__module__.startswith("redis_router.")]
+        if bases and not issubclass(each, Exception):
+            assert re.search(rf"redis_router\.{name}\n   :inherited-members:\n", PAGES["docs/api.md"]), name
+
+
 def test_the_reference_has_every_public_name():
     """And no other."""
     listed = re.findall(r"^\.\. auto\w+:: redis_router\.(\w+)(?:\(\))?$", PAGES["docs/api.md"], re.MULTILINE)
     assert sorted(listed) == sorted(redis_router.__all__)
+    listed = re.findall(r"^\.\. autofunction:: redis_router\.testing\.(\w+)$", PAGES["docs/testing.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(redis_router.testing.__all__)

@@ -88,5 +88,5 @@ def test_every_script_has_a_store_method():
 
     from redis_router.store import redis as store
 
-    called = set(re.findall(r'(?:_call|scripts\.load)\(\s*"(\w+)"', inspect.getsource(store)))
+    called = set(re.findall(r'(?:_redis\.run|scripts\.load)\(\s*"(\w+)"', inspect.getsource(store)))
     assert {path.stem for path in FILES} == called
