@@ -5,14 +5,13 @@ import json
 import logging
 import math
 import socket
-import time
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, CircuitState, InvalidArgument, Probe, Provider, RouterError
 from tests.support import eventually, metric, recorded, result, target
-from tests.support.fleet import knows, probes_running
+from tests.support.fleet import forget, knows, probes_running
 
 QUICK = CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05)
 
@@ -45,14 +44,14 @@ class TestRunOnce:
         assert worker.run_once().half_opened == ()
 
     def test_moves_it_again_as_soon_as_it_is_due_again(self, backend, checker):
-        """Within a second of the last time: a short open_timeout is kept, too."""
+        """The next pass after it moves it, however short the time since the last: a short open_timeout is kept, too."""
         store, worker = backend.store(), checker()
         register(store, config=CircuitConfig(consecutive_failure_limit=1, open_timeout=0.001))
-        began = time.monotonic()
         for seq in range(1, 6):
-            trip(store, seq=seq)
-            eventually(lambda: worker.run_once().half_opened)
-        assert time.monotonic() - began < 4.0, "a second for each, where it waits a second after it moved it"
+            opened = trip(store, seq=seq)
+            due_ms = opened.last_state_change_ms + 300  # the worker's estimate of the clock may be behind
+            eventually(lambda due_ms=due_ms: store.leader()[0] > due_ms, "it is due")
+            assert worker.run_once().half_opened == ("openai",)
 
     def test_a_record_that_is_lost_while_its_circuit_is_moved(self, backend, checker, monkeypatch):
         """Its copy is dropped just then: the run goes on."""
@@ -63,7 +62,7 @@ class TestRunOnce:
 
         def half_open(store, name, epoch):
             reply = moves(store, name, epoch)
-            worker._fleet.forget(name)
+            forget(worker, name)
             return reply
 
         monkeypatch.setattr(type(store), "half_open", half_open)

@@ -92,8 +92,7 @@ def test_a_node_dies(nodes, fleet, which):
         doomed = next(port for port in nodes.servers if "sub=1" in nodes.ask(port, "CLIENT", "LIST", "TYPE", "PUBSUB"))
     wait_replicated(nodes.servers)  # losses are another test's matter
     nodes.kill(doomed)
-    sent += traffic(first, 3.0)
-    eventually(nodes.healthy, "the replica took over", 40)
+    sent += traffic(first, 60, until=lambda: nodes.gave_up(doomed) and nodes.healthy())
     sent += traffic(first, 30, until=lambda: first.redis_up and second.redis_up)
     assert first.flush(20)
     assert totals(nodes) == dict.fromkeys(NAMES, sent)

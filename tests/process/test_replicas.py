@@ -27,9 +27,10 @@ router.record_result("openai", success=True, latency_ms=5.0)
 def test_a_fork_is_a_replica_of_its_own(one_real):
     """gunicorn's preload: started before the fork; each child delivers its own, hears pushes, counts from zero."""
     program = f"""
-import os, sys, time
+import os, sys
 from prometheus_client import REGISTRY
 from redis_router import CircuitConfig, Provider, Router
+from redis_router.testing import wait_until
 router = Router({one_real.url!r}, namespace={one_real.namespace!r}, circuit=CircuitConfig(failure_rate_threshold=0.05))
 router.register_provider(Provider("openai", ("m",)))
 router.start()
@@ -44,24 +45,25 @@ for number in range(3):
         assert router.flush(10), "flushed"
         assert REGISTRY.get_sample_value(
             "redis_router_requests_total", dict(provider="openai", outcome="success")) == 50
-        deadline = time.monotonic() + 20
-        while router.get_circuit_state("openai") != "open":
-            assert time.monotonic() < deadline, "the push arrived"
-            time.sleep(0.005)
+        wait_until(router, "openai", "open", timeout=60.0)
         sys.exit(0)
     children.append(pid)
 assert router.flush(10)
-for _ in range(600):
-    total = router._engine.store.snapshot().records["openai"].consecutive_successes
-    if total == 250: break
-    time.sleep(0.02)
-print(total, flush=True)
+sys.stdin.readline()  # until all has arrived
 router.record_result("openai", success=False, latency_ms=5.0)
 sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "250\n"), done.stderr
-    assert "Traceback" not in done.stderr
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], **pipes) as parent:
+        try:
+            eventually(lambda: one_real.looking.snapshot().records.get("openai"), "it is registered")
+            eventually(lambda: one_real.record().consecutive_successes >= 250, "all has arrived")
+            assert one_real.record().consecutive_successes == 250
+            _, said = parent.communicate("go on\n", timeout=60)
+        finally:
+            parent.kill()
+    assert parent.returncode == 0, said
+    assert "Traceback" not in said
 
 
 def half_open(store):
@@ -77,10 +79,9 @@ def gauge(backend):
 def test_two_processes_share_an_opening(replicas):
     """One records the failures; the other stops sending calls there, without having seen a failure of its own."""
     first, second = replicas(2, circuit=TRIP)
-    tripped = first("fail", 3)
+    first("fail", 3)
     eventually(lambda: second("state") == "open")
-    (state, at) = eventually(lambda: second("transitions"))[0]
-    assert (state, at - tripped < 5.0) == ("open", True)
+    assert eventually(lambda: second("transitions"))[0] == "open"
 
 
 def test_half_open_calls_stay_within_the_limit_over_8_processes(replicas, one_real):
@@ -95,6 +96,7 @@ def test_half_open_calls_stay_within_the_limit_over_8_processes(replicas, one_re
     half_open(store)
     eventually(lambda: gauge(one_real)["calls"] >= 200, "200 half-open calls", timeout=60)
     assert gauge(one_real)["most"] == 3
+    assert [replica("wrong") for replica in fleet] == [[]] * 8
     assert store.snapshot(["openai"]).records["openai"].circuit_state == "half_open"
 
 
@@ -113,3 +115,4 @@ def test_a_killed_replicas_permits_come_back(replicas, one_real):
     dying.process.send_signal(signal.SIGKILL)
     eventually(lambda: gauge(one_real)["calls"] >= 10, "the other replica has permits")
     assert gauge(one_real)["most"] <= 3
+    assert other("wrong") == []

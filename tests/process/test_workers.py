@@ -7,9 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import pairwise
 
 import pytest
 
@@ -33,7 +33,7 @@ def run(*command, timeout=30, env=None):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_another_takes_over(workers, one_real, how):
-    """SIGKILL: within the lease. SIGTERM: at once, exit 0. One leader at a time, and a higher epoch."""
+    """SIGKILL: when the lease ended. SIGTERM: long before it would have, exit 0. Each term has a higher epoch."""
     store = one_real.store("test")
     store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1, open_timeout=0.05))
     lease = 2.0 if how is signal.SIGKILL else 30.0
@@ -45,20 +45,17 @@ def test_another_takes_over(workers, one_real, how):
     subscription = store.subscribe()
     eventually(lambda: subscription.next(0.1) == "subscribed")
 
-    sent = time.monotonic()
     first.process.send_signal(how)
-    if how is signal.SIGTERM:
-        assert first.process.wait(10) == 0
-        assert time.monotonic() - sent < 5.0
+    assert first.process.wait(20) == (0 if how is signal.SIGTERM else -signal.SIGKILL)
+    left = store.leader()[1]  # as the dead leader left it, unless the other was faster
+    last = left if left.epoch == before.epoch else before
     eventually(lambda: not other.leads or store.leader()[1].worker != before.worker)
     eventually(lambda: other.leads, "the other leads")
     after = store.leader()[1]
     assert after.epoch > before.epoch
-    if how is signal.SIGKILL:
-        assert after.since_ms >= before.until_ms - lease * 1000, "not before the lease could end"
-        assert time.monotonic() - sent < lease + 5.0
-    else:
-        assert time.monotonic() - sent < lease / 2, "no waiting for the end of the lease"
+    assert after.since_ms >= (last.until_ms if how is signal.SIGKILL else before.since_ms), "not before it ended"
+    if how is signal.SIGTERM:
+        assert after.since_ms < before.until_ms, "no waiting for the end of the lease"
 
     seen = []
     eventually(
@@ -72,21 +69,28 @@ def test_another_takes_over(workers, one_real, how):
 
 
 def test_never_two_leaders(workers, one_real):
-    """Three workers, their leader killed again and again: epochs rise, and no two lead at once."""
+    """Three workers, their leader killed again and again: who says that it leads has the lease; a lease begins after
+    the one before it ended."""
     store = one_real.store("test")
-    fleet = [workers("--lease", "1", "--interval", "1") for _ in range(3)]
-    epochs = []
-    while len(fleet) > 1:
-        leader = leader_of(fleet)
-        epochs.append(store.leader()[1].epoch)
+    fleet = {name: workers("--lease", "1", "--interval", "1", "--name", name) for name in ("a", "b", "c")}
+    journal = []
+    while fleet:
+        leader = leader_of(fleet.values())
         for _ in range(20):
-            # first asked, last asked: a worker that leads both before and after the others leads in between
-            assert sum(worker.leads for worker in fleet) <= 1 or not leader.leads
+            for name, worker in fleet.items():
+                before, leads, after = store.leader()[1], worker.leads, store.leader()[1]
+                assert not leads or name in (before.worker, after.worker)
         leader.process.kill()
-        fleet.remove(leader)
-    leader_of(fleet)
-    epochs.append(store.leader()[1].epoch)
-    assert epochs == sorted(set(epochs))
+        leader.process.wait()
+        last = store.leader()[1]
+        name = next(name for name, worker in fleet.items() if worker is leader)
+        if last.worker == name:  # else the machine was so busy that another had taken over
+            journal.append(last)
+        del fleet[name]
+    assert journal
+    for term, next_term in pairwise(journal):
+        assert next_term.epoch > term.epoch
+        assert next_term.since_ms >= term.until_ms
 
 
 def test_pages(workers, one_real):
@@ -345,7 +349,7 @@ def test_counters_and_pending_results_of_several_processes_add_up(one_real, tmp_
     assert samples['redis_router_request_latency_seconds_bucket{le="0.1",provider="openai"}'] == "10.0"
     assert samples["redis_router_results_pending"] == "0.0"
     until = float(samples['redis_router_cooldown_until_timestamp_seconds{provider="openai"}'])
-    assert 0 < until - time.time() <= 60
+    assert until == one_real.record().cooldown_until_ms / 1000
 
 
 def test_a_router_that_never_starts_is_not_out_of_touch(one_real, tmp_path):

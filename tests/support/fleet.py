@@ -6,6 +6,7 @@ What the public API does not show is read here and nowhere else: see "Behind the
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -216,6 +217,11 @@ def somebody_waits(router: Router[Any]) -> bool:
     return bool(router._engine.waiters.is_heard)
 
 
+def end_rate_limit(router: Router[Any], name: str) -> None:
+    """A rate limit that was told here alone ended a second ago: no test waits for the end of one."""
+    router._engine.view.table.candidates[name].here.limited_until = time.monotonic() - 1.0
+
+
 def permits_in_hand(router: Router[Any], name: str) -> int:
     """How many permits wait for a call: those that a replica makes while Redis is away are counted nowhere."""
     hand = router._engine.permits._hands.get(name)
@@ -225,6 +231,11 @@ def permits_in_hand(router: Router[Any], name: str) -> int:
 def knows(worker: HealthChecker, name: str) -> bool:
     """Has this worker a copy of the record? It shows in its metrics only after the next probe."""
     return worker._fleet.has_provider(name)
+
+
+def forget(worker: HealthChecker, name: str) -> None:
+    """Drop the worker's copy of a record, as at the moment when another of its threads hears that it is gone."""
+    worker._fleet.forget(name)
 
 
 ON_PURPOSE = {"retired", "specs", "_asked_at", "_unsettled", "_unshown"}

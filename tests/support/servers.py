@@ -2,6 +2,7 @@
 before a server; and waiting for what they do."""
 
 import random
+import re
 import select
 import signal
 import socket
@@ -128,6 +129,11 @@ class Cluster:
 
     def kill(self, port: int) -> None:
         end(self.servers[port].process)
+
+    def gave_up(self, port: int) -> bool:
+        """Do the others agree that this node failed?"""
+        others = (each for each, server in self.servers.items() if server.process and server.process.poll() is None)
+        return all(re.search(rf":{port}@\S+ \S*\bfail[, ]", self.ask(other, "CLUSTER", "NODES")) for other in others)
 
     def healthy(self) -> bool:
         return all(

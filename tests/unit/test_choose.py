@@ -1,6 +1,5 @@
 """The pure decision: whoever is chosen may be called, and for everybody else there is a reason."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ from redis_router.routing.choose import Chosen, Nobody, Rules, another_is_left, 
 from redis_router.routing.refusal import Unavailable, UnknownModel
 from redis_router.routing.strategies import STRATEGIES, best_first, resolve
 from redis_router.routing.table import Tables
+from tests.support.fleet import end_rate_limit
 
 NOW_MS, NOW = 1_800_000_000_000.0, 5_000.0
 NAMES = ("a", "b", "c", "d")
@@ -266,7 +266,7 @@ def alone():
 def test_a_rate_limit_that_is_over_keeps_nobody_from_its_turn(alone):
     """It was told of here alone, and nobody else clears it: the choice itself must."""
     alone.select_provider("m")
-    alone._engine.view.table.candidates["a"].here.limited_until = time.monotonic() - 1.0
+    end_rate_limit(alone, "a")
     assert {alone.select_provider("m").name for _ in range(4)} == {"a", "b"}
-    alone._engine.view.table.candidates["a"].here.limited_until = time.monotonic() - 1.0
+    end_rate_limit(alone, "a")
     assert {alone.attempt("m").provider.name for _ in range(4)} == {"a", "b"}
