@@ -39,10 +39,10 @@ class Exchange:
     def turn(self) -> Iterator[Fact]:
         """Everything that is to be done now. Raises RedisUnavailable, and AccessDenied."""
         yield from self._registration.put_right(self._store)
-        yield from self._outbox.exchange(self._store)
+        yield from self._outbox.send(self._store)
         if self._registration.busy:  # there were results of providers without a record
             yield from self._registration.put_right(self._store)
-            yield from self._outbox.exchange(self._store)
+            yield from self._outbox.send(self._store)
         self._registration.say_seen(self._store)
         trials = self._view.fleet_trials
         yield from self._permits.tend(self._store, trials, self._demand.among(trials, self._view.table.models))

@@ -1,7 +1,7 @@
 """Results on their way from the request path to the store: in batches, each applied exactly once or counted as dropped.
 
 The request path appends to a deque, and rings where something must not wait. One thread sorts what was recorded
-(`sleep`, `drain`) and never waits for Redis; another carries it there (`exchange`). A batch that got no answer keeps
+(`sleep`, `drain`) and never waits for Redis; another carries it there (`send`). A batch that got no answer keeps
 its number and is sent again under it, and what came after waits: results arrive in their order. What grew older than
 `ttl` is dropped, but not the number: the next reply says whether it had been applied after all.
 """
@@ -168,7 +168,7 @@ class Outbox:
 
     # The thread that carries
 
-    def exchange(self, store: Store) -> Iterator[Fact]:
+    def send(self, store: Store) -> Iterator[Fact]:
         """Send what was drained and must not wait, or has waited for long enough; tells what came of it.
 
         What has no record in the store stays, after it was told. What is refused for good is dropped.

@@ -68,7 +68,7 @@ def _play(steps, line, clock):
             outbox.mark()
             outbox.drain()
             try:
-                list(outbox.exchange(store))
+                list(outbox.send(store))
             except errors.RedisUnavailable:
                 continue
     counted = metric(registry, "requests_total", provider="p", outcome="success")
@@ -146,7 +146,7 @@ class Lane:
     def round(self, nap=60.0):
         self.outbox.sleep(nap)
         self.outbox.drain()
-        list(self.outbox.exchange(self.store))
+        list(self.outbox.send(self.store))
 
     @property
     def applied(self):
