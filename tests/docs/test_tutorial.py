@@ -34,6 +34,11 @@ FILES = {
 TOLD = snippet(PAGE, "openai: half_open -> closed").splitlines()
 
 
+def heeds_ctrl_c() -> None:
+    """As in a terminal: a suite that a script runs in the background ignores SIGINT, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """One that runs until it is told to end; the lines that it printed."""
 
@@ -104,7 +109,13 @@ class Terminals:
         """A command that goes on until Ctrl-C."""
         command, _ = self.next(expected)
         process = subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=heeds_ctrl_c,
         )
         self.running.append(Program(process))
         return self.running[-1]
