@@ -1,5 +1,7 @@
 """One circuit breaker and one set of health figures for a whole fleet of LLM gateway replicas, kept in Redis."""
 
+from typing import TYPE_CHECKING, Any
+
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import Outcome
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
@@ -20,7 +22,9 @@ from redis_router.request.classify import Verdict, classify
 from redis_router.router import Router
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.strategies import Latency, Strategy
-from redis_router.worker.checker import HealthChecker
+
+if TYPE_CHECKING:
+    from redis_router.worker.checker import HealthChecker
 
 __version__ = "0.2.0"
 
@@ -50,3 +54,12 @@ __all__ = [
     "Verdict",
     "classify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The worker is loaded by those who use it: most gateways run none."""
+    if name == "HealthChecker":
+        from redis_router.worker.checker import HealthChecker
+
+        return HealthChecker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from functools import cache
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 from redis_router.checks import check_name
@@ -22,7 +22,9 @@ from redis_router.runtime.names import process_name
 from redis_router.store.opening import open_store, open_target
 from redis_router.telemetry.listeners import TransitionListener
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
-from redis_router.worker.checker import HealthChecker
+
+if TYPE_CHECKING:
+    from redis_router.worker.checker import HealthChecker
 
 _routers: "WeakSet[Lifecycle]" = WeakSet()
 
@@ -145,6 +147,8 @@ class Lifecycle:
 
     def start_health_checker(self, interval: float = 10.0, *, lease: float = 15.0) -> None:
         """Run the worker inside this replica, in the same election as every other; once is enough."""
+        from redis_router.worker.checker import HealthChecker
+
         with self._starting:
             self._operators.check_open()
             if self._checker is None:

@@ -42,6 +42,10 @@ class Result(NamedTuple):
     cooldown_ms: float = 0.0
 
 
+made = tuple.__new__
+"""`made(Result, values)`: all of them, in their order, at half of what the class's own constructor costs."""
+
+
 def is_request(result: Result) -> bool:
     """Or merely a permit that is handed back unused?"""
     return result.outcome is not Outcome.IGNORED or result.latency_ms > 0 or not result.permit

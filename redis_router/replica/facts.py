@@ -1,15 +1,17 @@
-"""What the parts of the background found out. They return it, and whoever runs them acts on it."""
+"""What the parts of the background found out. They return it, and whoever runs them acts on it.
+
+Told apart by their class alone: as tuples they are equal where their fields are.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.store.messages import Event, Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """A newer record is known; `by` is the process that caused it, '' where that is unknown. `old` None: the first."""
 
     old: ProviderHealth | None
@@ -17,72 +19,62 @@ class Changed:
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The store has no record of this provider any more, or an older one, and nobody deregistered it."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class Deregistered:
+class Deregistered(NamedTuple):
     """The provider was taken out for the whole fleet."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outdated:
+class Outdated(NamedTuple):
     """What was heard says that everything should be read anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """Any event, after it was taken in."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """The record of this provider cannot be read, since now."""
 
     provider: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """The record as the store has it after what this replica did; `by` as in `Changed`."""
 
     health: ProviderHealth
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Led:
+class Led(NamedTuple):
     """A worker leads, in this term."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """The store took these results; the reply has the record after them."""
 
     reply: Reply
     results: Sequence[Result]
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(NamedTuple):
     """The store has no record for results of this provider: they wait."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The record of this provider is refused, or cannot be read; nobody decided on `undecided`."""
 
     provider: str
@@ -90,15 +82,13 @@ class Refused:
     undecided: Sequence[Result] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A permit for this provider is in hand."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unclaimable:
+class Unclaimable(NamedTuple):
     """No permit can be had for this provider, as its record or its permits are refused."""
 
     provider: str

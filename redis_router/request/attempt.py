@@ -8,15 +8,13 @@ from weakref import finalize
 
 from redis_router.checks import check_latency
 from redis_router.circuit.machine import NO_GENERATION, fleet_generation
-from redis_router.circuit.outcome import Outcome, Result
+from redis_router.circuit.outcome import Outcome, Result, made
 from redis_router.errors import RouterError
 from redis_router.provider import ClientT, Provider
 from redis_router.replica.permits import Permit
 from redis_router.request.classify import SUCCESS, TIMED_OUT, Verdict, Waited
 from redis_router.request.context import Context
 from redis_router.routing.candidate import Candidate
-
-_tuple = tuple.__new__  # a named tuple's own constructor costs twice as much
 
 
 class Attempt(Generic[ClientT]):
@@ -187,7 +185,7 @@ class Attempt(Generic[ClientT]):
             candidate.here.limited_until = max(candidate.here.limited_until, self._context.now() + cooldown)
         name, cooldown_ms = candidate.health.name, (cooldown or 0.0) * 1000
         result = (name, outcome, latency_ms, generation, token, reason, duration_ms, cooldown_ms)
-        engine.outbox.put(_tuple(Result, result))
+        engine.outbox.put(made(Result, result))
 
     def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:
         """Is there another attempt, so that the error is not passed on?"""
