@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import Outcome, Result
-from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy, Transition
 
 Step = tuple[ProviderHealth, Transition | None]
 
@@ -139,11 +139,11 @@ def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: in
     change = Transition(health.name, health.circuit_state, to, reason, health.generation + 1)
     health = replace(health, circuit_state=to, generation=health.generation + 1, last_state_change_ms=now_ms)
     health = replace(health, calls=0, window_bucket=0, window_calls="", window_failures="", window_slow="")
-    by_operator = health.unavailable_reason == "operator"  # an operator's word outlives what the circuit does
+    by_operator = health.unavailable_reason == TakenOutBy.OPERATOR  # an operator's word outlives what the circuit does
     if to is OPEN:
         health = replace(health, open_reason=reason)
         if not by_operator:
-            health = replace(health, available=False, unavailable_reason="circuit")
+            health = replace(health, available=False, unavailable_reason=TakenOutBy.CIRCUIT)
     elif to is HALF_OPEN:
         health = replace(health, consecutive_failures=0, consecutive_successes=0)
     else:
@@ -243,8 +243,8 @@ def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_
     new = ProviderHealth.from_fields(health.name, {**health.to_fields(), **others})
     if "available" not in fields:
         return new
-    available, by_operator = fields["available"] == "1", source == "operator"
-    if by_operator or (health.available if not available else health.unavailable_reason == "probe"):
+    available, by_operator = fields["available"] == "1", source == TakenOutBy.OPERATOR
+    if by_operator or (health.available if not available else health.unavailable_reason == TakenOutBy.PROBE):
         new = replace(new, available=available, unavailable_reason="" if available else source)
         if available and by_operator:
             new = replace(new, cooldown_until_ms=0)  # back in service means now

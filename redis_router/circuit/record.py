@@ -37,6 +37,14 @@ def _check_schema(text: str) -> None:
         raise NewerSchema(f"schema {schema:g} is newer than {SCHEMA}, the newest that this version reads")
 
 
+class TakenOutBy(StrEnum):
+    """Who made a provider unavailable: its circuit opened, the worker's probe fails, or an operator took it out."""
+
+    CIRCUIT = "circuit"
+    PROBE = "probe"
+    OPERATOR = "operator"
+
+
 def _weight(text: str) -> float:
     return check_weight(number(text))
 
@@ -45,7 +53,7 @@ def _weight(text: str) -> float:
 class ProviderHealth:
     """One provider's whole record, field for field as it stands in Redis (`HGETALL rr:{name}:health`).
 
-    available, unavailable_reason   0 with `circuit` (opened), `probe` (the worker's probe fails) or `operator`
+    available, unavailable_reason   0 with one of `TakenOutBy`
     open_reason                     the rule that opened the circuit last; kept after it closes
     last_failure                    why the last failed call failed, one word; '' where nobody said
     probe_result                    of the worker's last probe: `passes`, why it fails or cannot be made; '' before it
@@ -99,7 +107,7 @@ class ProviderHealth:
     @property
     def is_drained(self) -> bool:
         """Did an operator take it out of service, or leave it no share of the calls?"""
-        return self.unavailable_reason == "operator" or self.weight == 0
+        return self.unavailable_reason == TakenOutBy.OPERATOR or self.weight == 0
 
     def due_in_ms(self, now_ms: float) -> float:
         """Milliseconds until an open circuit may become half-open, on Redis's clock; 0 or less: now.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redis_router.circuit.record import ProviderHealth
+from redis_router.circuit.record import ProviderHealth, TakenOutBy
 from redis_router.cli.arguments import Commands, of_redis, opened_store
 from redis_router.cli.terminal import lasted, printable, say
 from redis_router.store.contract import Snapshot
@@ -92,9 +92,9 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
 
 
 def _available(health: ProviderHealth, now_ms: int) -> str:
-    if health.circuit_state == "half_open" and health.unavailable_reason == "circuit":
+    if health.circuit_state == "half_open" and health.unavailable_reason == TakenOutBy.CIRCUIT:
         return "trial calls"
-    if health.weight == 0 and health.unavailable_reason != "operator":
+    if health.weight == 0 and health.unavailable_reason != TakenOutBy.OPERATOR:
         return "no (weight 0)"
     if not health.available:
         return f"no ({health.unavailable_reason})"

@@ -12,7 +12,7 @@ from itertools import count
 
 from redis_router.circuit.machine import CLOSED, HALF_OPEN, OPEN
 from redis_router.circuit.outcome import Result
-from redis_router.circuit.record import ProviderHealth
+from redis_router.circuit.record import ProviderHealth, TakenOutBy
 from redis_router.errors import RouterError
 from redis_router.store.contract import Batch
 from redis_router.store.memory import MemoryStore
@@ -125,6 +125,7 @@ class Alone:
             return fleet
         if closed or both_on_trial or fleet.circuit_state is OPEN:
             return fleet  # a trial of the fleet's takes the fleet's permits
+        by_operator = fleet.unavailable_reason == TakenOutBy.OPERATOR
         return replace(
             fleet,
             circuit_state=own.circuit_state,
@@ -133,5 +134,5 @@ class Alone:
             generation=own.generation,
             last_state_change_ms=own.last_state_change_ms,
             available=False,
-            unavailable_reason="operator" if fleet.unavailable_reason == "operator" else "circuit",
+            unavailable_reason=TakenOutBy.OPERATOR if by_operator else TakenOutBy.CIRCUIT,
         )

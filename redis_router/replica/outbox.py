@@ -19,7 +19,7 @@ from redis_router.replica.queues import BATCH_LIMIT, Queues
 from redis_router.runtime.alarm import Alarm
 from redis_router.runtime.log import log
 from redis_router.store.contract import Batch, Store
-from redis_router.store.messages import Reply
+from redis_router.store.messages import Reply, Status
 from redis_router.telemetry.metrics import Metrics
 
 _SUCCESS = Outcome.SUCCESS
@@ -190,7 +190,7 @@ class Outbox:
                 elif isinstance(reply, RouterError):
                     held.add(batch.provider)
                     trouble = reply
-                elif reply.status == "missing":
+                elif reply.status is Status.MISSING:
                     yield Missing(batch.provider)
                     held.add(batch.provider)
                 else:

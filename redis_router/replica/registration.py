@@ -12,6 +12,7 @@ from redis_router.replica.records import Records
 from redis_router.replica.served import Served
 from redis_router.runtime.log import log
 from redis_router.store.contract import Store
+from redis_router.store.messages import Status
 
 REFUSED_SECONDS = 5.0
 """Until a record that Redis refused is tried again."""
@@ -94,9 +95,9 @@ class Registration:
             raise RedisRefused(reply.unreadable)
         yield Stored(reply.health, store.writer)
         self._seen_at = -SEEN_SECONDS
-        if reply.status == "updated":
+        if reply.status is Status.UPDATED:
             log.warning("provider %s has the settings of circuit_version %d now", name, self._circuit_version)
-        elif reply.status == "declined":
+        elif reply.status is Status.DECLINED:
             _say_declined(provider, config, reply.health)
 
     def _restore(self, store: Store, name: str) -> Iterator[Fact]:
@@ -109,7 +110,7 @@ class Registration:
         if reply.health is None:
             yield Deregistered(name)
             return
-        if reply.status == "created":
+        if reply.status is Status.CREATED:
             log.warning("Redis had lost the record of %s: it is %s again", name, reply.health.circuit_state)
         yield Stored(reply.health)
 

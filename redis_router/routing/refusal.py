@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from redis_router.circuit.record import CircuitState
+from redis_router.circuit.record import CircuitState, TakenOutBy
 from redis_router.errors import Why
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.table import RoutingTable
@@ -106,7 +106,7 @@ def reason_of(candidate: Candidate, now_ms: float, now: float) -> Reason:
     """What in its state keeps a provider from being called without a permit."""
     health = candidate.health
     cooling = max(health.cooling_for_ms(now_ms) / 1000, candidate.here.limited_for(now))
-    if health.unavailable_reason == "operator":
+    if health.unavailable_reason == TakenOutBy.OPERATOR:
         return Reason.of(Unavailable.OPERATOR)
     if health.is_drained:
         return Reason.of(Unavailable.NO_WEIGHT)

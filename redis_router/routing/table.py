@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis_router.circuit.machine import CLOSED, HALF_OPEN, NO_GENERATION
-from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth
+from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, TakenOutBy
 from redis_router.errors import InvalidArgument
 from redis_router.provider import ANY_MODEL, Provider
 from redis_router.routing.candidate import Candidate, Here
@@ -193,7 +193,7 @@ class Pool:
 def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, float]:
     """Orders providers that should not be called: those whose probe fails last, then the cooling ones."""
     cooling = health.cooling_for_ms(now_ms)
-    return health.unavailable_reason == "probe", cooling > 0, health.failure_rate, health.due_in_ms(now_ms)
+    return health.unavailable_reason == TakenOutBy.PROBE, cooling > 0, health.failure_rate, health.due_in_ms(now_ms)
 
 
 def _share(health: ProviderHealth, now_ms: float) -> float:

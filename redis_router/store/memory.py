@@ -20,7 +20,7 @@ from redis_router.provider import Provider
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
 from redis_router.store.memory_records import Memory, MemorySubscription
-from redis_router.store.messages import Event, Leader, Reply, Spec
+from redis_router.store.messages import Event, Leader, Reply, Spec, Status
 
 COOLING_NEWS_MS = 1000
 """A cooldown that grows by less is told with the averages: of many calls under way, each says a few ms more."""
@@ -90,28 +90,28 @@ class MemoryStore:
                 circuit_version=circuit_version,
                 config=config,
             )
-            return Reply("created", (), self._save(new, "registered"))
+            return Reply(Status.CREATED, (), self._save(new, "registered"))
 
     def _join(self, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int) -> Reply:
         if version > health.circuit_version:
             newer = replace(health, config=config, circuit_version=version)
-            return Reply("updated", (), self._save(newer, "updated"))
+            return Reply(Status.UPDATED, (), self._save(newer, "updated"))
         settings = f"{hash((config, provider.weight)):x}"
         alike = health.config == config and health.weight == provider.weight
         if alike or version < health.circuit_version or health.declined_settings == settings:
-            return Reply("joined", (), health)
-        return Reply("declined", (), self._save(replace(health, declined_settings=settings), "declined"))
+            return Reply(Status.JOINED, (), health)
+        return Reply(Status.DECLINED, (), self._save(replace(health, declined_settings=settings), "declined"))
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
         with self._lock:
             spec = self._here.specs.get(provider.name)
             if spec is not None and spec.deregistered:
-                return Reply("deregistered", (), None)
+                return Reply(Status.DEREGISTERED, (), None)
             self._write_spec(provider, provider.probe if spec is None else spec.probe)
             entry = self._here.entries[provider.name]
             if entry.health is not None and not copy.supersedes(entry.health):
-                return Reply("joined", (), entry.health)
-            return Reply("created", (), self._save(copy, "restored"))
+                return Reply(Status.JOINED, (), entry.health)
+            return Reply(Status.CREATED, (), self._save(copy, "restored"))
 
     def _write_spec(self, provider: Provider, probe: str | Probe | None) -> None:
         found = None if probe in (None, NO_PROBE) else Probe(probe) if isinstance(probe, str) else probe
@@ -155,10 +155,11 @@ class MemoryStore:
     def _record(self, batch: Batch) -> Reply:
         entry, now = self._here.entries.get(batch.provider), self._now
         if entry is None or entry.health is None:
-            return Reply("missing", (), None)
-        seq, did = entry.applied.get(self.session, (-1, Reply("", (), None)))
+            return Reply(Status.MISSING, (), None)
+        seq, did = entry.applied.get(self.session, (-1, None))
         if batch.seq <= seq:
-            return replace(did if batch.seq == seq else Reply("", (), None), status="replayed", health=entry.health)
+            before = did if did is not None and batch.seq == seq else Reply(Status.OK, (), None)
+            return replace(before, status=Status.REPLAYED, health=entry.health)
         health, changes, word = entry.health, list[Transition](), None
         others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
         cooling = health.cooling_for_ms(now)
@@ -172,7 +173,7 @@ class MemoryStore:
         more = health.cooling_for_ms(now) - cooling
         is_news = more > 0 and (cooling == 0 or more >= COOLING_NEWS_MS)
         health = self._save(health, "cooling" if is_news else "", changes)
-        reply = Reply("ok", tuple(changes), health, len(batch.results))
+        reply = Reply(Status.OK, tuple(changes), health, len(batch.results))
         entry.note_batch(self.session, batch.seq, reply)
         return reply
 
@@ -196,14 +197,14 @@ class MemoryStore:
         with self._lock:
             entry = self._here.entries.get(name)
             if entry is None or entry.health is None:
-                return Reply("missing", (), None)
+                return Reply(Status.MISSING, (), None)
             if 0 < epoch < entry.health.leader_epoch:
-                return Reply("fenced", (), entry.health)
+                return Reply(Status.FENCED, (), entry.health)
             health, change = self._own(machine.half_open(entry.health, self._now))
             if change is None:
-                return Reply("not_due", (), health)
+                return Reply(Status.NOT_DUE, (), health)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply("ok", (change,), self._save(health, "", [change]))
+            return Reply(Status.OK, (change,), self._save(health, "", [change]))
 
     def update(
         self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
@@ -211,13 +212,13 @@ class MemoryStore:
         with self._lock:
             entry = self._here.entries.get(name)
             if entry is None or entry.health is None:
-                return Reply("missing", (), None)
+                return Reply(Status.MISSING, (), None)
             if 0 < epoch < entry.health.leader_epoch:
-                return Reply("fenced", (), entry.health)
+                return Reply(Status.FENCED, (), entry.health)
             health = machine.updated(entry.health, fields, source, self._now)
             is_news = health != replace(entry.health, last_check_ms=health.last_check_ms)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply("ok", (), self._save(health, "updated" if is_news else ""))
+            return Reply(Status.OK, (), self._save(health, "updated" if is_news else ""))
 
     # Election
 

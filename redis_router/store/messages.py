@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from redis_router.checks import check_name
@@ -16,15 +17,35 @@ from redis_router.errors import InvalidArgument, RedisRefused
 from redis_router.probe import Probe
 
 
+class Status(StrEnum):
+    """What became of a call to the store.
+
+    missing   there is no record      replayed  it had been done before: what it did then is told again
+    fenced    by a newer leader       not_due   the time of the transition has not come
+    created, joined, updated, declined          of a record that is registered: see `Store.register`
+    """
+
+    OK = "ok"
+    MISSING = "missing"
+    REPLAYED = "replayed"
+    FENCED = "fenced"
+    NOT_DUE = "not_due"
+    CREATED = "created"
+    JOINED = "joined"
+    UPDATED = "updated"
+    DECLINED = "declined"
+    DEREGISTERED = "deregistered"
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a script did: a status word, the transitions it made, the record after it (None where there is none).
+    """What a script did: its status, the transitions it made, the record after it (None where there is none).
 
     applied     counts the outcomes of a batch that were applied, now or when the batch was sent before: its last ones
     unreadable  why the record after it cannot be read; '' where it can, or there is none
     """
 
-    status: str
+    status: Status
     transitions: tuple[Transition, ...]
     health: ProviderHealth | None
     applied: int = 0
@@ -111,7 +132,8 @@ def health(provider: str, fields: Any) -> ProviderHealth:
 def reply(provider: str, raw: Any) -> Reply:
     """What a script on a record answered. Raises RedisRefused."""
     with reading(f"what Redis answered about provider {provider!r}", NOT_OURS):
-        status, transitions, applied = map(text, raw[:3])
+        word, transitions, applied = map(text, raw[:3])
+        status = Status(word)
         told = tuple(_transition(provider, *line.split()) for line in transitions.split(";") if line)
         count = int(applied)
     if len(raw) <= 3:

@@ -24,7 +24,7 @@ from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Leader, Reply, Spec, text
+from redis_router.store.messages import Leader, Reply, Spec, Status, text
 
 _KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
 _LATENCY, _COOLDOWN = 2, 7
@@ -85,7 +85,7 @@ class RedisStore:
             self._write_spec(provider, provider.probe)
             self._tell("restored", provider.name)  # a worker that forgot it meanwhile
         elif spec.deregistered:
-            return Reply("deregistered", (), None)
+            return Reply(Status.DEREGISTERED, (), None)
         return self._register(provider.name, "restored", "", copy.to_fields())
 
     def _spec(self, name: str) -> Spec | None:
@@ -116,7 +116,8 @@ class RedisStore:
         self._redis.ask("HSET", self.keys.providers, name, json.dumps(tombstone))
         keys = [getattr(self.keys, key)(name) for key in ("health", "permits", "events", "reporters")]
         return (
-            messages.reply(name, self._redis.run("deregister", keys, [self.keys.channel, self.writer])).status == "ok"
+            messages.reply(name, self._redis.run("deregister", keys, [self.keys.channel, self.writer])).status
+            is Status.OK
         )
 
     def _generation(self, name: str) -> int:

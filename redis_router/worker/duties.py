@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis_router.circuit.machine import OPEN
-from redis_router.circuit.record import ProviderHealth, Transition
+from redis_router.circuit.record import ProviderHealth, TakenOutBy, Transition
 from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.runtime.log import Seldom, log
 from redis_router.store.contract import Store
-from redis_router.store.messages import Reply
+from redis_router.store.messages import Reply, Status
 from redis_router.telemetry.metrics import Metrics
 from redis_router.worker.election import Election
 from redis_router.worker.fleet import Change, Fleet
@@ -136,7 +136,7 @@ class Duties:
         """A provider whose probe was taken away, or cannot be made here, is no longer unavailable because of it."""
         if provider.shared is not None and not provider.shared.impossible:
             return NOTHING_TO_TELL
-        fields = {"available": "1"} if health.unavailable_reason == "probe" else {}
+        fields = {"available": "1"} if health.unavailable_reason == TakenOutBy.PROBE else {}
         said = "" if provider.shared is None else _in_record(f"cannot: {provider.shared.impossible}")
         if health.probe_result != said:
             fields["probe_result"] = said
@@ -161,7 +161,7 @@ class Duties:
         reply = self._write(name, lambda: self._store.half_open(name, self._election.epoch))
         if reply is not None and reply.transitions:
             provider.retry_at = 0.0
-        elif reply is not None and reply.status == "not_due":
+        elif reply is not None and reply.status is Status.NOT_DUE:
             provider.retry_at = now + 0.05  # our idea of Redis's clock was early
         self._fleet.note(name)
         return _told(reply)
@@ -195,7 +195,7 @@ class Duties:
         self._metrics.probed(name, passed=passed)
         self._fleet.note(name)
         health = self._fleet.records.get(name)
-        was_out = health is not None and health.unavailable_reason == "probe"
+        was_out = health is not None and health.unavailable_reason == TakenOutBy.PROBE
         if passed and was_out and provider.passes == SUCCESS_THRESHOLD:
             log.warning("probe of %s passed %d times in a row: it is back in service", name, provider.passes)
         elif passed and failed_before:
@@ -247,7 +247,7 @@ class Duties:
 def _told(reply: Reply | None) -> Step:
     if reply is None:
         return NOTHING_TO_TELL
-    if reply.status != "fenced":
+    if reply.status is not Status.FENCED:
         return Step(reply.transitions)
     return Step(reply.transitions, outranked_by=reply.health.leader_epoch if reply.health is not None else 0)
 
