@@ -225,7 +225,6 @@ class Engine:
         began = time.monotonic()
         try:
             self._reactions.act_on(self._exchange.turn())
-            self._see_to_the_view()
             if (served := self.served.providers) and self.records.unusable.keys() >= served.keys():
                 raise RedisUnavailable("every record is refused, or cannot be read")
         except RouterError as error:
@@ -233,6 +232,7 @@ class Engine:
             self._retry_at = time.monotonic() + backoff(self._failures[COMMANDS])
         else:
             self._served(began)
+        self._see_to_the_view()
         self.metrics.pending_changed()
         return not self._stop.is_set()
 
@@ -277,6 +277,7 @@ class Engine:
             self._retry_at = 0.0
         if self.link.works(PUSH):
             self.outbox.urge()
+            self._work.ring()  # both sides may be back now
         self.view.news.say()
 
     def _take_in(self, facts: Iterator[Fact]) -> None:
