@@ -131,8 +131,8 @@ class Outbox:
         if self._buffer:
             began = time.monotonic()
             company_until = min(company_until, began + rounds)
-            self._wait_for(half, min(now + nap, company_until, began + self._flush_interval))
             self._wait_for(enough, min(now + nap, company_until))
+            self._wait_for(half, min(now + nap, company_until, began + self._flush_interval))
         self._rings_at = self._limit
         if time.monotonic() >= company_until or len(self._buffer) >= enough:
             self._send_all = True
