@@ -7,7 +7,7 @@ results, claim permits and show changes.
 
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -66,8 +66,8 @@ def error_of(answer: Answer) -> Exception | None:
 class OurRequest:
     """The library's own attempts, entered and left as `for` and `with` do it, when virtual time comes to it."""
 
-    def __init__(self, context: Context) -> None:
-        deadline = Deadline(None, None, None, context.now)
+    def __init__(self, context: Context, deadline: Deadline | None = None) -> None:
+        deadline = deadline or Deadline(None, None, None, context.now)
         attempts: Attempts[Any] = Attempts(
             context, (MODEL,), max_attempts=TRIES, deadline=deadline, wait=False, must_wait=False
         )
@@ -178,8 +178,7 @@ class Fleet:
         self._run = run
         self._world = run.world
         self._draw = random.Random(run.seed)
-        self._client = connect(url)
-        self._namespace = f"q{random.SystemRandom().randrange(1 << 48):x}"
+        self._open(url)
         self._worker = self.new_store("worker")
         self._tokens = 0
         self._due: set[str] = set()
@@ -187,6 +186,10 @@ class Fleet:
             self._worker.register(Registered(p.name, (MODEL,), weight=p.weight), config)
         self.restart()
         self._tick()
+
+    def _open(self, url: str) -> None:
+        self._client = connect(url)
+        self._namespace = f"q{random.SystemRandom().randrange(1 << 48):x}"
 
     def new_store(self, writer: str) -> RedisStore:
         store = RedisStore(self._client, self._namespace, writer, round(DEFAULTS.push_interval * 1000))
@@ -203,15 +206,16 @@ class Fleet:
     def restart(self) -> None:
         """Replicas without memory read the fleet's records."""
         records = self._worker.snapshot().records
-        self._replicas: list[Replica] = []
-        for number in range(self._run.replicas):
-            replica = Replica(self, number)
-            parts = [Registered(name, (MODEL,)) for name in self._run.providers]
-            replica.view.table = replica.tables.build(parts, records)
-            replica.records = dict(records)
-            for health in records.values():
-                self._show(replica, health)
-            self._replicas.append(replica)
+        self._replicas = [self._started(number, records) for number in range(self._run.replicas)]
+
+    def _started(self, number: int, records: Mapping[str, ProviderHealth]) -> Replica:
+        replica = Replica(self, number)
+        parts = [Registered(name, (MODEL,)) for name in self._run.providers]
+        replica.view.table = replica.tables.build(parts, records)
+        replica.records = dict(records)
+        for health in records.values():
+            self._show(replica, health)
+        return replica
 
     def begin(self, number: int) -> OurRequest:
         return OurRequest(self._replicas[number].context)
@@ -250,13 +254,16 @@ class Fleet:
     def _announce(self, reply: Reply) -> None:
         health = reply.health
         assert health is not None
-        if int(self._client.hget(self._worker.keys.health(health.name), "last_push_ms")) == self.now_ms():
+        if self._was_pushed(health.name):
             for each in self._replicas:
                 self._world.after(PUSH, partial(self._show, each, health))
         if health.circuit_state is CircuitState.OPEN and health.name not in self._due:
             self._due.add(health.name)
             due_in = max(0.0, health.due_in_ms(self.now_ms()) / 1000)
             self._world.after(due_in + 0.02, partial(self._half_open, health.name))
+
+    def _was_pushed(self, name: str) -> bool:
+        return int(self._client.hget(self._worker.keys.health(name), "last_push_ms")) == self.now_ms()
 
     def _half_open(self, name: str) -> None:
         self._due.discard(name)

@@ -41,15 +41,15 @@ class LiteLLM(ByCall):
             self._routers = [self._router() for _ in range(self._run.replicas)]
 
     def _router(self) -> Any:
-        deployments = [
-            {
-                "model_name": MODEL,
-                "litellm_params": {"model": f"openai/{name}", "api_key": "none", "api_base": "http://127.0.0.1:9"},
-                "model_info": {"id": name},
-            }
-            for name in self._run.providers
-        ]
+        deployments = [self._deployment(name) for name in self._run.providers]
         return self._litellm.Router(model_list=deployments, routing_strategy=self._strategy)
+
+    def _deployment(self, name: str) -> dict[str, Any]:
+        return {
+            "model_name": MODEL,
+            "litellm_params": {"model": f"openai/{name}", "api_key": "none", "api_base": "http://127.0.0.1:9"},
+            "model_info": {"id": name},
+        }
 
     @contextmanager
     def _clock(self) -> Iterator[None]:

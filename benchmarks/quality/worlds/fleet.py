@@ -1,0 +1,123 @@
+"""This library's fleet in a random world, on a memory store or on a real server."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks.quality.fleet import MODEL, PUSH, Fleet, OurRequest
+from benchmarks.quality.world import Answer
+from benchmarks.quality.worlds.ground import Ground
+from redis_router import CircuitConfig, CircuitState
+from redis_router import Provider as Registered
+from redis_router.options import Options
+from redis_router.request.context import Context
+from redis_router.request.deadline import Deadline
+from redis_router.routing.strategies import Strategy, resolve
+from redis_router.store.connect import connect
+from redis_router.store.memory import MemoryStore
+from redis_router.store.memory_records import Memory
+from redis_router.store.messages import Reply
+
+PUSH_INTERVAL_MS = round(Options().push_interval * 1000)
+
+
+class WorldRequest(OurRequest):
+    """With the world's deadline or time-outs, and answers that come in streams."""
+
+    def __init__(self, context: Context, ground: Ground) -> None:
+        shape = ground.shape
+        if shape.deadline is not None:
+            limits: tuple[float | None, ...] = (shape.deadline, None, None)
+        else:
+            limits = (None, None, shape.timeout) if shape.stream else (None, shape.timeout, None)
+        super().__init__(context, Deadline(*limits, context.now))
+
+    @property
+    def timeout(self) -> float:
+        assert self._attempt is not None
+        assert self._attempt.timeout is not None
+        return self._attempt.timeout
+
+    def first_token(self) -> None:
+        assert self._attempt is not None
+        self._attempt.first_token()
+
+    def ended(self, answer: Answer, seconds: float) -> None:
+        super().ended(answer, seconds)
+
+
+class WorldFleet(Fleet):
+    """The same on both stores: `url` '' for memory."""
+
+    def __init__(self, ground: Ground, url: str, strategy: Callable[[], Strategy], config: CircuitConfig) -> None:
+        self._ground = ground
+        self._config = config
+        super().__init__(ground, url, strategy, config)  # type: ignore[arg-type]  # it has what a run has
+
+    def _open(self, url: str) -> None:
+        self._memory = None if url else Memory()
+        self._jitter = random.Random(f"{self._ground.seed} jitter")
+        self._namespace = "world"
+        if url:
+            self._client = connect(url)
+            self._namespace = f"w{random.SystemRandom().randrange(1 << 48):x}"
+
+    def new_store(self, writer: str) -> Any:
+        if self._memory is None:
+            store: Any = super().new_store(writer)
+        else:
+            store = MemoryStore(self._memory, self._namespace, writer, PUSH_INTERVAL_MS)
+            store.now_ms = self.now_ms()
+        store.jitter = self._jitter.random
+        return store
+
+    def _was_pushed(self, name: str) -> bool:
+        if self._memory is None:
+            return super()._was_pushed(name)
+        return self._memory.namespaces[self._namespace].entries[name].pushed_ms == self.now_ms()
+
+    # What a world asks of a player
+
+    def begin(self, number: int) -> WorldRequest:
+        return WorldRequest(self._replicas[number].context, self._ground)
+
+    def restart(self, number: int | None = None) -> None:
+        """One replica, or all."""
+        self._worker.now_ms = self.now_ms()
+        if number is None:
+            super().restart()
+        else:
+            self._replicas[number] = self._started(number, self._worker.snapshot().records)
+
+    def add(self, name: str) -> None:
+        self._worker.now_ms = self.now_ms()
+        self._worker.register(Registered(name, (MODEL,)), self._config)
+        records = self._worker.snapshot().records
+        parts = [Registered(each, (MODEL,)) for each in self._ground.providers]
+        for replica in self._replicas:
+            shown = {each: replica.alone.shown(health) for each, health in (records | replica.records).items()}
+            replica.view.table = replica.tables.build(parts, shown, replica.view.table)
+            self._show(replica, records[name])
+
+    def drain(self, name: str) -> None:
+        self._worker.now_ms = self.now_ms()
+        reply = self._worker.update(name, {"available": "0"}, "operator")
+        assert isinstance(reply, Reply)
+        assert reply.health is not None
+        for each in self._replicas:
+            self._world.after(PUSH, partial(self._show, each, reply.health))
+
+    def states(self) -> dict[str, str]:
+        self._worker.now_ms = now = self.now_ms()
+        found = {}
+        for name, health in self._worker.snapshot().records.items():
+            state = "" if health.circuit_state is CircuitState.CLOSED else health.circuit_state.value
+            cooling = "cooling" if health.cooling_for_ms(now) else ""
+            found[name] = "drained" if health.is_drained else state or cooling
+        return found
+
+
+def ours(strategy: str, config: CircuitConfig, url: str = "") -> Callable[[Ground], WorldFleet]:
+    """A player of ours, for `Ground.play`."""
+    return lambda ground: WorldFleet(ground, url, partial(resolve, strategy), config)

@@ -1,0 +1,47 @@
+"""Who plays every world, by name."""
+
+import importlib.util
+from collections.abc import Callable
+
+from benchmarks.quality.policies import GUIDE
+from benchmarks.quality.worlds.fleet import ours
+from benchmarks.quality.worlds.ground import Ground, Player
+from benchmarks.quality.worlds.knowing import ORACLES
+from benchmarks.quality.worlds.others import Envoy, OneByOne, litellm
+from redis_router import CircuitConfig
+from redis_router.options import Options
+from redis_router.routing.strategies import STRATEGIES
+
+ORACLE, ORIGINAL, ENVOY = "oracle", "the original", "Envoy, least request"
+DEFAULT = Options().strategy
+assert isinstance(DEFAULT, str)
+GUIDED = "p2c, guide"
+OURS = list(dict.fromkeys([DEFAULT, "p2c", GUIDED, "latency"]))
+"""The default strategy with default thresholds comes first."""
+LITELLM = {
+    f"LiteLLM {name}": name for name in ("simple-shuffle", "latency-based-routing", "least-busy", "usage-based-routing")
+}
+
+
+def names() -> list[str]:
+    """All who can play here, but for the oracles, which always do."""
+    peers = LITELLM if importlib.util.find_spec("litellm") else [f"LiteLLM {n}" for n in ("least-busy", "usage-based-routing")]
+    return [*OURS, ORIGINAL, *peers, ENVOY]
+
+
+def maker(name: str, url: str = "") -> Callable[[Ground], Player]:
+    """The player of that name: one of `names`, an oracle, or any strategy of ours. Ours use the server at `url`."""
+    if name in ORACLES:
+        return ORACLES[name]
+    if name == ORIGINAL:
+        return OneByOne
+    if name == ENVOY:
+        return Envoy
+    if name in LITELLM:
+        return litellm(LITELLM[name])
+    if name == GUIDED:
+        return ours("p2c", GUIDE, url)
+    if name.partition(", guide")[0] in STRATEGIES:
+        strategy, guide, _ = name.partition(", guide")
+        return ours(strategy, GUIDE if guide else CircuitConfig(), url)
+    raise ValueError(f"unknown policy {name!r}: choose {', '.join([*names(), *STRATEGIES])}")
