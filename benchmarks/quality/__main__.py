@@ -4,12 +4,15 @@
 with five seeds, the same for every policy: arrivals and service times are the same draws. `--quick` plays once, p2c and
 the original alone, and writes nothing. LiteLLM is left out, and named as missing, where it is not installed. The exit
 code is 1 where a target was missed.
+
+With `--worlds N --seed S` random worlds are played in place of the scenarios: see `benchmarks.quality.worlds`.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +23,7 @@ from benchmarks.measure import quantile
 from benchmarks.quality.policies import GUIDE, Oracle, Original, ours
 from benchmarks.quality.scenarios import LENGTH, RATE, REPLICAS, SCENARIOS, providers
 from benchmarks.quality.world import Make, Run, Scenario, Tally
+from benchmarks.quality.worlds import command
 from redis_router import CircuitConfig, Latency
 from redis_router.routing.strategies import STRATEGIES
 from redis_router.testing.server import EmbeddedServer
@@ -199,7 +203,12 @@ def write(folder: Path, scores: Sequence[Score], kept: Sequence[tuple[bool, str]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
+    if command.is_meant(sys.argv[1:]):
+        return command.main(sys.argv[1:])
+    epilog = "With --worlds N or --world N: random worlds; --worlds 1 --help says more."
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0], epilog=epilog
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, for p2c and what it is compared with")
     parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS], help="only this one")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")

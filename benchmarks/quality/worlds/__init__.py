@@ -6,7 +6,9 @@ others.
 
 shape     what a world is: values
 draw      worlds from a seed
-ground    one world in virtual time: arrivals, providers, incidents
+providers a provider at work, and one call at it
+ground    one world in virtual time: requests and incidents
+tries     a request under a policy that is asked call by call
 knowing   the oracles
 others    the original, LiteLLM, an Envoy
 ours      this library's fleet

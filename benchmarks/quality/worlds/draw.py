@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from benchmarks.quality.worlds.shape import KINDS, OPERATORS, Shape, Site, Trouble, parts_left
 
-MOST_REQUESTS = 3500
-"""A world is made shorter, down to `SHORTEST`, rather than have more."""
-SHORTEST, LONGEST = 80.0, 240.0
+FEWEST, MOST = 1500, 3500
+"""Requests of a world, about: fewer say nothing of a p99, as each provider must be met once."""
+SHORTEST = 80.0
 LEAST_LEFT = 0.2
 """So much of the capacity is there at any moment: else it is not the choice that fails requests."""
 
@@ -19,7 +19,7 @@ def world(seed: int, number: int) -> Shape:
     draw = random.Random(f"{seed} {number} world")
     replicas = round(_log_uniform(draw, 1, 40))
     rate = _log_uniform(draw, 1, 40)
-    length = min(draw.uniform(120.0, LONGEST), max(SHORTEST, MOST_REQUESTS / rate))
+    length = max(SHORTEST, draw.uniform(FEWEST, MOST) / rate)
     names = [f"p{n}" for n in range(1, draw.randint(2, 12) + 1)]
     shares = [_log_uniform(draw, 1, 10) for _ in names]
     troubles, left = _troubles(draw, names, shares, replicas, length)
@@ -100,7 +100,7 @@ def _troubles(
         at_once = draw.random() < 0.5
         begin, found = draw.uniform(0.1, 0.3) * length, list[Trouble]()
         for place, name in enumerate(draw.choices(names, k=number) if not at_once else _some(draw, names, number)):
-            end = min(begin + draw.uniform(10.0, 70.0), 0.9 * length)
+            end = min(begin + _log_uniform(draw, 10.0, 0.4 * length), 0.9 * length)
             found.append(_trouble(draw, name, begin, end, replicas, length))
             begin = begin + draw.uniform(0.0, 3.0) if at_once else end + draw.uniform(0.0, 15.0)
             begin = min(begin, (0.55 + 0.1 * place) * length)
@@ -119,9 +119,7 @@ def _are_compatible(troubles: Sequence[Trouble]) -> bool:
     return all([each.provider for each in troubles].count(name) == 1 for name in moved)
 
 
-def _trouble(
-    draw: random.Random, name: str, begin: float, end: float, replicas: int, length: float
-) -> Trouble:
+def _trouble(draw: random.Random, name: str, begin: float, end: float, replicas: int, length: float) -> Trouble:
     kind = draw.choice(KINDS)
     if kind in OPERATORS:
         return _by_operator(kind, name, begin, end, length)

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.quality.fleet import MODEL, PUSH, Fleet, OurRequest
 from benchmarks.quality.world import Answer
 from benchmarks.quality.worlds.ground import Ground
+from benchmarks.quality.worlds.shape import Shape
 from redis_router import CircuitConfig, CircuitState
 from redis_router import Provider as Registered
 from redis_router.options import Options
@@ -118,6 +119,6 @@ class WorldFleet(Fleet):
         return found
 
 
-def ours(strategy: str, config: CircuitConfig, url: str = "") -> Callable[[Ground], WorldFleet]:
-    """A player of ours, for `Ground.play`."""
-    return lambda ground: WorldFleet(ground, url, partial(resolve, strategy), config)
+def ours(strategy: str, config: Callable[[Shape], CircuitConfig], url: str = "") -> Callable[[Ground], WorldFleet]:
+    """A player of ours, for `Ground.play`; `config` gives the thresholds for a world."""
+    return lambda ground: WorldFleet(ground, url, partial(resolve, strategy), config(ground.shape))

@@ -7,7 +7,9 @@ luck. A world's oracle is the best of them.
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.quality.worlds.ground import ByCall, Ground, Live
+from benchmarks.quality.worlds.ground import Ground
+from benchmarks.quality.worlds.providers import Live
+from benchmarks.quality.worlds.tries import ByCall
 
 TAIL = 2.33
 """Standard deviations: 99 % of the answers take less."""
@@ -25,22 +27,22 @@ class Oracle(ByCall):
 
     def chance(self, live: Live, replica: int) -> float:
         """Of a failure now."""
-        if not self.ground.has_room(live, replica):
+        if live.refuses() is not None:
             return 1.0
-        return max((t.chance for t in self.ground.troubles(live.name, replica)), default=0.0)
+        return max((t.chance for t in live.troubles(replica)), default=0.0)
 
     def waits(self, live: Live, replica: int) -> float:
         """Seconds in the queue, about: slots come free one after the other."""
         ahead = live.busy + len(live.waiting) + 1 - live.slots
         if ahead <= 0:
             return 0.0
-        holds = live.site.mean * self.ground.slowdown(live.name, replica) + self.ground.shape.stream_mean
+        holds = live.site.mean * live.slowdown(replica) + self.ground.shape.stream_mean
         return holds * ahead / live.slots
 
     def answers(self, live: Live, replica: int, deviations: float) -> float:
         """Seconds from the beginning of service; the strain is that with one call more."""
         more = 1 + live.site.strain / live.slots if live.busy < live.slots else 1.0
-        return live.site.quantile(deviations) * self.ground.slowdown(live.name, replica) * more
+        return live.site.quantile(deviations) * live.slowdown(replica) * more
 
 
 class ByHealth(Oracle):
@@ -59,17 +61,17 @@ class ByTail(Oracle):
 
 
 class ByTime(Oracle):
-    """The shortest time to an answer, a failure and the next try included."""
+    """The shortest time to an answer, a failure and the next try included, and what it costs those in service."""
 
     def badness(self, live: Live, replica: int) -> tuple[float, float]:
         time, chance = self.waits(live, replica) + self.answers(live, replica, live.site.sigma / 2), 0.0
-        for each in self.ground.troubles(live.name, replica):
+        for each in live.troubles(replica):
             if each.chance:
                 lost = self.ground.shape.timeout if each.status == 0 else each.after
                 time, chance = (1 - each.chance) * time + each.chance * (lost + 2 * time), max(chance, each.chance)
-        if not self.ground.has_room(live, replica):
+        if live.refuses() is not None:
             chance = 1.0
-        return float(chance > 0.5), time
+        return float(chance > 0.5), time + live.busy * live.site.mean * live.site.strain / live.slots
 
 
 ORACLES: Mapping[str, Callable[[Ground], Oracle]] = {

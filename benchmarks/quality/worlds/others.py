@@ -9,7 +9,8 @@ from benchmarks.quality.fleet import EPOCH_MS
 from benchmarks.quality.litellm_peer import LiteLLM
 from benchmarks.quality.policies import Original
 from benchmarks.quality.world import Answer
-from benchmarks.quality.worlds.ground import ByCall, Ground, Request, Tries
+from benchmarks.quality.worlds.ground import Ground, Request
+from benchmarks.quality.worlds.tries import ByCall, Tries
 from redis_router import ProviderHealth
 
 

@@ -2,12 +2,14 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 
 from benchmarks.quality.policies import GUIDE
 from benchmarks.quality.worlds.fleet import ours
 from benchmarks.quality.worlds.ground import Ground, Player
 from benchmarks.quality.worlds.knowing import ORACLES
 from benchmarks.quality.worlds.others import Envoy, OneByOne, litellm
+from benchmarks.quality.worlds.shape import Shape
 from redis_router import CircuitConfig
 from redis_router.options import Options
 from redis_router.routing.strategies import STRATEGIES
@@ -25,8 +27,22 @@ LITELLM = {
 
 def names() -> list[str]:
     """All who can play here, but for the oracles, which always do."""
-    peers = LITELLM if importlib.util.find_spec("litellm") else [f"LiteLLM {n}" for n in ("least-busy", "usage-based-routing")]
+    peers = (
+        LITELLM
+        if importlib.util.find_spec("litellm")
+        else [f"LiteLLM {n}" for n in ("least-busy", "usage-based-routing")]
+    )
     return [*OURS, ORIGINAL, *peers, ENVOY]
+
+
+def guide(shape: Shape) -> CircuitConfig:
+    """The guide of docs/choosing.md as its reader would set it: slow is what 99 % of the calls keep, at any provider.
+
+    With one replica there is nobody to agree with.
+    """
+    slow = max(site.quantile(2.33) * (1 + site.strain) for site in shape.sites)
+    reporters = GUIDE.min_reporters if shape.replicas > 1 else 0
+    return replace(GUIDE, slow_call_duration_threshold=round(slow, 2), min_reporters=reporters)
 
 
 def maker(name: str, url: str = "") -> Callable[[Ground], Player]:
@@ -39,9 +55,7 @@ def maker(name: str, url: str = "") -> Callable[[Ground], Player]:
         return Envoy
     if name in LITELLM:
         return litellm(LITELLM[name])
-    if name == GUIDED:
-        return ours("p2c", GUIDE, url)
     if name.partition(", guide")[0] in STRATEGIES:
-        strategy, guide, _ = name.partition(", guide")
-        return ours(strategy, GUIDE if guide else CircuitConfig(), url)
+        strategy, guided, _ = name.partition(", guide")
+        return ours(strategy, guide if guided else lambda shape: CircuitConfig(), url)
     raise ValueError(f"unknown policy {name!r}: choose {', '.join([*names(), *STRATEGIES])}")

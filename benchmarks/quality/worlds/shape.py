@@ -166,7 +166,8 @@ class Shape:
         limits = sum(each.limit is not None for each in self.sites)
         return (
             f"{len(self.sites)} providers ({limits} with hidden limits), {self.replicas} replicas, {self.rate:.1f}"
-            f" requests/s, {self.load:.0%} load, {kind}; " + ("; ".join(t.text() for t in self.troubles) or "no incident")
+            f" requests/s, {self.load:.0%} load, {kind}; "
+            + ("; ".join(t.text() for t in self.troubles) or "no incident")
         )
 
 
