@@ -65,6 +65,13 @@ class WorldFleet(Fleet):
             self._namespace = f"w{random.SystemRandom().randrange(1 << 48):x}"
 
     def new_store(self, writer: str) -> Any:
+        state = random.getstate()  # a session's name is drawn from the stream of the strategies, on one store only
+        try:
+            return self._new_store(writer)
+        finally:
+            random.setstate(state)
+
+    def _new_store(self, writer: str) -> Any:
         if self._memory is None:
             store: Any = super().new_store(writer)
         else:
