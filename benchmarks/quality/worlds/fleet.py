@@ -7,7 +7,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from benchmarks.quality.fleet import MODEL, PUSH, Fleet, OurRequest
-from benchmarks.quality.world import Answer
 from benchmarks.quality.worlds.ground import Ground
 from benchmarks.quality.worlds.shape import Shape
 from redis_router import CircuitConfig, CircuitState
@@ -30,10 +29,12 @@ class WorldRequest(OurRequest):
     def __init__(self, context: Context, ground: Ground) -> None:
         shape = ground.shape
         if shape.deadline is not None:
-            limits: tuple[float | None, ...] = (shape.deadline, None, None)
+            deadline = Deadline(shape.deadline, None, None, context.now)
+        elif shape.stream:
+            deadline = Deadline(None, None, shape.timeout, context.now)
         else:
-            limits = (None, None, shape.timeout) if shape.stream else (None, shape.timeout, None)
-        super().__init__(context, Deadline(*limits, context.now))
+            deadline = Deadline(None, shape.timeout, None, context.now)
+        super().__init__(context, deadline)
 
     @property
     def timeout(self) -> float:
@@ -44,9 +45,6 @@ class WorldRequest(OurRequest):
     def first_token(self) -> None:
         assert self._attempt is not None
         self._attempt.first_token()
-
-    def ended(self, answer: Answer, seconds: float) -> None:
-        super().ended(answer, seconds)
 
 
 class WorldFleet(Fleet):
