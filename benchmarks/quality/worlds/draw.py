@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.quality.worlds.shape import KINDS, OPERATORS, Shape, Site, Trouble, parts_left
+from benchmarks.quality.worlds.shape import KINDS, OPERATORS, TO_ALL, Shape, Site, Trouble, parts_left
 
 FEWEST, MOST = 1500, 3500
 """Requests of a world, about: fewer say nothing of a p99, as each provider must be met once."""
@@ -22,13 +22,14 @@ def world(seed: int, number: int) -> Shape:
     length = max(SHORTEST, draw.uniform(FEWEST, MOST) / rate)
     names = [f"p{n}" for n in range(1, draw.randint(2, 12) + 1)]
     shares = [_log_uniform(draw, 1, 10) for _ in names]
-    troubles, left = _troubles(draw, names, shares, replicas, length)
+    speeds = [_log_uniform(draw, 1, 10) for _ in names]
+    troubles, left = _troubles(draw, names, shares, speeds, replicas, length)
     load = _log_uniform(draw, 0.02, 0.2) if draw.random() < 0.25 else draw.uniform(0.2, 0.9)
     shape = Shape(seed, number, length, replicas, rate, load, ())
     shape = _with_rhythm(draw, shape)
     stream = _log_uniform(draw, 1, 15) if draw.random() < 0.5 else 0.0
     shape = replace(shape, stream=stream, stream_sigma=draw.uniform(0.2, 0.8))
-    sites = _sites(draw, shape, names, shares, left)
+    sites = _sites(draw, shape, names, shares, speeds, left)
     shape = replace(shape, sites=sites, troubles=tuple(_limits_in_requests(troubles, sites, shape.stream_mean)))
     return _with_patience(draw, shape)
 
@@ -61,14 +62,19 @@ def _with_rhythm(draw: random.Random, shape: Shape) -> Shape:
 
 
 def _sites(
-    draw: random.Random, shape: Shape, names: Sequence[str], shares: Sequence[float], left: float
+    draw: random.Random,
+    shape: Shape,
+    names: Sequence[str],
+    shares: Sequence[float],
+    speeds: Sequence[float],
+    left: float,
 ) -> tuple[Site, ...]:
     """As large together that the peak is `load` of what is left at the worst moment."""
     fastest, total = _log_uniform(draw, 0.2, 1.5), shape.peak / (shape.load * left)
     found = []
-    for name, share in zip(names, shares, strict=True):
-        median, sigma = fastest * _log_uniform(draw, 1, 10), draw.uniform(0.1, 0.7)
-        site = Site(name, median, sigma, 1, draw.uniform(0.2, 1.0) if draw.random() < 0.3 else 0.0)
+    for name, share, speed in zip(names, shares, speeds, strict=True):
+        sigma = draw.uniform(0.1, 0.7)
+        site = Site(name, fastest * speed, sigma, 1, draw.uniform(0.2, 1.0) if draw.random() < 0.3 else 0.0)
         requests = total * share / sum(shares)
         slots = max(1, math.ceil(requests * site.holds(shape.stream_mean)))
         if draw.random() < 0.15:
@@ -92,16 +98,25 @@ def _with_patience(draw: random.Random, shape: Shape) -> Shape:
 
 
 def _troubles(
-    draw: random.Random, names: Sequence[str], shares: Sequence[float], replicas: int, length: float
+    draw: random.Random,
+    names: Sequence[str],
+    shares: Sequence[float],
+    speeds: Sequence[float],
+    replicas: int,
+    length: float,
 ) -> tuple[list[Trouble], float]:
-    """None to three, at once or one after the other, and what they leave of the capacity."""
+    """None to three, at once or one after the other, and what they leave of the capacity.
+
+    They befall fast providers more often, which have most of the calls; and several at once are often of one kind.
+    """
     number = draw.choices((0, 1, 2, 3), (0.12, 0.38, 0.3, 0.2))[0]
     while True:
         at_once = draw.random() < 0.5
+        kind = draw.choice(TO_ALL) if at_once and draw.random() < 0.4 else None
         begin, found = draw.uniform(0.1, 0.3) * length, list[Trouble]()
-        for place, name in enumerate(draw.choices(names, k=number) if not at_once else _some(draw, names, number)):
+        for place, name in enumerate(_some(draw, names, speeds, number, at_once)):
             end = min(begin + _log_uniform(draw, 10.0, 0.4 * length), 0.9 * length)
-            found.append(_trouble(draw, name, begin, end, replicas, length))
+            found.append(_trouble(draw, kind or draw.choice(KINDS), name, begin, end, replicas, length))
             begin = begin + draw.uniform(0.0, 3.0) if at_once else end + draw.uniform(0.0, 15.0)
             begin = min(begin, (0.55 + 0.1 * place) * length)
         left = parts_left(shares, names, found, replicas)
@@ -109,8 +124,13 @@ def _troubles(
             return found, left
 
 
-def _some(draw: random.Random, names: Sequence[str], number: int) -> list[str]:
-    return draw.sample(list(names), min(number, len(names)))
+def _some(
+    draw: random.Random, names: Sequence[str], speeds: Sequence[float], number: int, are_different: bool
+) -> list[str]:
+    if not are_different:
+        return draw.choices(names, [1 / speed for speed in speeds], k=number)
+    order = sorted(zip(names, speeds, strict=True), key=lambda each: draw.expovariate(1 / each[1]))
+    return [name for name, _ in order[:number]]
 
 
 def _are_compatible(troubles: Sequence[Trouble]) -> bool:
@@ -119,8 +139,9 @@ def _are_compatible(troubles: Sequence[Trouble]) -> bool:
     return all([each.provider for each in troubles].count(name) == 1 for name in moved)
 
 
-def _trouble(draw: random.Random, name: str, begin: float, end: float, replicas: int, length: float) -> Trouble:
-    kind = draw.choice(KINDS)
+def _trouble(
+    draw: random.Random, kind: str, name: str, begin: float, end: float, replicas: int, length: float
+) -> Trouble:
     if kind in OPERATORS:
         return _by_operator(kind, name, begin, end, length)
     base = Trouble(kind, begin, end, name)
