@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def _all(asked: argparse.Namespace, arguments: Sequence[str]) -> int:
     seconds = time.monotonic() - began
     print(tables(worlds, asked.seed), f"\n{seconds:.0f} s")
     if asked.out is not None:
-        command = " ".join(["python -m benchmarks.quality", *arguments])
+        command = f"python -m benchmarks.quality {shlex.join(arguments)}"
         about = {"command": command, "commit": _commit(), "seed": asked.seed, "worlds": asked.worlds}
         write(asked.out, worlds, about | {"jobs": asked.jobs, "seconds": round(seconds)})
     return 0
@@ -97,7 +98,11 @@ def _commit() -> str:
     here = Path(__file__).parent
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

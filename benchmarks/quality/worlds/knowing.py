@@ -2,7 +2,8 @@
 
 What an answer takes is drawn after the choice, for them as for everybody. None of them is the best in every world: the
 one by time keeps the mean low, the one by the tail keeps away from wide spreads, the one by health never tries its
-luck. A world's oracle is the best of them.
+luck. A world's oracle has for each figure the best of them. A policy may still beat it in p50, by leaving a few
+requests to wait: none of them does that.
 """
 
 from collections.abc import Callable, Mapping
