@@ -124,6 +124,10 @@ class WorldFleet(Fleet):
         for each in self._replicas:
             self._world.after(PUSH, partial(self._show, each, reply.health))
 
+    def close(self) -> None:
+        if self._memory is None:
+            self._client.close()
+
     def states(self) -> dict[str, str]:
         self._worker.now_ms = now = self.now_ms()
         found = {}

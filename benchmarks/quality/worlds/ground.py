@@ -51,6 +51,9 @@ class Player(Protocol):
     def states(self) -> dict[str, str]:
         """For the timeline: a word for each provider, '' where all is well."""
 
+    def close(self) -> None:
+        """The world is over."""
+
 
 @dataclass
 class Call:
@@ -99,6 +102,7 @@ class Ground:
             self._plan(trouble)
         self._arrive(deque(enumerate(arrivals(self.shape))))
         self.world.run(self.shape.length + self.shape.patience + 10 * self.shape.stream_mean + 1.0)
+        self.player.close()
         return self.tally
 
     # Incidents that people make, or that change a provider for good

@@ -1,5 +1,6 @@
 """The original in each replica by itself, an Envoy in front of each replica, and LiteLLM's Router."""
 
+import asyncio
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -167,6 +168,14 @@ class LiteLLMRouter(LiteLLM):
 
     def states(self) -> dict[str, str]:
         return {}
+
+    def close(self) -> None:
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks))
+        self._loop.close()
 
 
 class LiteLLMRules(ByCall):

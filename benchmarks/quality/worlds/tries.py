@@ -65,6 +65,8 @@ class ByCall:
     def states(self) -> dict[str, str]:
         return {}
 
+    def close(self) -> None: ...
+
     def left(self, tried: frozenset[str]) -> Sequence[str]:
         """Who may be asked: known, not drained, not tried."""
         return [name for name in self.ground.providers if name not in tried and name not in self.ground.drained]
