@@ -57,7 +57,7 @@ class Outbox:
         self._alarm = Alarm()
         self._rings_at = 0  # so many results are in the buffer, and the next one wakes the thread
         self._urgent = False
-        self._in_a_hurry: set[str] = set()  # providers with a result that must not wait
+        self._in_a_hurry: set[str] = set()  # providers with a result in their queue that must not wait
         self._send_all = False  # what waited for company has waited long enough
         self._closed = False
         self._told_full = False
@@ -73,7 +73,6 @@ class Outbox:
             return
         self._buffer.append(result)
         if result.outcome is not _SUCCESS or result.permit:
-            self._in_a_hurry.add(result.provider)
             self.urge()
         elif size >= self._rings_at:
             self._alarm.ring()
@@ -162,6 +161,8 @@ class Outbox:
                         self._queues.size -= 1
                     else:
                         drained[result.provider].append(result)
+                        if result.outcome is not _SUCCESS or result.permit:
+                            self._in_a_hurry.add(result.provider)
             self._queues.add(drained, now)
             self._drop("expired", self._queues.expire(now - self._ttl))
             return drained
@@ -178,7 +179,8 @@ class Outbox:
         held: set[str] = set()
         trouble: RouterError | None = None
         everything, self._send_all = self._send_all or self.awaited, False
-        hurried, self._in_a_hurry = self._in_a_hurry, set()
+        with self._queues.lock:
+            hurried, self._in_a_hurry = self._in_a_hurry, set()
         least = 1
         while batches := self._queues.batches(
             held, least, None if everything else hurried, time.monotonic() - self._ttl
@@ -198,7 +200,8 @@ class Outbox:
             if self.awaited:
                 least, everything = 1, True
         if trouble is not None:
-            self._send_all, self._in_a_hurry = self._send_all or everything, self._in_a_hurry | hurried
+            with self._queues.lock:
+                self._send_all, self._in_a_hurry = self._send_all or everything, self._in_a_hurry | hurried
             raise trouble
 
     def _batches(self, held: set[str], least: int, only: set[str] | None) -> list[Batch]:

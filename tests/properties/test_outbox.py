@@ -167,6 +167,15 @@ def test_what_a_full_batch_left_over_waits_for_company():
     assert (lane.applied, lane.outbox.pending) == (260, 0)
 
 
+def test_what_must_not_wait_does_not_while_another_round_is_under_way():
+    """It may be recorded just when the other thread sends, and is not sorted yet: the next round takes it."""
+    lane = Lane(flush_interval=60.0)
+    lane.put(1, "q", Outcome.FAILURE)
+    list(lane.outbox.send(lane.store))  # woken for something else
+    lane.round()
+    assert lane.store.snapshot().records["q"].consecutive_failures == 1
+
+
 def test_what_must_not_wait_takes_only_its_own_providers_results_along():
     """A failure travels at once, behind what was recorded of its provider before; the others wait for company."""
     lane = Lane(flush_interval=60.0)
