@@ -1,6 +1,7 @@
 """The original in each replica by itself, an Envoy in front of each replica, and LiteLLM's Router."""
 
 import asyncio
+import importlib
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -248,4 +249,5 @@ def litellm(strategy: str) -> Callable[[Ground], LiteLLMRouter | LiteLLMRules]:
     """A player, for `Ground.play`."""
     if strategy in ("least-busy", "usage-based-routing"):
         return lambda ground: LiteLLMRules(ground, strategy)
+    importlib.import_module("litellm")  # now, as it draws from the stream that a world seeds
     return lambda ground: LiteLLMRouter(ground, strategy)

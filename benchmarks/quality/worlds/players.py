@@ -57,5 +57,5 @@ def maker(name: str, url: str = "") -> Callable[[Ground], Player]:
         return litellm(LITELLM[name])
     if name.partition(", guide")[0] in STRATEGIES:
         strategy, guided, _ = name.partition(", guide")
-        return ours(strategy, guide if guided else lambda shape: CircuitConfig(), url)
+        return ours(strategy, guide if guided else lambda shape: Options().circuit, url)
     raise ValueError(f"unknown policy {name!r}: choose {', '.join([*names(), *STRATEGIES])}")
