@@ -93,6 +93,7 @@ def finish(fleet: Fleet, names: set[str]) -> tuple[list[dict[str, Any]], dict[st
     fleet.tell("quiet")
     wait(30, "traffic ends", lambda: all(told(fleet, name, "quiet") for name in fleet.replicas))
     fleet.wait_served()
+    fleet.note_failover()
     wait(60, "every circuit comes to rest", lambda: calm(fleet))
     fleet.tell("report")
     wait(60, "every replica reports", lambda: all(told(fleet, name, "report") for name in fleet.replicas))

@@ -84,6 +84,7 @@ class Fleet:
         for _ in range(REPLICAS):
             self.start_replica()
         self.store().update(SHUNNED, {"min_reporters": "2"})
+        self._master, self._quiet_since = self.server(), time.time()
         assert all(proxy.taken for port, proxy in self.proxies.items() if port == self.server().port), (
             "nobody came through the proxy"
         )
@@ -227,12 +228,21 @@ class Fleet:
 
     def harm(self, kind: str, fault: "Callable[[Fleet, Line], None]") -> None:
         """One fault, and what it takes to be whole again; noted with its moments."""
+        self.note_failover()
         before = self.server()
         line: Line = {"replica": "", "what": "fault", "kind": kind, "t": time.time()}
         fault(self, line)
-        line["failed_over"] = self.server() is not before
-        line["until"] = time.time()
+        self._master, self._quiet_since = self.server(), time.time()
+        line["failed_over"] = self._master is not before
+        line["until"] = self._quiet_since
         self.lines.append(line)
+
+    def note_failover(self) -> None:
+        """A fault of the machine: where it is short of CPU, the sentinels choose another master between two faults."""
+        if self.server() is not self._master:
+            window = {"t": self._quiet_since, "until": time.time(), "failed_over": True}
+            self.lines.append({"replica": "", "what": "fault", "kind": "unplanned_failover", **window})
+            self._master = self.server()
 
     def fields(self, provider: str) -> dict[bytes, bytes]:
         """A provider's record as it stands; {} where there is none, or none that can be read."""

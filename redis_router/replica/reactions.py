@@ -64,13 +64,14 @@ class Reactions:
     def forget_gone(self) -> None:
         """Drop what is kept of providers that are no more, when their last results are settled."""
         for name in list(self._leaving):
-            if name in self._parts.served.providers:
-                self._leaving.discard(name)
-            elif not self._parts.outbox.carries(name):
-                self._leaving.discard(name)
-                self._unclaimable.discard(name)
-                for part in (self._parts.demand, self._parts.permits, self._registration, self._parts.metrics):
-                    part.forget(name)
+            with self.lock:  # it must not be registered again in between
+                if name in self._parts.served.providers:
+                    self._leaving.discard(name)
+                elif not self._parts.outbox.carries(name):
+                    self._leaving.discard(name)
+                    self._unclaimable.discard(name)
+                    for part in (self._parts.demand, self._parts.permits, self._registration, self._parts.metrics):
+                        part.forget(name)
 
     def _act(self, fact: Fact) -> None:
         match fact:
