@@ -133,11 +133,12 @@ class Records:
         if action:
             entry.events_ms.append(now)
             self.tell(Event(action, health.name, writer, health))
-        elif not changes and not 0 <= now - entry.pushed_ms < quiet_ms:
+        is_news = bool(changes or action)
+        if not is_news and not 0 <= now - entry.pushed_ms < quiet_ms:
             self.tell(Event("averages", health.name, writer, health))
-        else:
-            return health
-        entry.pushed_ms = now
+            is_news = True
+        if is_news:
+            entry.pushed_ms = now
         return health
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+from redis_router import CircuitConfig
 from redis_router.store.messages import Event
 from tests.contract.records import CONFIG, OPENAI, opened
 from tests.support import eventually, recorded, result
@@ -45,6 +46,19 @@ class TestPush:
         store.update("openai", {"weight": "3"})
         pushed = [event.kind for event in self.events(subscription, 4)]
         assert pushed == ["averages", "averages", "averages", "updated"]
+        subscription.close()
+
+    def test_averages_rest_after_a_transition(self, backend):
+        """It brought them along."""
+        store = backend.store(now_ms=10_000)
+        store.push_interval_ms = 500
+        store.register(OPENAI, CircuitConfig(consecutive_failure_limit=2))
+        subscription = self.subscribed(store)
+        recorded(store, "openai", 1, *[result("openai", False)] * 2)
+        store.now_ms += 100
+        recorded(store, "openai", 2, result("openai", True))
+        store.update("openai", {"weight": "3"})
+        assert [event.kind for event in self.events(subscription, 2)] == ["transition", "updated"]
         subscription.close()
 
     def test_messages_are_json_for_people(self, backend, redis_client):

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 from benchmarks.quality.fleet import MODEL, PUSH, Fleet, OurRequest
@@ -18,7 +17,7 @@ from redis_router.routing.strategies import Strategy, resolve
 from redis_router.store.connect import connect
 from redis_router.store.memory import MemoryStore
 from redis_router.store.memory_records import Memory
-from redis_router.store.messages import Event, Reply
+from redis_router.store.messages import Reply
 
 PUSH_INTERVAL_MS = round(Options().push_interval * 1000)
 
@@ -59,10 +58,7 @@ class WorldFleet(Fleet):
         self._memory = None if url else Memory()
         self._jitter = random.Random(f"{self._ground.seed} jitter")
         self._namespace = "world"
-        if self._memory is not None:
-            self._told: SimpleQueue[Event | str] = SimpleQueue()
-            self._memory.namespaces[self._namespace].listeners.append(self._told)  # type: ignore[arg-type]
-        else:
+        if self._memory is None:
             self._client = connect(url)
             self._namespace = f"w{random.SystemRandom().randrange(1 << 48):x}"
 
@@ -85,13 +81,7 @@ class WorldFleet(Fleet):
     def _was_pushed(self, name: str) -> bool:
         if self._memory is None:
             return super()._was_pushed(name)
-        moved, entry = False, self._memory.namespaces[self._namespace].entries[name]
-        while self._told.qsize():
-            event = self._told.get()
-            moved = moved or (isinstance(event, Event) and event.kind == "transition" and event.provider == name)
-        if moved:  # as on a server: averages rest for a while after a transition, too
-            entry.pushed_ms = self.now_ms()
-        return entry.pushed_ms == self.now_ms()
+        return self._memory.namespaces[self._namespace].entries[name].pushed_ms == self.now_ms()
 
     # What a world asks of a player
 
