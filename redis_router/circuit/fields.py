@@ -1,6 +1,5 @@
 """Fields of a Redis hash: text there, numbers and flags here, each spelled once, at the field of the dataclass."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -29,7 +28,10 @@ def whole(text: str, most: float = _LARGEST) -> int:
     # most are digits, and short; a float would lose the last ones of a long number
     if text.isdecimal() and len(text) < 16 and (found := int(text)) <= most:
         return found
-    return math.floor(number(text, most))
+    found_number = number(text, most)
+    if not found_number.is_integer():
+        raise ValueError(f"{text[:40]} is no whole number")
+    return int(found_number)
 
 
 def moment(text: str) -> int:

@@ -140,7 +140,10 @@ class Engine:
         deadline = time.monotonic() + timeout
         self._leaves.set()
         self.permits.give_back_all()
-        flushed = self.flush(max(timeout * 0.5, timeout - 0.6))  # the rest is for a command that hangs
+        if not self._is_ours:  # first, as it may take a moment: what is recorded meanwhile is carried, too
+            self._hearer.join(min(0.3, timeout * 0.2))
+        left = deadline - time.monotonic()
+        flushed = self.flush(max(left * 0.5, left - 0.6))  # the rest is for a command that hangs
         self._stop.set()
         self.waiters.ring()  # nobody will come back here
         self.outbox.urge()
@@ -170,6 +173,7 @@ class Engine:
     def apply(self, health: ProviderHealth, by: str = "") -> None:
         """Take in what the store answered about a provider; `by` is the process that caused it."""
         self._take_in(self.records.apply(health, by))
+        self.view.settle(now=True)  # whoever asked for it routes by it at once
         self.view.news.say()
 
     # The thread that decides
@@ -212,7 +216,8 @@ class Engine:
         """What holds up the other threads is trouble, too: they cannot say so themselves."""
         if not self.link.is_down and self._push.holds_up(self._talker.ident):
             self.link.failed(COMMANDS, RedisUnavailable("no answer for a while"))
-        if not self.link.is_down and self._push.holds_up(self._hearer.ident, listens=True):
+        listens = not self._leaves.is_set()  # else it has ended, or is about to
+        if listens and not self.link.is_down and self._push.holds_up(self._hearer.ident, listens=True):
             self.link.failed(PUSH, RedisUnavailable("no answer for a while"))
             self._push.give_up()
 
@@ -268,6 +273,9 @@ class Engine:
         except RouterError as error:
             self._leaves.wait(backoff(self._failures[PUSH]))
             self._failed(PUSH, error)
+        except Exception:
+            if not self._leaves.is_set():  # else the connection was closed under it, and redis-py may raise anything
+                raise
         return not self._leaves.is_set()
 
     def _take_look(self, look: Look) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis_router.circuit import machine
 from redis_router.circuit.record import CircuitState, ProviderHealth
-from redis_router.errors import RouterError
+from redis_router.errors import RedisRefused, RouterError
 from redis_router.router import Router
 from redis_router.store.memory_records import Memory
 
@@ -50,15 +50,19 @@ def _move(router: Router[Any], name: str, model: str | None, state: CircuitState
     if not router.flush():
         raise RouterError(f"cannot move the circuit of {name!r}: was the router started, and is Redis there?")
     for record in router._operators.records(name if model is None else f"{name}/{model}"):
-        health = engine.store.snapshot([record]).records.get(record)
+        found = engine.store.snapshot([record])
+        health = found.records.get(record) or engine.records.copies.get(record)
+        if record in found.unreadable:
+            raise found.unreadable[record]
         while health is not None and health.circuit_state is not state:  # again where another transition came between
             now_ms, _ = engine.store.leader()
             if state is CircuitState.HALF_OPEN and health.circuit_state is CircuitState.CLOSED:
                 health, _ = machine.transition(health, CircuitState.OPEN, "consecutive_failures", now_ms)
             moved, _ = machine.transition(health, state, reason, now_ms)
             health = engine.store.restore(engine.served.providers[record], moved).health
-        if health is not None:
-            engine.apply(health, router.replica)
+        if health is None:
+            raise RedisRefused(f"cannot move the circuit of {record!r}: it has no record, or was deregistered")
+        engine.apply(health, router.replica)
 
 
 def wait_until(router: Router[Any], name: str, state: CircuitState | str, timeout: float = 5.0) -> ProviderHealth:

@@ -66,6 +66,36 @@ class TestLife:
                 call()
         assert replica.select_provider("gpt-4o") is OPENAI
 
+    def test_what_ends_while_it_closes_is_carried(self, router):
+        """Handlers of a deploy end while the router is closed; what they record is not left behind."""
+        replica = router()
+        replica.register_provider(OPENAI)
+        replica.start()
+        assert replica.flush()
+        closing = threading.Thread(target=replica.close)
+        recorded = 0
+        closing.start()
+        while closing.is_alive():
+            replica.record_result("openai", success=True, latency_ms=1.0)
+            recorded += 1
+            closing.join(0.0005)
+        dropped = metric(replica, "results_dropped_total", reason="closed")
+        assert metric(replica, "requests_total", provider="openai", outcome="success") + dropped == recorded
+        assert dropped <= max(20, recorded / 4)
+
+    def test_a_second_close_meanwhile_disturbs_nothing(self, router, caplog):
+        """A signal handler's, or of a second owner."""
+        for _ in range(3):
+            replica = router()
+            replica.register_provider(OPENAI)
+            replica.start()
+            closing = [threading.Thread(target=replica.close, args=(timeout,)) for timeout in (2.0, 0.0, 2.0)]
+            for thread in closing:
+                thread.start()
+            for thread in closing:
+                thread.join()
+        assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == []
+
     def test_flush_without_start_is_false(self, router):
         """Nothing carries results, and the caller is told."""
         assert router().flush(0.01) is False

@@ -53,6 +53,13 @@ class TestWrittenByHand:
         assert [str(change.to_state) for change in reply.transitions] == ["open"]
         assert reply.health.config.open_timeout == 60.0
 
+    def test_a_part_of_a_generation_is_none(self, backend, redis_client):
+        """Scripts would take every result for a late one, and nobody would say so."""
+        store = backend.store()
+        store.register(Provider("p", ("m",)), CircuitConfig())
+        redis_client.hset(store.keys.health("p"), "generation", "1.5")
+        assert "1.5 is no whole number" in str(store.snapshot().unreadable["p"])
+
     def test_what_is_no_number_is_refused_before_anything_is_written(self, backend, redis_client):
         """By name, and with the value."""
         store = backend.store()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from redis_router import NoProviderAvailable, RouterError, UnknownProvider
+from redis_router import NoProviderAvailable, RedisRefused, RouterError, UnknownProvider
 from redis_router.testing import close_circuit, half_open_circuit, open_circuit, recorded, wait_until
 from tests.contract.test_circuit_per_model import BOTH
 from tests.support.fleet import AZURE, OPENAI, fail
@@ -27,6 +27,20 @@ class TestCircuits:
         close_circuit(second, "openai")
         record = wait_until(first, "openai", "closed")
         assert (record.available, record.failure_rate, record.consecutive_failures) == (True, 0.0, 0)
+
+    def test_a_record_that_a_fixture_emptied_is_put_back(self, pair, backend, redis_client):
+        """FLUSHALL between tests is common."""
+        replica, _ = pair
+        redis_client.delete(backend.store().keys.health("openai"))
+        open_circuit(replica, "openai")
+        assert replica.get_circuit_state("openai") == "open"
+        assert backend.record().circuit_state == "open"
+
+    def test_a_record_that_cannot_be_read_is_named(self, pair, backend, redis_client):
+        """Rather than to do nothing."""
+        redis_client.hset(backend.store().keys.health("openai"), "circuit_state", "foo")
+        with pytest.raises(RedisRefused, match="foo"):
+            open_circuit(pair[0], "openai")
 
     @pytest.mark.parametrize("begin", [open_circuit, close_circuit])
     def test_half_open_takes_trial_calls_that_close_it(self, alone_on_openai, begin):

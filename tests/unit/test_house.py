@@ -25,6 +25,13 @@ def test_importing_has_no_side_effect():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_is_loaded_late_is_there_for_those_who_look():
+    """Completion asks `dir`."""
+    import redis_router
+
+    assert set(redis_router.__all__) <= set(dir(redis_router))
+
+
 def calls_of(path: Path) -> set[str]:
     """The names of what a module calls, as they are written: `threading.Lock`."""
     return {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
