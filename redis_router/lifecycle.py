@@ -57,6 +57,7 @@ class Lifecycle:
         self.options = options
         self._verdicts = verdicts
         self._named = replica
+        self.replica = check_name("replica", replica or process_name())
         self._registry = registry
         self._on_transition = on_transition
         self._target = redis
@@ -69,7 +70,6 @@ class Lifecycle:
         _routers.add(self)
 
     def _begin(self, metrics: Metrics) -> None:
-        self.replica = check_name("replica", self._named or process_name())
         push_interval_ms = round(self.options.push_interval * 1000)
         store = open_store(self._client, self.namespace, self.replica, push_interval_ms)
         self._engine = Engine(store, metrics, self.options, self._on_transition)
@@ -91,6 +91,7 @@ class Lifecycle:
         self._checker = None  # it runs on in the parent
         if self._owns_client:
             self._client = open_target(self._target)
+        self.replica = self._named or process_name()
         self._begin(parent.metrics)
         self._engine.take_over(parent)
 

@@ -182,9 +182,7 @@ class Outbox:
         with self._queues.lock:
             hurried, self._in_a_hurry = self._in_a_hurry, set()
         least = 1
-        while batches := self._queues.batches(
-            held, least, None if everything else hurried, time.monotonic() - self._ttl
-        ):
+        while batches := self._batches(held, least, None if everything else hurried):
             least = BATCH_LIMIT  # what a full batch left over waits for the next round
             for batch, reply in zip(batches, store.record(batches), strict=True):
                 if isinstance(reply, RedisRefused) and not isinstance(reply, AccessDenied):
