@@ -43,8 +43,26 @@ class Answer:
     retry_after: float | None = None
 
 
+class Timed:
+    """What goes on from `begin` to `end`, as `replica` sees it (None: as all do), all the time or now and then."""
+
+    __slots__ = ()
+    begin: float
+    end: float
+    replica: int | None
+    up_for: float
+    down_for: float
+
+    def hits(self, now: float, replica: int | None) -> bool:
+        """Does it go on at this moment, for this replica? None: for all."""
+        if not self.begin <= now < self.end or (self.replica is not None and replica != self.replica):
+            return False
+        period = self.up_for + self.down_for
+        return not period or (now - self.begin) % period < self.down_for
+
+
 @dataclass(frozen=True, slots=True)
-class Incident:
+class Incident(Timed):
     """What is wrong with one provider from `begin` to `end` (seconds), as `replica` sees it (None: as all do).
 
     status      what calls get, or 0: no answer until the client gives up
@@ -66,13 +84,6 @@ class Incident:
     replica: int | None = None
     up_for: float = 0.0
     down_for: float = 0.0
-
-    def hits(self, now: float, replica: int | None) -> bool:
-        """Is it going on for this replica?"""
-        if not self.begin <= now < self.end or (self.replica is not None and replica != self.replica):
-            return False
-        period = self.up_for + self.down_for
-        return not period or (now - self.begin) % period < self.down_for
 
 
 @dataclass

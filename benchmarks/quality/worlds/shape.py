@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.quality.world import Timed
+
 TO_ALL = (
     "down",
     "hang of a part",
@@ -63,7 +65,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Timed):
     """What befalls a provider, or the fleet, from `begin` to `end`.
 
     status, chance, after  so much of the calls get this after so long; status 0: no answer until the client gives up
@@ -89,13 +91,6 @@ class Trouble:
     up_for: float = 0.0
     down_for: float = 0.0
     slots_after: float = 1.0
-
-    def hits(self, now: float, replica: int | None) -> bool:
-        """Does it go on at this moment, for this replica? None: for all."""
-        if not self.begin <= now < self.end or (self.replica is not None and replica != self.replica):
-            return False
-        period = self.up_for + self.down_for
-        return not period or (now - self.begin) % period < self.down_for
 
     def times(self, now: float) -> float:
         """How many times as long an answer takes that is begun now."""
