@@ -156,9 +156,15 @@ local function cool_down(health, cooldown_ms, now)
 end
 
 -- Fold one call that succeeded or failed into the record and decide on the circuit. `why` is one word on a failure, or
--- ''; `record.others` is how many more replicas complain, nil where that is no matter.
-local function fold(record, success, latency_ms, generation, why, now)
+-- ''; `record.others` is how many more replicas complain, nil where that is no matter. `load` and `duration_ms` are of
+-- the call as `circuit/outcome.py` has them.
+local function fold(record, success, latency_ms, generation, why, now, load, duration_ms)
   local health = record.health
+  if success then
+    if load >= 0 and latency_ms > 0 then learn(health, latency_ms, load) end
+    call_lasted(health, duration_ms > 0 and duration_ms or latency_ms)
+  end
+  health.result_gap_ms = health.last_result_ms > 0 and math.max(0, now - health.last_result_ms) or 0
   -- latency_average and failure_rate_average, spelled out: two calls for each outcome would take a tenth of a script's time
   if latency_ms > 0 then
     local average = health.latency_ms

@@ -5,6 +5,7 @@
 -- KEYS[3]   seq      the writer's last applied batch
 -- KEYS[4]   events   the log of transitions
 -- KEYS[5]   reporters  with `min_reporters`: the replicas whose last word was a failure or slow -> when
+-- KEYS[6]   in_flight  the calls that each replica has under way
 -- ARGV[1]   now      '' for Redis's clock, or a test's own ms
 -- ARGV[2]   channel  where changes are published
 -- ARGV[3]   by       the replica, for the log
@@ -12,9 +13,11 @@
 -- ARGV[5]   push     ms between pushes of mere averages
 -- ARGV[6]   jitter   a random number from 0 to 1, for the time a circuit stays open: scripts have no chance of their own
 -- ARGV[7]   reporter the replica's session
--- ARGV[8..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored, after a
---           failure a colon and why it failed; the generation in which the calls began, their permit or '', their
---           latencies in ms with blanks between, of rate_limited how many ms to wait
+-- ARGV[8]   in_flight  calls that the replica has under way there now
+-- ARGV[9..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun,
+--           after a failure a colon and why it failed; the generation in which the calls began, their permit or '', and
+--           for each, with blanks between, its latency in ms, of rate_limited how many ms to wait; after a colon the
+--           load when it began, and after another how many ms the whole call took, where these are known
 --
 -- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
 -- said, whose reply was lost; 'missing' applied nothing. A repeat may leave out outcomes that grew too old, from the
@@ -44,20 +47,24 @@ if asks_others then
 end
 local cooling = cooling_for_ms(health, now)
 
+say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), now)
+
 applied = 0
-for i = 8, #ARGV, 4 do
+for i = 9, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
-  for number in string.gmatch(ARGV[i + 3], '%S+') do
+  for number, load, duration in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?(%S*)') do
     if success or outcome == 'failure' then
       local ms = tonumber(number)
       if asks_others then
         local says = complains(health, success, ms, generation)
         if says ~= nil then word = says end
       end
-      fold(record, success, ms, generation, why, now)
+      fold(record, success, ms, generation, why, now, tonumber(load) or 0, tonumber(duration) or 0)
     elseif outcome == 'rate_limited' then
       cool_down(health, tonumber(number), now)
+    elseif outcome == 'begun' and tonumber(number) > 0 then
+      learn(health, tonumber(number), tonumber(load) or 0)
     end
     applied = applied + 1
   end

@@ -21,7 +21,7 @@ def _checked(default: Any, check: Any) -> Any:
 class Options:
     """As `Router` takes them; durations in seconds. Raises InvalidArgument for what cannot be used."""
 
-    strategy: str | Strategy = "p2c"
+    strategy: str | Strategy = "adaptive"
     namespace: str = _checked("rr", check_name)
     circuit: CircuitConfig = CircuitConfig()
     circuit_version: int = _checked(0, partial(check_count, least=0))

@@ -227,7 +227,7 @@ class Fleet:
         replica.buffer[name].append(result)
         for shown in replica.alone.decide([result]):
             replica.show(shown)
-        if result.outcome is not Outcome.SUCCESS or result.permit:
+        if result.outcome not in (Outcome.SUCCESS, Outcome.BEGUN) or result.permit:
             self._world.after(ROUND_TRIP, partial(self._flush, replica, name))
         elif name not in replica.flushes:
             replica.flushes.add(name)
@@ -236,17 +236,21 @@ class Fleet:
     def _flush(self, replica: Replica, name: str) -> None:
         replica.flushes.discard(name)
         batch, replica.buffer[name] = replica.buffer[name], []
-        if not batch:
-            return
+        if batch:
+            self._send(replica, name, batch)
+
+    def _send(self, replica: Replica, name: str, batch: list[Result]) -> None:
+        under_way = len(replica.view.table.candidates[name].in_flight)
         replica.seq[name] += 1
         replica.store.now_ms = self.now_ms()
-        (reply,) = replica.store.record([Batch(name, replica.seq[name], batch)])
+        (reply,) = replica.store.record([Batch(name, replica.seq[name], batch, under_way)])
         assert isinstance(reply, Reply), reply
-        self._world.after(ROUND_TRIP, partial(self._show_reply, replica, reply, batch))
+        self._world.after(ROUND_TRIP, partial(self._show_reply, replica, reply, batch, under_way))
         self._announce(reply)
 
-    def _show_reply(self, replica: Replica, reply: Reply, batch: list[Result]) -> None:
+    def _show_reply(self, replica: Replica, reply: Reply, batch: list[Result], under_way: int) -> None:
         assert reply.health is not None
+        replica.view.table.candidates[reply.health.name].here.told = under_way
         self._show(replica, reply.health)
         if any(result.outcome is Outcome.RATE_LIMITED for result in batch):
             replica.view.table.candidates[reply.health.name].here.limited_until = 0.0  # the record says it
@@ -312,6 +316,9 @@ class Fleet:
             for shown in replica.alone.decide([]):
                 replica.show(shown)
             self._tend(replica)
+            for name, candidate in replica.view.table.candidates.items():
+                if len(candidate.in_flight) != candidate.here.told:
+                    self._send(replica, name, [])
         self._world.after(TICK, self._tick)
 
     def _tend(self, replica: Replica) -> None:

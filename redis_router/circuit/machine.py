@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from redis_router.circuit import capacity
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy, Transition
@@ -177,8 +178,13 @@ def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> Provid
 
 
 def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> ProviderHealth:
+    if success:
+        if result.load >= 0 and result.latency_ms > 0:
+            health = capacity.learned(health, result.latency_ms, result.load)
+        health = capacity.call_lasted(health, result.duration_ms or result.latency_ms)
     return replace(
         health,
+        result_gap_ms=max(0, now_ms - health.last_result_ms) if health.last_result_ms else 0,
         latency_ms=latency_average(health.latency_ms, result.latency_ms),
         failure_rate=failure_rate_average(health.failure_rate, success),
         last_failure=health.last_failure if success else result.reason,
@@ -199,6 +205,8 @@ def fold(
         return cool_down(health, result.cooldown_ms, now_ms), None
     if result.outcome is Outcome.IGNORED:
         return health, None
+    if result.outcome is Outcome.BEGUN:
+        return capacity.learned(health, result.latency_ms, result.load) if result.latency_ms > 0 else health, None
     success = result.outcome is Outcome.SUCCESS
     health = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:

@@ -11,12 +11,14 @@ class Outcome(StrEnum):
     failure       it did not, or not well: that may open its circuit
     rate_limited  it asks to be left alone for a while: no verdict on its circuit, nor on its averages
     ignored       nothing: the caller's own mistake, cancellation or deadline
+    begun         its answer begins: how fast, not how well; what became of it follows
     """
 
     SUCCESS = "success"
     FAILURE = "failure"
     RATE_LIMITED = "rate_limited"
     IGNORED = "ignored"
+    BEGUN = "begun"
 
 
 class Result(NamedTuple):
@@ -28,6 +30,8 @@ class Result(NamedTuple):
     reason       of a failure: one word that says why, or ''
     duration_ms  of the whole call, for the metrics; 0 where that is `latency_ms`
     cooldown_ms  of rate_limited: for how long the provider wants no calls
+    load         calls that the fleet had under way there when this one began, itself included; 0 where that is
+                 unknown, below 0 where its answer's beginning was told before
 
     A tuple, not a dataclass: it is made on the request path, where a frozen dataclass costs five times as much.
     """
@@ -40,12 +44,19 @@ class Result(NamedTuple):
     reason: str = ""
     duration_ms: float = 0.0
     cooldown_ms: float = 0.0
+    load: float = 0.0
 
 
 made = tuple.__new__
 """`made(Result, values)`: all of them, in their order, at half of what the class's own constructor costs."""
 
 
+TOLD_BEFORE = -1.0
+"""As `load`: what the beginning of the answer says was told when it began."""
+
+
 def is_request(result: Result) -> bool:
-    """Or merely a permit that is handed back unused?"""
+    """Or merely a permit that is handed back unused, or the beginning of an answer?"""
+    if result.outcome is Outcome.BEGUN:
+        return False
     return result.outcome is not Outcome.IGNORED or result.latency_ms > 0 or not result.permit

@@ -67,6 +67,14 @@ class ProviderHealth:
     generation                      counts transitions; a result from an earlier one never moves the circuit
     last_state_change_ms, last_check_ms, last_result_ms   moments on Redis's clock, ms since the epoch, 0 for never:
                                     a transition; a call's result or a probe's; a call's result
+    result_gap_ms                   between the last two results
+    in_flight                       calls under way over the fleet, as its replicas said last
+    concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
+    limit_growth                    quick answers near the limit since it was cut; 0 where it never was
+    samples                         answers that the following are made of, up to 63
+    usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
+    floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
+    call_ms                         moving average of whole calls, streams included, ms
     circuit_version                 of the settings in force, where a router gave one
     declined_settings               a fingerprint of those that a replica came with last and were not taken
     version                         orders copies of the record: the higher one is newer
@@ -98,6 +106,17 @@ class ProviderHealth:
     last_state_change_ms: int = stored(0, moment)
     last_check_ms: int = stored(0, moment)
     last_result_ms: int = stored(0, moment, optional=True)
+    result_gap_ms: int = stored(0, whole, optional=True)
+    in_flight: int = stored(0, whole, optional=True)
+    concurrency_limit: float = stored(0.0, number, optional=True)
+    limit_growth: int = stored(0, whole, optional=True)
+    samples: int = stored(0, whole, optional=True)
+    usual_latency_ms: float = stored(0.0, number, optional=True)
+    latency_deviation_ms: float = stored(0.0, number, optional=True)
+    floor_latency_ms: float = stored(0.0, number, optional=True)
+    near_latency_ms: float = stored(0.0, number, optional=True)
+    near_load: float = stored(0.0, number, optional=True)
+    call_ms: float = stored(0.0, number, optional=True)
     config: CircuitConfig = field(default_factory=CircuitConfig)
     circuit_version: int = stored(0, whole, optional=True)
     declined_settings: str = stored("", str, optional=True)

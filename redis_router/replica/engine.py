@@ -31,9 +31,9 @@ from redis_router.telemetry.metrics import Metrics
 
 TEND_INTERVAL = 0.05
 """Seconds between looks at permits while a circuit is half-open or a permit is out."""
-WATCH_INTERVAL = 0.5
+WATCH_INTERVAL = 0.25
 """Seconds between looks for overdue circuits while one is open, and at records that wait to be put right."""
-IDLE_INTERVAL = 1.0
+IDLE_INTERVAL = 0.25
 """Seconds between looks at whether there is anything of that."""
 GUARD_INTERVAL = 0.25
 """Seconds between looks at whether the thread that talks to Redis is held up, while it does."""

@@ -14,6 +14,10 @@ from redis_router.runtime.log import log
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
+SAY_INTERVAL = 0.25
+"""Seconds after which a call that began is told of at the latest, where no result of its provider goes before."""
+SAY_AGAIN_INTERVAL = 20.0
+"""Seconds between words on calls that last: the fleet forgets those of a replica that says nothing for a minute."""
 LOOKED_AT_ONCE = 100
 """So many of them at most."""
 
@@ -33,22 +37,42 @@ class Exchange:
         self._registration = parts.registration
         self._demand = parts.demand
         self._overdue_at: dict[str, float] = {}  # when an overdue circuit is looked at again
+        self._say_at = self._say_again_at = 0.0
         self._look_at = 0.0
         self._try_at = 0.0
 
     def turn(self) -> Iterator[Fact]:
         """Everything that is to be done now. Raises RedisUnavailable, and AccessDenied."""
         yield from self._registration.put_right(self._store)
-        yield from self._outbox.send(self._store)
+        yield from self._outbox.send(self._store, self._view.table.candidates)
         if self._registration.busy:  # there were results of providers without a record
             yield from self._registration.put_right(self._store)
-            yield from self._outbox.send(self._store)
+            yield from self._outbox.send(self._store, self._view.table.candidates)
+        yield from self._say_in_flight()
         self._registration.say_seen(self._store)
         trials = self._view.fleet_trials
         yield from self._permits.tend(self._store, trials, self._demand.among(trials, self._view.table.models))
         yield from self._half_open_overdue()
         yield from self._look_for_lost()
         yield from self._try_refused()
+
+    def _say_in_flight(self) -> Iterator[Fact]:
+        """How many calls are under way, where the fleet does not know and no result tells it."""
+        now = time.monotonic()
+        if now < self._say_at:
+            return
+        self._say_at = now + SAY_INTERVAL
+        again = now >= self._say_again_at
+        if again:
+            self._say_again_at = now + SAY_AGAIN_INTERVAL
+        unusable = self._records.unusable
+        changed = [
+            candidate
+            for name, candidate in self._view.table.candidates.items()
+            if (len(candidate.in_flight) != candidate.here.told or (again and candidate.in_flight))
+            and name not in unusable
+        ]
+        yield from self._outbox.say_in_flight(self._store, changed)
 
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""
@@ -106,5 +130,7 @@ class Exchange:
         now = time.monotonic()
         if now >= self._try_at and self._records.unusable:
             self._try_at = now + REFUSED_SECONDS * random.uniform(0.5, 1.0)
-            names = [name for name in list(self._records.unusable) if self._served.has_provider(name)]
-            yield from self._outbox.try_again(self._store, names)
+            known = self._view.table.candidates
+            yield from self._outbox.say_in_flight(
+                self._store, [known[name] for name in list(self._records.unusable) if name in known]
+            )

@@ -62,10 +62,14 @@ class Led(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """The store took these results; the reply has the record after them."""
+    """The store took these results; the reply has the record after them.
+
+    in_flight  calls that this replica had under way there, as it said with them
+    """
 
     reply: Reply
     results: Sequence[Result]
+    in_flight: int
 
 
 class Missing(NamedTuple):

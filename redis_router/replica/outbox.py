@@ -10,19 +10,20 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.replica.facts import Applied, Fact, Missing, Refused
 from redis_router.replica.queues import BATCH_LIMIT, Queues
+from redis_router.routing.candidate import Candidate
 from redis_router.runtime.alarm import Alarm
 from redis_router.runtime.log import log
 from redis_router.store.contract import Batch, Store
 from redis_router.store.messages import Reply, Status
 from redis_router.telemetry.metrics import Metrics
 
-_SUCCESS = Outcome.SUCCESS
+_UNHURRIED = (Outcome.SUCCESS, Outcome.BEGUN)
 CHUNK = 100
 """So many results at most are counted twice for a moment, on their way out of the buffer."""
 ENOUGH = 40
@@ -72,7 +73,7 @@ class Outbox:
             self._drop_full(result)
             return
         self._buffer.append(result)
-        if result.outcome is not _SUCCESS or result.permit:
+        if result.outcome not in _UNHURRIED or result.permit:
             self.urge()
         elif size >= self._rings_at:
             self._alarm.ring()
@@ -161,7 +162,7 @@ class Outbox:
                         self._queues.size -= 1
                     else:
                         drained[result.provider].append(result)
-                        if result.outcome is not _SUCCESS or result.permit:
+                        if result.outcome not in _UNHURRIED or result.permit:
                             self._in_a_hurry.add(result.provider)
             self._queues.add(drained, now)
             self._drop("expired", self._queues.expire(now - self._ttl))
@@ -169,8 +170,10 @@ class Outbox:
 
     # The thread that carries
 
-    def send(self, store: Store) -> Iterator[Fact]:
+    def send(self, store: Store, known: Mapping[str, Candidate]) -> Iterator[Fact]:
         """Send what was drained and must not wait, or has waited for long enough; tells what came of it.
+
+        With it goes how many calls are under way at each, of those in `known`.
 
         What has no record in the store stays, after it was told. What is refused for good is dropped.
         Raises RedisUnavailable where the store did not serve, after all that it did serve; and AccessDenied, which is
@@ -182,7 +185,7 @@ class Outbox:
         with self._queues.lock:
             hurried, self._in_a_hurry = self._in_a_hurry, set()
         least = 1
-        while batches := self._batches(held, least, None if everything else hurried):
+        while batches := self._batches(held, least, None if everything else hurried, known):
             least = BATCH_LIMIT  # what a full batch left over waits for the next round
             for batch, reply in zip(batches, store.record(batches), strict=True):
                 if isinstance(reply, RedisRefused) and not isinstance(reply, AccessDenied):
@@ -202,15 +205,21 @@ class Outbox:
                 self._send_all, self._in_a_hurry = self._send_all or everything, self._in_a_hurry | hurried
             raise trouble
 
-    def _batches(self, held: set[str], least: int, only: set[str] | None) -> list[Batch]:
-        return self._queues.batches(held, least, only, time.monotonic() - self._ttl)
+    def _batches(
+        self, held: set[str], least: int, only: set[str] | None, known: Mapping[str, Candidate]
+    ) -> list[Batch]:
+        return self._queues.batches(held, least, only, time.monotonic() - self._ttl, known)
 
-    def try_again(self, store: Store, providers: Iterable[str]) -> Iterator[Fact]:
+    def say_in_flight(self, store: Store, candidates: Iterable[Candidate]) -> Iterator[Fact]:
         """Send a batch without outcomes for each of which nothing is on its way; tells of what is taken."""
-        batches = [Batch(name, self._queues.number(), ()) for name in providers if not self.carries(name)]
-        for reply in store.record(batches) if batches else ():
+        batches = [
+            Batch(c.health.name, self._queues.number(), (), len(c.in_flight))
+            for c in candidates
+            if not self.carries(c.health.name)
+        ]
+        for batch, reply in zip(batches, store.record(batches) if batches else (), strict=True):
             if isinstance(reply, Reply) and not reply.unreadable:
-                yield Applied(reply, ())
+                yield Applied(reply, (), batch.in_flight)
 
     def tell_settled(self, until: float) -> None:
         """Set the markers of what was drained up to this monotonic moment, but for those of what still waits."""
@@ -267,7 +276,7 @@ class Outbox:
         if why := sent.refused or reply.unreadable:
             yield Refused(provider, why, undecided)
         else:
-            yield Applied(reply, sent.results)
+            yield Applied(reply, sent.results, sent.in_flight)
 
     def _abandon_buffer(self) -> int:
         left: list[Result] = []

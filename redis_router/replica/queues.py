@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count, repeat
 
 from redis_router.circuit.outcome import Result
+from redis_router.routing.candidate import Candidate
 from redis_router.store.contract import Batch
 
 BATCH_LIMIT = 100
@@ -25,6 +26,8 @@ class Sent:
     seq: int
     results: list[Result]
     since: list[float]
+    in_flight: int = 0
+    """Calls that this replica had under way there when the batch was made."""
     refused: str = ""
     """Why Redis refused it: then it is asked for without outcomes, as it may have been applied all the same."""
 
@@ -116,10 +119,12 @@ class Queues:
             self.size -= len(expired)
         return expired
 
-    def batches(self, held: set[str], least: int, only: set[str] | None, since: float) -> list[Batch]:
+    def batches(
+        self, held: set[str], least: int, only: set[str] | None, since: float, known: Mapping[str, Candidate]
+    ) -> list[Batch]:
         """At most one for each provider: what has no answer goes again under its old number, if it came after `since`.
 
-        None for a provider of which fewer than `least` results wait, that is `held`, or that is not among `only`.
+        Each says how many calls are under way there, of those in `known`. None for a provider of which fewer than `least` results wait, that is `held`, or that is not among `only`.
         """
         with self.lock:
             batches = []
@@ -127,10 +132,11 @@ class Queues:
                 if name in held or (only is not None and name not in only and queue.sent is None):
                     continue
                 if queue.sent is None and len(queue.results) >= least:
-                    queue.sent = Sent(next(self._numbers), *queue.take(BATCH_LIMIT))
+                    under_way = len(known[name].in_flight) if name in known else 0
+                    queue.sent = Sent(next(self._numbers), *queue.take(BATCH_LIMIT), under_way)
                 if queue.sent is not None:
                     young = queue.sent.younger_than(since)
-                    batches.append(Batch(name, queue.sent.seq, young))
+                    batches.append(Batch(name, queue.sent.seq, young, queue.sent.in_flight))
             return batches
 
     def sent(self, provider: str) -> Sent | None:

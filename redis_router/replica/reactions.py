@@ -79,8 +79,8 @@ class Reactions:
                 self._view.take(new, first=old is None, by=by)
             case Stored(health, by):
                 self.take_in(self._parts.records.apply(health, by))
-            case Applied(reply, results):
-                self._applied(reply.health, results)
+            case Applied(reply, results, in_flight):
+                self._applied(reply.health, results, in_flight)
             case Missing(name):
                 self._join_or_restore(name)
             case Lost(name):
@@ -106,19 +106,20 @@ class Reactions:
             case Led(epoch):
                 self._parts.metrics.saw_epoch(epoch)
 
-    def _applied(self, health: ProviderHealth | None, results: Sequence[Result]) -> None:
+    def _applied(self, health: ProviderHealth | None, results: Sequence[Result], in_flight: int) -> None:
         if health is None:
             return
         name = health.name
         if name not in self._parts.served.providers:
             self._leaving.add(name)  # a late result: the metrics have the provider again
             return
+        if (candidate := self._view.table.candidates.get(name)) is not None:
+            candidate.here.told = in_flight
         self.take_in(self._parts.records.apply(health, self._parts.store.writer, accepted=True))
         # one that came back without a verdict is for others first
         judged = (result.permit and result.outcome is not Outcome.IGNORED for result in results)
         if name in self._view.timing.on_trial and any(judged):
             self._parts.permits.returned(name)
-        candidate = self._view.table.candidates.get(name)
         if candidate is None or not candidate.here.limited_until or self._view.alone.on_all:
             return
         if any(result.outcome is Outcome.RATE_LIMITED for result in results):

@@ -8,7 +8,7 @@ from weakref import finalize
 
 from redis_router.checks import check_latency
 from redis_router.circuit.machine import NO_GENERATION, fleet_generation
-from redis_router.circuit.outcome import Outcome, Result, made
+from redis_router.circuit.outcome import TOLD_BEFORE, Outcome, Result, made
 from redis_router.errors import RouterError
 from redis_router.provider import ClientT, Provider
 from redis_router.replica.permits import Permit
@@ -34,6 +34,7 @@ class Attempt(Generic[ClientT]):
         "_context",
         "_first_token",
         "_latency_ms",
+        "_load",
         "_permit",
         "_started",
         "_verdict",
@@ -45,6 +46,7 @@ class Attempt(Generic[ClientT]):
         self._candidate = candidate
         self._permit = permit
         self._started = 0.0
+        self._load = 0.0
         self._first_token: float | None = None
         self._latency_ms: float | None = None
         self._verdict: Verdict | None = None
@@ -136,6 +138,9 @@ class Attempt(Generic[ClientT]):
         """
         if self._first_token is None:
             self._first_token = self._context.now()
+            name, latency_ms = self._candidate.health.name, (self._first_token - self._started) * 1000
+            begun = (name, Outcome.BEGUN, latency_ms, NO_GENERATION, "", "", 0.0, 0.0, self._load)
+            self._context.engine.outbox.put(made(Result, begun))
 
     # The call
 
@@ -147,7 +152,9 @@ class Attempt(Generic[ClientT]):
                 self._without_permit()
             else:
                 self._permit.until = None  # renewed for as long as the call runs
-        self._candidate.here.in_flight.append(None)
+        candidate = self._candidate
+        candidate.here.in_flight.append(None)
+        self._load = candidate.load
         self._started = self._context.now()
         return self
 
@@ -172,19 +179,19 @@ class Attempt(Generic[ClientT]):
     def _record(self, verdict: Verdict, duration_ms: float) -> None:
         engine, candidate, permit, token = self._context.engine, self._candidate, self._permit, ""
         outcome, reason, cooldown = verdict
-        generation, latency_ms = candidate.health.generation, duration_ms
+        generation, latency_ms, load = candidate.health.generation, duration_ms, self._load
         if permit is not None:
             generation, token = permit.generation, engine.permits.done(permit).token
         if verdict == TIMED_OUT:
             latency_ms = 0.0  # averages are of answers: how long a hang was waited for says nothing about them
         elif self._first_token is not None:
-            latency_ms = (self._first_token - self._started) * 1000
+            latency_ms, load = (self._first_token - self._started) * 1000, TOLD_BEFORE
         if self._latency_ms is not None:
             latency_ms = self._latency_ms
         if cooldown is not None:
             candidate.here.limited_until = max(candidate.here.limited_until, self._context.now() + cooldown)
         name, cooldown_ms = candidate.health.name, (cooldown or 0.0) * 1000
-        result = (name, outcome, latency_ms, generation, token, reason, duration_ms, cooldown_ms)
+        result = (name, outcome, latency_ms, generation, token, reason, duration_ms, cooldown_ms, load)
         engine.outbox.put(made(Result, result))
 
     def _goes_on(self, verdict: Verdict, error: BaseException | None) -> bool:

@@ -191,6 +191,8 @@ class Verdicts:
             found = Outcome(outcome)  # type: ignore[arg-type]
         except ValueError:
             raise InvalidArgument(f"unknown outcome {outcome!r}: choose {', '.join(Outcome)}") from None
+        if found is Outcome.BEGUN:
+            raise InvalidArgument("outcome is 'begun': say it with `first_token()` of an attempt")
         if cooldown is not None and found is not Outcome.RATE_LIMITED:
             raise InvalidArgument(f"cooldown is {cooldown!r} for a {found}: it goes with outcome='rate_limited'")
         why = check_reason(reason) if found is Outcome.FAILURE else ""

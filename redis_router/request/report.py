@@ -31,7 +31,7 @@ def report(
     token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
     if hold:
         candidate.here.limited_until = max(candidate.here.limited_until, context.now() + hold)
-    result = (record, said.outcome, latency_ms or 0.0, generation, token, said.reason, 0.0, hold * 1000)
+    result = (record, said.outcome, latency_ms or 0.0, generation, token, said.reason, 0.0, hold * 1000, 0.0)
     engine.outbox.put(made(Result, result))
 
 

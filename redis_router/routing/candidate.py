@@ -11,12 +11,14 @@ class Here:
     """What this replica alone knows of a provider: the same object in every table.
 
     in_flight      one entry for each attempt of this replica that is under way: a list, as appending is atomic
+    told           how many of them the fleet's record counts, as this replica said last
     limited_until  a rate limit that this replica was told of and the fleet's record may not show yet: monotonic
                    seconds, 0 for none
     looked_at_ms   when a call was sent here only to see how it is, on Redis's clock
     """
 
     in_flight: list[None] = field(default_factory=list)
+    told: int = 0
     limited_until: float = 0.0
     looked_at_ms: float = 0.0
 
@@ -51,3 +53,13 @@ class Candidate:
     def in_flight(self) -> list[None]:
         """One entry for each attempt of this replica that is under way."""
         return self.here.in_flight
+
+    @property
+    def elsewhere(self) -> int:
+        """Calls under way at other replicas, as they said last."""
+        return max(0, self.health.in_flight - self.here.told)
+
+    @property
+    def load(self) -> int:
+        """Calls that the whole fleet has under way, as far as it is known here."""
+        return self.elsewhere + len(self.here.in_flight)

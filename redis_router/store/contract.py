@@ -15,11 +15,15 @@ from redis_router.store.messages import Event, Leader, Reply, Spec
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Results of one provider under one sequence number: applied once, however often it is sent."""
+    """Results of one provider under one sequence number: applied once, however often it is sent.
+
+    in_flight  calls that this replica has under way there
+    """
 
     provider: str
     seq: int
     results: Sequence[Result]
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,7 @@ class MemoryStore:
             existed, generation = entry.health is not None, entry.health.generation if entry.health else 0
             entry.health = None
             entry.permits.clear()
+            entry.in_flight.clear()
             entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
             self._tell("deregistered", name)
@@ -163,6 +164,7 @@ class MemoryStore:
         health, changes, word = entry.health, list[Transition](), None
         others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
         cooling = health.cooling_for_ms(now)
+        health = entry.say_in_flight(health, self.session, batch.in_flight, now)
         for result in batch.results:
             says = machine.complains(health, result)
             word = word if says is None else says

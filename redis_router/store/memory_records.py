@@ -16,6 +16,8 @@ from redis_router.store.messages import Event, Leader, Reply, Spec
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000
 """Of so many sessions a provider's last batch is remembered, so that none is applied twice."""
+COUNTED_FOR_MS, SUMMED_EVERY_MS = 60_000, 15_000
+"""Calls under way count for so long after their replica said so; and their sum is made anew so often."""
 REPORTS_KEPT_MS = 60_000
 """A replica's word counts for so long at least, where `min_reporters` is asked for."""
 
@@ -33,6 +35,9 @@ class Entry:
     """By session, the latest last: its last batch, and what it did."""
     reporters: dict[str, float] = field(default_factory=dict)
     """By session: when it complained, ms."""
+    in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By session: how many calls it has under way, and when it said so, ms."""
+    summed_ms: int = 0
     events_ms: deque[float] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
     pushed_ms: float = 0.0
 
@@ -52,6 +57,17 @@ class Entry:
         self.applied[session] = seq, reply
         if len(self.applied) > SESSIONS_KEPT:
             del self.applied[next(iter(self.applied))]
+
+    def say_in_flight(self, health: ProviderHealth, session: str, number: int, now: int) -> ProviderHealth:
+        """The record with the fleet's sum, in which those count that said so lately: as in `lua/_capacity.lua`."""
+        before = self.in_flight.pop(session, (0, 0))[0]
+        if number:
+            self.in_flight[session] = number, now
+        if 0 <= now - self.summed_ms < SUMMED_EVERY_MS:
+            return replace(health, in_flight=max(0, health.in_flight + number - before))
+        self.in_flight = {who: it for who, it in self.in_flight.items() if abs(now - it[1]) <= COUNTED_FOR_MS}
+        self.summed_ms = now
+        return replace(health, in_flight=sum(many for many, _ in self.in_flight.values()))
 
     def other_reporters(self, session: str, config: CircuitConfig, now: int) -> int:
         """How many other replicas complain at this moment; 0 where that is not asked for."""

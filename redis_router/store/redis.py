@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from redis_router.checks import NO_PROBE
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.outcome import Outcome
+from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.probe import Probe
@@ -27,7 +27,13 @@ from redis_router.store.keys import Keys
 from redis_router.store.messages import Leader, Reply, Spec, Status, text
 
 _KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
-_LATENCY, _COOLDOWN = 2, 7
+
+
+def _measured(result: Result) -> str:
+    """Its latency; where they are known, the load when it began, and how long the whole call took: see `record.lua`."""
+    if result.duration_ms and result.duration_ms != result.latency_ms:
+        return "%.9g:%.9g:%.9g" % (result.latency_ms, result.load, result.duration_ms)
+    return "%.9g:%.9g" % (result.latency_ms, result.load) if result.load else "%.9g" % result.latency_ms
 
 
 class RedisStore:
@@ -114,7 +120,7 @@ class RedisStore:
         # first, for nobody must restore the record; and above a transition that comes in between
         tombstone = {"deregistered": True, "generation": self._generation(name) + 2, "at_ms": self.leader()[0]}
         self._redis.ask("HSET", self.keys.providers, name, json.dumps(tombstone))
-        keys = [getattr(self.keys, key)(name) for key in ("health", "permits", "events", "reporters")]
+        keys = [getattr(self.keys, key)(name) for key in ("health", "permits", "events", "reporters", "in_flight")]
         return (
             messages.reply(name, self._redis.run("deregister", keys, [self.keys.channel, self.writer])).status
             is Status.OK
@@ -156,12 +162,13 @@ class RedisStore:
     def _record_args(self, batch: Batch) -> list[Any]:
         name = batch.provider
         args: list[Any] = [
-            5,
+            6,
             self.keys.health(name),
             self.keys.permits(name),
             self.keys.seq(name, self.session),
             self.keys.events(name),
             self.keys.reporters(name),
+            self.keys.in_flight(name),
         ]
         args += [
             self._now,
@@ -171,13 +178,16 @@ class RedisStore:
             self.push_interval_ms,
             self.jitter(),
             self.session,
+            batch.in_flight,
         ]
         for (outcome, generation, permit, reason), run in groupby(batch.results, key=_KIND):
-            number = _COOLDOWN if outcome is Outcome.RATE_LIMITED else _LATENCY
-            # nine digits are finer than any clock, and cost a third of all seventeen
-            numbers = tuple([result[number] for result in run])
             kind = f"{outcome.value}:{reason}" if reason else outcome.value
-            args += (kind, generation, permit, "%.9g " * len(numbers) % numbers)
+            # nine digits are finer than any clock, and cost a third of all seventeen
+            if outcome is Outcome.RATE_LIMITED:
+                numbers = " ".join(["%.9g" % result.cooldown_ms for result in run])
+            else:
+                numbers = " ".join([_measured(result) for result in run])
+            args += (kind, generation, permit, numbers)
         return args
 
     def _record_reply(self, batch: Batch, raw: Any) -> Reply | RouterError:

@@ -147,7 +147,7 @@ class Metrics(Collector):
         observe = bound[1].observe
         for result in results:
             milliseconds = result.duration_ms or result.latency_ms
-            if milliseconds > 0:
+            if milliseconds > 0 and result.outcome is not Outcome.BEGUN:
                 observe(milliseconds / 1000)
 
     @_gated

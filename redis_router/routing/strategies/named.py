@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from redis_router.errors import InvalidArgument
+from redis_router.routing.strategies.adaptive import Adaptive
 from redis_router.routing.strategies.base import Strategy
 from redis_router.routing.strategies.by_best import Availability, Latency
 from redis_router.routing.strategies.by_turns import RoundRobin, Weighted, WeightedRoundRobin
@@ -10,6 +11,7 @@ from redis_router.routing.strategies.idle import Looking
 from redis_router.routing.strategies.p2c import LeastLoad, PowerOfTwoChoices
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "adaptive": Adaptive,
     "latency": Latency,
     "round_robin": RoundRobin,
     "weighted": Weighted,
@@ -27,6 +29,8 @@ def best_first(strategy: str | Strategy) -> Strategy:
 
 def looking(strategy: Strategy, now_ms: Callable[[], float]) -> Strategy:
     """The strategy, so that it starves nobody; those that go by turns or weights starve nobody anyway."""
+    if isinstance(strategy, Adaptive):
+        return Adaptive(now_ms)
     measures = isinstance(strategy, Latency | Availability | PowerOfTwoChoices)
     return Looking(strategy, now_ms) if measures else strategy
 

@@ -1,0 +1,88 @@
+-- How fast a provider answers, and how many calls at once it takes: learned from calls that went well.
+--
+-- `circuit/capacity.py` is its mirror in Python, function for function, and says what each figure means.
+
+local SAMPLES_KEPT, GROWTH_COUNTED = 64, 1000000
+local FIRST_LIMIT = 2 -- of a provider of which nothing is known yet
+local LOW, NEAR = 0.5, 0.75
+local TOLERATED, UNSURE = 1.25, 1.5
+
+-- To three digits after the point: finer says nothing, and costs room in the record.
+local function rounded(value) return math.floor(value * 1000 + 0.5) / 1000 end
+
+-- The limit after a quick answer near it: at first by leaps; after a cut ever faster, the longer that is ago.
+local function grow(health, limit, load)
+  local growth = health.limit_growth
+  if growth == 0 then return math.max(limit, load + math.max(1, math.min(0.25 * load, math.sqrt(load)))) end
+  health.limit_growth = math.min(growth + 1, GROWTH_COUNTED)
+  return limit + math.min(1, (1 + growth / limit) / limit)
+end
+
+-- The limit a part of the way down to the calls that were in service; it never grows by that.
+local function cut(limit, served) return limit + math.min(0, math.max(1, served) - limit) * 0.2 end
+
+-- An answer took so long, of a call that began at this load; 0 where that is unknown.
+local function learn(health, latency_ms, load)
+  local min, max = math.min, math.max
+  local samples, limit, near_load = health.samples + 1, health.concurrency_limit, health.near_load
+  local usual, deviation = health.usual_latency_ms, health.latency_deviation_ms
+  local floor, near = health.floor_latency_ms, health.near_latency_ms
+  if samples == 1 then usual, floor, near = latency_ms, latency_ms, latency_ms end
+  if limit == 0 and load > 0 then limit = FIRST_LIMIT end
+  local is_low = samples <= 8 or load <= max(1, LOW * min(limit, near_load > 0 and near_load or limit))
+  local is_near = load > max(1, NEAR * limit)
+  if is_low or not is_near then
+    local bounded = min(latency_ms, 4 * usual)
+    usual = usual + (bounded - usual) / samples
+    if samples > 1 then deviation = deviation + (math.abs(bounded - usual) - deviation) / samples end
+  end
+  if is_low then
+    floor = floor + (min(latency_ms, 8 * floor) - floor) / min(samples, 8)
+    near = near + (floor - near) / 12
+  else
+    near = near + (min(latency_ms, 8 * floor) - near) / 12
+    floor = floor + min(0, near - floor) / 16
+  end
+  if is_near then
+    near_load = near_load > 0 and near_load + (load - near_load) / 12 or load
+    if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor then
+      local call = max(health.call_ms, floor)
+      limit, health.limit_growth = cut(limit, near_load * call / (call + near - floor)), 1
+    elseif latency_ms <= 2 * floor then
+      limit = grow(health, limit, load)
+    end
+  end
+  health.samples = min(samples, SAMPLES_KEPT - 1)
+  health.usual_latency_ms, health.latency_deviation_ms = rounded(usual), rounded(deviation)
+  health.floor_latency_ms, health.near_latency_ms = rounded(floor), rounded(near)
+  health.near_load, health.concurrency_limit = rounded(near_load), rounded(limit)
+end
+
+-- A call that went well lasted so long, its stream included.
+local function call_lasted(health, duration_ms)
+  if duration_ms <= 0 then return end
+  local average = health.call_ms
+  health.call_ms = rounded(average == 0 and duration_ms or average + (duration_ms - average) / 16)
+end
+
+-- How many calls this replica has under way there now: the fleet's sum, in which those count that said so lately. In
+-- the hash: session -> number and when, and under '' when the sum was made anew, so that dead replicas' calls go.
+local COUNTED_FOR_MS, SUMMED_EVERY_MS = 60000, 15000
+local function say_in_flight(health, key, session, number_now, now)
+  local said = redis.call('HMGET', key, session, '')
+  local before, summed = tonumber(string.match(said[1] or '', '^%d+') or 0), tonumber(said[2] or 0)
+  if number_now > 0 then redis.call('HSET', key, session, text(number_now) .. ' ' .. text(now))
+  elseif said[1] then redis.call('HDEL', key, session) end
+  if now - summed < SUMMED_EVERY_MS and now >= summed then
+    health.in_flight = math.max(0, health.in_flight + number_now - before)
+    return
+  end
+  local sum, all = 0, redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local number_said, at = string.match(all[i + 1], '^(%d+) (%d+)$')
+    if number_said and math.abs(now - tonumber(at)) <= COUNTED_FOR_MS then sum = sum + tonumber(number_said)
+    elseif all[i] ~= '' then redis.call('HDEL', key, all[i]) end
+  end
+  redis.call('HSET', key, '', text(now))
+  health.in_flight = sum
+end

@@ -1,0 +1,101 @@
+"""How fast a provider answers, and how many calls at once it takes: learned from calls that went well.
+
+The mirror of `lua/_capacity.lua`, function for function; the tests play random histories through both. A call tells
+how long its answer took, and how many calls the fleet had under way there when it began, itself included: its load.
+From that are learned
+
+usual   the average latency of calls that did not wait, over about 64 of them, and how far they are from it
+floor   the average latency of calls at low load, over about 8: it follows a provider that becomes slow, or quick again
+near    the average latency, and the load, of calls near the limit, over about 12
+limit   calls at once that it takes without making them wait
+
+The limit grows while calls near it take about as long as those at low load. Where they take longer they wait, and so
+many are in service as are answered while a call is, by Little's law: limit = load · call / (call + wait). So TCP Vegas
+and Netflix's concurrency-limits read a queue from latencies. Durations are in ms.
+"""
+
+import math
+from dataclasses import replace
+
+from redis_router.circuit.record import ProviderHealth
+
+SAMPLES_KEPT = 64
+GROWTH_COUNTED = 1_000_000
+FIRST_LIMIT = 2.0
+"""Of a provider of which nothing is known yet."""
+LOW, NEAR = 0.5, 0.75
+"""Below this part of the usual load a call says how fast the provider is; above this part of the limit, how full."""
+TOLERATED, UNSURE = 1.25, 1.5
+"""Calls near the limit wait where they take so many times the floor: 1.25, and 1.5 / √samples for the noise."""
+
+
+def learned(health: ProviderHealth, latency_ms: float, load: float) -> ProviderHealth:
+    """The record after an answer that took so long, of a call that began at this load; 0 where that is unknown."""
+    samples, limit, near_load = health.samples + 1, health.concurrency_limit, health.near_load
+    usual, deviation, floor, near = (
+        health.usual_latency_ms,
+        health.latency_deviation_ms,
+        health.floor_latency_ms,
+        health.near_latency_ms,
+    )
+    if samples == 1:
+        usual = floor = near = latency_ms
+    if limit == 0 and load > 0:
+        limit = FIRST_LIMIT
+    is_low = samples <= 8 or load <= max(1.0, LOW * min(limit, near_load or limit))
+    is_near = load > max(1.0, NEAR * limit)
+    if is_low or not is_near:
+        bounded = min(latency_ms, 4 * usual)
+        usual += (bounded - usual) / samples
+        deviation += (abs(bounded - usual) - deviation) / samples if samples > 1 else 0.0
+    if is_low:
+        floor += (min(latency_ms, 8 * floor) - floor) / min(samples, 8)
+        near += (floor - near) / 12
+    else:
+        near += (min(latency_ms, 8 * floor) - near) / 12
+        floor += min(0.0, near - floor) / 16
+    growth = health.limit_growth
+    if is_near:
+        near_load += (load - near_load) / 12 if near_load else load
+        if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor:
+            call = max(health.call_ms, floor)
+            limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
+        elif latency_ms <= 2 * floor:
+            limit, growth = grown(limit, growth, load)
+    return replace(
+        health,
+        samples=min(samples, SAMPLES_KEPT - 1),
+        usual_latency_ms=rounded(usual),
+        latency_deviation_ms=rounded(deviation),
+        floor_latency_ms=rounded(floor),
+        near_latency_ms=rounded(near),
+        near_load=rounded(near_load),
+        concurrency_limit=rounded(limit),
+        limit_growth=growth,
+    )
+
+
+def grown(limit: float, growth: int, load: float) -> tuple[float, int]:
+    """The limit after a quick answer near it: at first by leaps; after a cut ever faster, the longer that is ago."""
+    if growth == 0:
+        return max(limit, load + max(1.0, min(0.25 * load, math.sqrt(load)))), 0
+    return limit + min(1.0, (1 + growth / limit) / limit), min(growth + 1, GROWTH_COUNTED)
+
+
+def cut(limit: float, served: float) -> float:
+    """The limit a part of the way down to the calls that were in service; it never grows by that."""
+    return limit + min(0.0, max(1.0, served) - limit) * 0.2
+
+
+def call_lasted(health: ProviderHealth, duration_ms: float) -> ProviderHealth:
+    """The record after a call that went well and lasted so long, its stream included."""
+    if duration_ms <= 0:
+        return health
+    average = health.call_ms
+    changed = duration_ms if average == 0 else average + (duration_ms - average) / 16
+    return replace(health, call_ms=rounded(changed))
+
+
+def rounded(value: float) -> float:
+    """To three digits after the point: finer says nothing, and costs room in the record."""
+    return math.floor(value * 1000 + 0.5) / 1000
