@@ -65,22 +65,25 @@ local function call_lasted(health, duration_ms)
   health.call_ms = rounded(average == 0 and duration_ms or average + (duration_ms - average) / 16)
 end
 
--- How many calls this replica has under way there now: the fleet's sum, in which those count that said so lately. In
--- the hash: session -> number and when, and under '' when the sum was made anew, so that dead replicas' calls go.
-local COUNTED_FOR_MS, SUMMED_EVERY_MS = 60000, 15000
+-- How many calls this replica has under way there now: into the fleet's sum, in which those count that spoke lately. In
+-- the hash: session -> number and when; and under '' when the sum was made anew, so that dead replicas' calls go.
+local COUNTED_FOR_MS, SAID_EVERY_MS, SUMMED_EVERY_MS = 60000, 20000, 15000
 local function say_in_flight(health, key, session, number_now, now)
   local said = redis.call('HMGET', key, session, '')
-  local before, summed = tonumber(string.match(said[1] or '', '^%d+') or 0), tonumber(said[2] or 0)
-  if number_now > 0 then redis.call('HSET', key, session, text(number_now) .. ' ' .. text(now))
-  elseif said[1] then redis.call('HDEL', key, session) end
-  if now - summed < SUMMED_EVERY_MS and now >= summed then
+  local before, at = string.match(said[1] or '', '^(%d+) (%d+)$')
+  local summed = said[2] and tonumber(said[2])
+  before = tonumber(before or 0)
+  if not at or before ~= number_now or math.abs(now - tonumber(at)) >= SAID_EVERY_MS then
+    redis.call('HSET', key, session, text(number_now) .. ' ' .. text(now))
+  end
+  if summed and now - summed < SUMMED_EVERY_MS and now >= summed then
     health.in_flight = math.max(0, health.in_flight + number_now - before)
     return
   end
   local sum, all = 0, redis.call('HGETALL', key)
   for i = 1, #all, 2 do
-    local number_said, at = string.match(all[i + 1], '^(%d+) (%d+)$')
-    if number_said and math.abs(now - tonumber(at)) <= COUNTED_FOR_MS then sum = sum + tonumber(number_said)
+    local number_said, at_ms = string.match(all[i + 1], '^(%d+) (%d+)$')
+    if number_said and math.abs(now - tonumber(at_ms)) <= COUNTED_FOR_MS then sum = sum + tonumber(number_said)
     elseif all[i] ~= '' then redis.call('HDEL', key, all[i]) end
   end
   redis.call('HSET', key, '', text(now))

@@ -155,6 +155,13 @@ local function cool_down(health, cooldown_ms, now)
   health.cooldown_until_ms, health.cooldown_ms = until_ms, until_ms - now
 end
 
+-- Do as many replicas complain as it takes, or all that call it lately? More than these cannot.
+local function is_believed(record)
+  if not record.others or record.health.min_reporters <= record.others + 1 then return true end
+  record.callers = record.callers or #redis.call('HGETALL', record.callers_key) / 2 - 1
+  return record.callers <= record.others + 1
+end
+
 -- Fold one call that succeeded or failed into the record and decide on the circuit. `why` is one word on a failure, or
 -- ''; `record.others` is how many more replicas complain, nil where that is no matter. `load` and `duration_ms` are of
 -- the call as `circuit/outcome.py` has them.
@@ -187,18 +194,17 @@ local function fold(record, success, latency_ms, generation, why, now, load, dur
   else
     health.consecutive_failures, health.consecutive_successes = health.consecutive_failures + 1, 0
   end
-  local believed = record.others == nil or health.min_reporters <= record.others + 1
   if state == 'closed' then
     if health.window_ms > 0 or health.minimum_calls > 0 then count(record, success, slow, now) end
     local rule = (slow or not success) and rule_fired(record, success, slow)
-    if rule and believed then transition(record, 'open', rule, now) end
+    if rule and is_believed(record) then transition(record, 'open', rule, now) end
   elseif success and not slow then
     if health.consecutive_successes >= health.half_open_success_threshold then
       transition(record, 'closed', 'half_open_successes', now)
     end
   else
     health.consecutive_successes = 0
-    if believed then transition(record, 'open', success and 'half_open_probe_slow' or 'half_open_probe_failed', now) end
+    if is_believed(record) then transition(record, 'open', success and 'half_open_probe_slow' or 'half_open_probe_failed', now) end
   end
 end
 

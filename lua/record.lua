@@ -36,6 +36,7 @@ if did then
 end
 
 local health = record.health
+say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), now)
 record.jitter = tonumber(ARGV[6])
 local asks_others, word = health.min_reporters > 1, nil
 if asks_others then
@@ -44,10 +45,10 @@ if asks_others then
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. text(now - kept))
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '(' .. text(now + CLOCK_SKEW_MS), '+inf')
   record.others = redis.call('ZCARD', KEYS[5]) - (redis.call('ZSCORE', KEYS[5], ARGV[7]) and 1 or 0)
+  record.callers_key = KEYS[6]
 end
 local cooling = cooling_for_ms(health, now)
 
-say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), now)
 
 applied = 0
 for i = 9, #ARGV, 4 do

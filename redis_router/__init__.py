@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.config import RECOMMENDED, CircuitConfig
 from redis_router.circuit.outcome import Outcome
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 from redis_router.errors import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "RECOMMENDED",
     "AccessDenied",
     "Attempt",
     "Attempts",

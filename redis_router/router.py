@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic
 
 from redis_router.checks import check_flag, check_latency, check_names
-from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.config import RECOMMENDED, CircuitConfig
 from redis_router.circuit.outcome import Outcome
 from redis_router.errors import InvalidArgument
 from redis_router.lifecycle import Lifecycle
@@ -30,10 +30,11 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
     redis          a URL (redis://, rediss://, unix://, redis+sentinel://, redis+cluster://) or a redis-py client; or
                    memory:// for a fleet within this process, without Redis: for a first try, for one process, and for
                    tests. Routers and workers share it; memory://name is another
-    strategy       p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
+    strategy       adaptive, p2c, latency, round_robin, weighted, weighted_round_robin, availability, or an object with
                    `prepare(model, candidates)`
     namespace      first part of every Redis key; routers of one namespace share their circuits
-    circuit        thresholds for providers that this router registers first; a record that exists keeps its own
+    circuit        thresholds for providers that this router registers first, `RECOMMENDED` where not given; a record
+                   that exists keeps its own
     circuit_version  of these thresholds: where it is higher than the record's, they replace the record's, once, for the
                    fleet; raise it with a deploy that changes thresholds
     replica        this process's name in logs and permits, for people; host and pid where not given
@@ -62,7 +63,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         self,
         redis: Any,
         *,
-        strategy: str | Strategy = "p2c",
+        strategy: str | Strategy = "adaptive",
         namespace: str = "rr",
         circuit: CircuitConfig | None = None,
         circuit_version: int = 0,
@@ -85,7 +86,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         options = Options(
             strategy=strategy,
             namespace=namespace,
-            circuit=CircuitConfig() if circuit is None else circuit,
+            circuit=RECOMMENDED if circuit is None else circuit,
             circuit_version=circuit_version,
             rate_limit_cooldown=rate_limit_cooldown,
             rate_limit_cooldown_max=rate_limit_cooldown_max,

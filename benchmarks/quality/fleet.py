@@ -223,7 +223,8 @@ class Fleet:
     # What the threads of a replica and the push do
 
     def put(self, replica: Replica, result: Result) -> None:
-        name = result.provider
+        name, latency_ms, duration_ms = result.provider, round(result.latency_ms, 3), round(result.duration_ms, 3)
+        result = result._replace(latency_ms=latency_ms, duration_ms=duration_ms)  # as exact as it travels to a server
         replica.buffer[name].append(result)
         for shown in replica.alone.decide([result]):
             replica.show(shown)

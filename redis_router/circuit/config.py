@@ -44,7 +44,8 @@ class CircuitConfig:
                                     `open_timeout` takes one step back
     open_timeout_max                seconds that an opening lasts at most, before jitter
     open_timeout_jitter             part of an opening that is added at random (0 to 1)
-    min_reporters                   opens when so many replicas complain; one alone opens only its own view
+    min_reporters                   opens when so many replicas complain, or all that call it; one alone opens only its
+                                    own view
     slow_start                      seconds of a growing share of the calls, after the circuit closed
     """
 
@@ -111,6 +112,18 @@ class CircuitConfig:
 
 
 _CODEC = Codec(CircuitConfig)
+RECOMMENDED = CircuitConfig(
+    failure_rate_threshold=0.2,
+    half_open_success_threshold=2,
+    half_open_max_probes=1,
+    open_timeout=5.0,
+    open_timeout_multiplier=2.0,
+    open_timeout_max=300.0,
+    open_timeout_jitter=0.1,
+    min_reporters=2,
+)
+"""What a new provider gets where nothing else was asked for: three failures in a row, or nearly, that two replicas see,
+open the circuit, at first for five seconds; then one trial call at a time. The worlds of benchmarks/quality say so."""
 CONFIG_FIELDS = tuple(_CODEC.names.values())
 """The names of the thresholds in a record."""
 

@@ -124,6 +124,7 @@ class MemoryStore:
             entry.health = None
             entry.permits.clear()
             entry.in_flight.clear()
+            entry.summed_ms = None
             entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
             self._tell("deregistered", name)
@@ -162,13 +163,13 @@ class MemoryStore:
             before = did if did is not None and batch.seq == seq else Reply(Status.OK, (), None)
             return replace(before, status=Status.REPLAYED, health=entry.health)
         health, changes, word = entry.health, list[Transition](), None
-        others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
-        cooling = health.cooling_for_ms(now)
         health = entry.say_in_flight(health, self.session, batch.in_flight, now)
+        others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
+        cooling, jitter = health.cooling_for_ms(now), self.jitter()
         for result in batch.results:
             says = machine.complains(health, result)
             word = word if says is None else says
-            health, change = self._own(machine.fold(health, result, now, jitter=self.jitter(), others=others))
+            health, change = self._own(machine.fold(health, result, now, jitter=jitter, others=others))
             changes += [change] if change else []
             entry.permits.pop(result.permit, None)
         entry.note_word(self.session, word, bool(changes), now)

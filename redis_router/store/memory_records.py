@@ -16,8 +16,9 @@ from redis_router.store.messages import Event, Leader, Reply, Spec
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000
 """Of so many sessions a provider's last batch is remembered, so that none is applied twice."""
-COUNTED_FOR_MS, SUMMED_EVERY_MS = 60_000, 15_000
-"""Calls under way count for so long after their replica said so; and their sum is made anew so often."""
+COUNTED_FOR_MS, SAID_EVERY_MS, SUMMED_EVERY_MS = 60_000, 20_000, 15_000
+"""Calls under way count for so long after their replica said so; as many are said again, and the sum is made anew, so
+often."""
 REPORTS_KEPT_MS = 60_000
 """A replica's word counts for so long at least, where `min_reporters` is asked for."""
 
@@ -37,7 +38,7 @@ class Entry:
     """By session: when it complained, ms."""
     in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By session: how many calls it has under way, and when it said so, ms."""
-    summed_ms: int = 0
+    summed_ms: int | None = None
     events_ms: deque[float] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
     pushed_ms: float = 0.0
 
@@ -60,22 +61,23 @@ class Entry:
 
     def say_in_flight(self, health: ProviderHealth, session: str, number: int, now: int) -> ProviderHealth:
         """The record with the fleet's sum, in which those count that said so lately: as in `lua/_capacity.lua`."""
-        before = self.in_flight.pop(session, (0, 0))[0]
-        if number:
+        before, at = self.in_flight.get(session, (0, None))
+        if at is None or before != number or abs(now - at) >= SAID_EVERY_MS:
             self.in_flight[session] = number, now
-        if 0 <= now - self.summed_ms < SUMMED_EVERY_MS:
+        if self.summed_ms is not None and 0 <= now - self.summed_ms < SUMMED_EVERY_MS:
             return replace(health, in_flight=max(0, health.in_flight + number - before))
         self.in_flight = {who: it for who, it in self.in_flight.items() if abs(now - it[1]) <= COUNTED_FOR_MS}
         self.summed_ms = now
         return replace(health, in_flight=sum(many for many, _ in self.in_flight.values()))
 
-    def other_reporters(self, session: str, config: CircuitConfig, now: int) -> int:
-        """How many other replicas complain at this moment; 0 where that is not asked for."""
+    def other_reporters(self, session: str, config: CircuitConfig, now: int) -> int | None:
+        """How many other replicas complain at this moment; None where that is not asked for, or more cannot."""
         if config.min_reporters <= 1:
-            return 0
+            return None
         kept = max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
         self.reporters = {who: at for who, at in self.reporters.items() if now - kept <= at <= now + CLOCK_SKEW_MS}
-        return len(self.reporters.keys() - {session})
+        others = len(self.reporters.keys() - {session})
+        return others if len(self.in_flight) > others + 1 else None
 
     def note_word(self, session: str, complains: bool | None, has_moved: bool, now: int) -> None:
         """Remember what a session's results say of the provider; a transition begins anew."""

@@ -156,8 +156,9 @@ class RedisStore:
 
     def record(self, batches: Sequence[Batch]) -> list[Reply | RouterError]:
         script = scripts.load("record")
-        replies = self._redis.ask_all([("EVALSHA", script.sha, *self._record_args(batch)) for batch in batches])
-        return [self._record_reply(batch, raw) for batch, raw in zip(batches, replies, strict=True)]
+        asked = [self._record_args(batch) for batch in batches]
+        replies = self._redis.ask_all([("EVALSHA", script.sha, *args) for args in asked])
+        return [self._record_reply(*each) for each in zip(batches, asked, replies, strict=True)]
 
     def _record_args(self, batch: Batch) -> list[Any]:
         name = batch.provider
@@ -190,10 +191,10 @@ class RedisStore:
             args += (kind, generation, permit, numbers)
         return args
 
-    def _record_reply(self, batch: Batch, raw: Any) -> Reply | RouterError:
+    def _record_reply(self, batch: Batch, args: Sequence[Any], raw: Any) -> Reply | RouterError:
         try:
             if isinstance(raw, NoScript):  # EVAL caches the script on the node that lacked it
-                raw = self._redis.ask("EVAL", scripts.load("record").text, *self._record_args(batch))
+                raw = self._redis.ask("EVAL", scripts.load("record").text, *args)
             if isinstance(raw, Exception):
                 return translated(raw)
             return messages.reply(batch.provider, raw)

@@ -194,8 +194,16 @@ class TestReporters:
     CONFIG = CircuitConfig(consecutive_failure_limit=3, min_reporters=2, open_timeout=10)
 
     def test_one_alone_opens_nothing_for_the_fleet(self, told):
-        """Whatever it says, and however often."""
+        """Whatever it says, and however often, while others call it, too."""
+        told(self.CONFIG, "gw2").says(True)
         assert told(self.CONFIG).says(*[False] * 50).health.circuit_state is CircuitState.CLOSED
+
+    def test_one_that_calls_it_alone_does(self, told):
+        """Nobody else can say how it is; one that was silent for a minute is no other."""
+        told(self.CONFIG, "gw2").says(True)
+        first = told(self.CONFIG, "gw1")
+        assert first.at(55).says(False, False, False).health.circuit_state is CircuitState.CLOSED
+        assert first.at(76).says(False).health.open_reason == "consecutive_failures"
 
     def test_a_second_one_does(self, told):
         """As soon as it complains while the rule holds."""
@@ -214,6 +222,7 @@ class TestReporters:
         """A minute without a new one, or twice `open_timeout`: longer than a replica whose view is open stays away."""
         first, second = told(self.CONFIG, "gw1"), told(self.CONFIG, "gw2")
         second.says(False)
+        told(self.CONFIG, "gw3").at(60).says(True)
         assert first.at(61).says(*[False] * 5).health.circuit_state is CircuitState.CLOSED
         assert second.at(62).says(False).health.circuit_state is CircuitState.OPEN
 

@@ -7,12 +7,19 @@ from tests.support import eventually, metric
 from tests.support.fleet import OPENAI, QUICK, fail, until
 
 
+def speak_well(replica):
+    """It calls the provider, too: so that the others are not alone with their word."""
+    replica.record_result("openai", success=True, latency_ms=1.0)
+    assert replica.flush()
+
+
 class TestReporters:
     CONFIG = replace(QUICK, min_reporters=2, open_timeout=0.2)
 
     def test_a_poisoned_replica_opens_its_own_view_only(self, fleet, backend):
         """Its own calls fail, it stops making them; the others go on; and it comes back by trial calls of its own."""
         poisoned, other = fleet(circuit=self.CONFIG)
+        speak_well(other)
         fail(poisoned, "openai")
         until(poisoned, "openai", "open")
         assert {poisoned.select_provider("gpt-4o").name for _ in range(10)} == {"azure"}
@@ -33,7 +40,8 @@ class TestReporters:
 
     def test_what_redis_missed_is_forgotten(self, fleet, outage):
         """Away from Redis the replica decides for itself; back, it begins with the fleet's word."""
-        poisoned, _ = fleet(circuit=replace(self.CONFIG, open_timeout=30.0))
+        poisoned, other = fleet(circuit=replace(self.CONFIG, open_timeout=30.0))
+        speak_well(other)
         fail(poisoned, "openai")
         until(poisoned, "openai", "open")
         with outage():
@@ -45,6 +53,7 @@ class TestReporters:
     def test_the_fleets_trial_takes_the_fleets_permits(self, fleet, checker):
         """A replica whose own view was open, too, counts against the limit, and its success is a verdict."""
         first, second = fleet(circuit=replace(self.CONFIG, half_open_max_probes=1))
+        speak_well(second)
         for replica in (first, second):
             replica.update_health("azure", available=False)
         worker = checker()
@@ -65,6 +74,7 @@ class TestReporters:
     def test_two_open_it_for_all(self, fleet, backend):
         """And the fleet's word replaces the replica's own."""
         first, second = fleet(circuit=replace(self.CONFIG, open_timeout=30.0))
+        speak_well(second)
         fail(first, "openai")
         until(first, "openai", "open")
         assert second.get_circuit_state("openai") == "closed"

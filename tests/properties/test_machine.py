@@ -50,10 +50,13 @@ def demanding_configs(draw):
     )
 
 
+milliseconds = st.one_of(st.just(0.0), st.floats(0.001, 600_000.0).map(lambda ms: float(f"{ms:.9g}")))  # as it travels
 outcomes = st.tuples(
-    st.sampled_from([Outcome.FAILURE, Outcome.SUCCESS, Outcome.SUCCESS, Outcome.IGNORED, Outcome.RATE_LIMITED]),
-    st.one_of(st.just(0.0), st.floats(0.001, 600_000.0).map(lambda ms: float(f"{ms:.9g}"))),  # as it travels
+    st.sampled_from([*Outcome, Outcome.SUCCESS, Outcome.SUCCESS]),
+    milliseconds,
     st.sampled_from([0, 0, 0, 0, -1, -2, 1]),  # the generation of the call, from the record's
+    st.one_of(st.sampled_from([0, -1]), st.integers(1, 60)),  # its load
+    milliseconds,  # how long the whole call took
 )
 settings_ = st.sampled_from(
     [{"available": "0"}, {"available": "1"}, {"weight": "0"}, {"weight": "2.5"}, {"open_timeout_ms": "20"}]
@@ -83,7 +86,7 @@ class Fleet:
 
     def __init__(self, one, other, name: str) -> None:
         self.one, self.other, self.name = one, other, name
-        self.seq, self.batch, self.now_ms = 0, [], 1_000
+        self.seq, self.batch, self.in_flight, self.now_ms = 0, [], 0, 1_000
         self.records = []
         for store in (one, other):
             store.jitter = lambda: 0.25
@@ -115,11 +118,12 @@ class Fleet:
         if step != "record again":
             self.seq += 1
             self.batch = [
-                Result(self.name, outcome, number, generation + offset, "a", "why"[:offset], cooldown_ms=number)
-                for outcome, number, offset in given_
+                Result(self.name, outcome, number, generation + offset, "a", "why"[:offset], took, number, load)
+                for outcome, number, offset, load, took in given_
             ]
+            self.in_flight = len(given_) % 7
         writer = self.other if step == "record by another" else self.one
-        (reply,) = writer.record([Batch(self.name, self.seq, self.batch)])
+        (reply,) = writer.record([Batch(self.name, self.seq, self.batch, self.in_flight)])
         return self._reply(reply)
 
     def _half_open(self, step, epoch):
@@ -154,6 +158,7 @@ def check_invariants(health) -> None:
     """What holds in every state."""
     assert 0.0 <= health.failure_rate <= 1.0
     assert health.latency_ms >= 0.0
+    assert health.concurrency_limit == 0 or health.concurrency_limit >= 1
     assert health.available == (health.unavailable_reason == "")
     assert health.circuit_state is CircuitState.CLOSED or health.open_reason
 

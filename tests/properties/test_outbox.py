@@ -68,7 +68,7 @@ def _play(steps, line, clock):
             outbox.mark()
             outbox.drain()
             try:
-                list(outbox.send(store))
+                list(outbox.send(store, {}))
             except errors.RedisUnavailable:
                 continue
     counted = metric(registry, "requests_total", provider="p", outcome="success")
@@ -146,7 +146,7 @@ class Lane:
     def round(self, nap=60.0):
         self.outbox.sleep(nap)
         self.outbox.drain()
-        list(self.outbox.send(self.store))
+        list(self.outbox.send(self.store, {}))
 
     @property
     def applied(self):
@@ -171,7 +171,7 @@ def test_what_must_not_wait_does_not_while_another_round_is_under_way():
     """It may be recorded just when the other thread sends, and is not sorted yet: the next round takes it."""
     lane = Lane(flush_interval=60.0)
     lane.put(1, "q", Outcome.FAILURE)
-    list(lane.outbox.send(lane.store))  # woken for something else
+    list(lane.outbox.send(lane.store, {}))  # woken for something else
     lane.round()
     assert lane.store.snapshot().records["q"].consecutive_failures == 1
 

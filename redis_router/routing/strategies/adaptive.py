@@ -15,6 +15,7 @@ from redis_router.circuit.capacity import FIRST_LIMIT
 from redis_router.circuit.record import ProviderHealth
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.strategies.base import Pick
+from redis_router.routing.strategies.p2c import alias_table
 
 DEVIATIONS = 1.5
 """A provider's latency counts with so many of its mean deviations: one that spreads less has the better p99."""
@@ -25,56 +26,40 @@ OPTIMISM = 0.5
 FAILURE_COSTS_MS = 5000.0
 """What a failure is worth in latency: linkerd's penalty."""
 SURCHARGE = 0.5
-"""Of the latency, for a call above the limit: before there is a queue its end is uncertain."""
+"""Of the latency, for a call above the limit: how long the queue is, is never known for sure."""
 FIRST_LOOK_MS, LAST_LOOK_MS = 2000.0, 300_000.0
 """An idle provider is looked at again after twice the time between its last two results, within these."""
 LOOKS = 0.002
-"""So much of the calls goes to providers that were never better than the one in use, to see what became of them."""
+"""So much of the calls goes to idle providers that never were the better ones, to see what became of them."""
+STEEPNESS = 4
+"""Where nobody says how many calls are under way, a share goes by the fourth power of the latency."""
 
 
 class Adaptive:
-    """See the module. `now_ms` is Redis's clock."""
+    """See the module. `now_ms` is Redis's clock; without it nobody is looked at."""
 
     def __init__(self, now_ms: Callable[[], float] | None = None) -> None:
         self._now_ms = now_ms
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
-        rows = [_row(candidate) for candidate in random.sample(candidates, len(candidates))]
-        rows.sort(key=lambda row: row.expected)
-        if len(rows) == 1:
-            only = rows[0].candidate
-            return lambda: only
-        best = rows[0]
-        calls, room, first = best.candidate.in_flight, best.room, best.candidate
-        idle = self._idle(rows)
-        if not idle:
-            return lambda: first if len(calls) < room else _least(rows)
-        promising = [row for row in idle if row.promise < best.expected]
-        others = [row.candidate for row in idle if row not in promising]
-        hopeful = [row.candidate for row in promising]
-        draw = random.random
+        rows = sorted(map(_row, candidates), key=lambda row: row.expected)
+        known = [row for row in rows if row.candidate.health.samples]
+        pick = _pick(known or rows)
+        if len(rows) == 1 or not known:
+            return pick
+        return _looking(pick, *self._idle(rows, known[0].expected))
 
-        def pick() -> Candidate:
-            found = first if len(calls) < room else _least(rows)
-            looks_at = hopeful if hopeful else others if draw() < LOOKS else None
-            if looks_at:
-                try:
-                    candidate = looks_at.pop()  # atomic: one caller gets it
-                except IndexError:
-                    return found
-                if candidate is not found and not candidate.load:
-                    return candidate
-            return found
-
-        return pick
-
-    def _idle(self, rows: Sequence["Row"]) -> list["Row"]:
-        """Those to be looked at now, the longest idle last."""
-        if self._now_ms is None:
-            return []
-        now = self._now_ms()
-        idle = [row for row in rows if row.candidate.health.samples and not row.candidate.load and _is_due(row, now)]
-        return sorted(idle, key=lambda row: row.candidate.health.last_result_ms, reverse=True)
+    def _idle(self, rows: Sequence["Row"], best: float) -> tuple[list[Candidate], list[Candidate]]:
+        """Whom to look at now, the longest idle last: who was as good as the best, or may be; and the others."""
+        hopeful, others = [], []
+        now = self._now_ms() if self._now_ms is not None else None
+        for row in sorted(rows, key=lambda row: row.candidate.health.last_result_ms, reverse=True):
+            if row.candidate.load == 0 and row.expected > best:
+                if now is not None and _is_due(row.candidate.health, now):
+                    (hopeful if row.promise <= best else others).append(row.candidate)
+            elif not row.candidate.health.samples and row.candidate.load == 0:
+                hopeful.append(row.candidate)
+        return hopeful, others
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,57 +68,101 @@ class Row:
 
     expected  until an answer, without waiting
     promise   the same, as it used to be
-    room      so many calls of this replica fit in, beside those of the others
     limit     calls at once that it takes without making them wait
+    room      so many calls of this replica fit in, beside those of the others
     per_call  waiting, for each call above the limit
     """
 
     candidate: Candidate
     expected: float
     promise: float
-    elsewhere: int
     limit: int
     room: int
     per_call: float
 
-    def waits(self) -> float:
-        """Ms more than `expected` for one more call now."""
-        over = self.elsewhere + len(self.candidate.in_flight) + 1 - self.limit
-        return over * self.per_call + SURCHARGE * self.expected if over > 0 else 0.0
+    def with_waiting(self) -> float:
+        """Ms until an answer for one more call now."""
+        over = len(self.candidate.in_flight) + 1 - self.room
+        return self.expected + (over * self.per_call + SURCHARGE * self.expected if over > 0 else 0.0)
 
 
 def _row(candidate: Candidate) -> Row:
     health, elsewhere = candidate.health, candidate.elsewhere
-    if not health.samples:  # one call, to see
-        return Row(candidate, 0.0, 0.0, elsewhere, 1, 1 - elsewhere, 1e6)
+    if not health.samples:  # the fewest calls, to see
+        return Row(candidate, 0.0, 0.0, 1, 1 - elsewhere, 1e6)
     limit = max(1, math.floor((health.concurrency_limit or FIRST_LIMIT) + 0.1))
-    usual = health.usual_latency_ms
-    changed = not BECAME_QUICK * usual < health.floor_latency_ms < BECAME_SLOW * usual
-    latency = health.floor_latency_ms if changed else usual
-    expected = _with_spread(health, latency) / health.weight
-    per_call = max(health.call_ms, health.floor_latency_ms) / max(1.0, health.concurrency_limit)
-    return Row(candidate, expected, usual, elsewhere, limit, limit - elsewhere, per_call)
+    usual, floor = health.usual_latency_ms, health.floor_latency_ms
+    latency = usual if BECAME_QUICK * usual < floor < BECAME_SLOW * usual else floor
+    doubted = (1 - OPTIMISM / math.sqrt(health.samples + 1)) / health.weight
+    spread = DEVIATIONS * min(health.latency_deviation_ms, 2 * latency)
+    expected = (latency + spread) * doubted + FAILURE_COSTS_MS * health.failure_rate
+    per_call = max(health.call_ms, floor) / max(1.0, health.concurrency_limit)
+    return Row(candidate, expected, usual * doubted, limit, limit - elsewhere, per_call)
 
 
-def _with_spread(health: ProviderHealth, latency_ms: float) -> float:
-    spread = DEVIATIONS * min(health.latency_deviation_ms, 2 * latency_ms)
-    doubted = 1 - OPTIMISM / math.sqrt(health.samples + 1)
-    return (latency_ms + spread) * doubted + FAILURE_COSTS_MS * health.failure_rate
+def _pick(rows: Sequence[Row]) -> Pick:
+    first = rows[0].candidate
+    if len(rows) == 1:
+        return lambda: first
+    ties = sum(row.expected == rows[0].expected for row in rows)
+    if ties == 1 and not any(row.candidate.health.concurrency_limit or row.candidate.load for row in rows):
+        return _by_share(rows)
+    calls, room, draw = first.in_flight, rows[0].room, random.random
+    if ties == 1:
+        return lambda: first if len(calls) < room else _least(rows)
 
+    def pick_one_of_equals() -> Candidate:
+        row = rows[int(draw() * ties)]
+        return row.candidate if len(row.candidate.in_flight) < row.room else _least(rows)
 
-def _is_due(row: Row, now_ms: float) -> bool:
-    health = row.candidate.health
-    wait = min(max(2.0 * health.result_gap_ms, FIRST_LOOK_MS), LAST_LOOK_MS)
-    return abs(now_ms - health.last_result_ms) >= wait * random.uniform(1.0, 1.5)
+    return pick_one_of_equals
 
 
 def _least(rows: Sequence[Row]) -> Candidate:
-    """The least expected time with its waiting; `rows` are in order, so that most are not looked at."""
+    """The least time with its waiting; `rows` are in order, so that most are not looked at."""
     best, least = rows[0], math.inf
     for row in rows:
         if row.expected >= least:
             break
-        time = row.expected + row.waits()
+        time = row.with_waiting()
         if time < least:
             best, least = row, time
     return best.candidate
+
+
+def _by_share(rows: Sequence[Row]) -> Pick:
+    """At random, the quicker ones more often: so replicas that cannot see one another's calls do not herd."""
+    kept, other_of = alias_table([(rows[0].expected / row.expected) ** STEEPNESS for row in rows])
+    found, size, draw = [row.candidate for row in rows], len(rows), random.random
+
+    def pick() -> Candidate:
+        at = draw() * size
+        index = int(at)
+        return found[index if at - index < kept[index] else other_of[index]]
+
+    return pick
+
+
+def _is_due(health: ProviderHealth, now_ms: float) -> bool:
+    wait = min(max(2.0 * health.result_gap_ms, FIRST_LOOK_MS), LAST_LOOK_MS)
+    return abs(now_ms - health.last_result_ms) >= wait * random.uniform(1.0, 1.5)
+
+
+def _looking(pick: Pick, hopeful: list[Candidate], others: list[Candidate]) -> Pick:
+    """The pick, but for a look at each of these: of the others rarely."""
+    if not hopeful and not others:
+        return pick
+    draw = random.random
+
+    def look() -> Candidate:
+        idle = hopeful or (others if draw() < LOOKS else None)
+        if idle:
+            try:
+                candidate = idle.pop()  # atomic: one caller gets it
+            except IndexError:
+                return pick()
+            if not candidate.load:
+                return candidate
+        return pick()
+
+    return look
