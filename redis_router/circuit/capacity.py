@@ -15,8 +15,6 @@ and Netflix's concurrency-limits read a queue from latencies. Durations are in m
 """
 
 import math
-from dataclasses import replace
-
 from redis_router.circuit.record import ProviderHealth
 
 SAMPLES_KEPT = 64
@@ -29,8 +27,8 @@ TOLERATED, UNSURE = 1.25, 1.5
 """Calls near the limit wait where they take so many times the floor: 1.25, and 1.5 / √samples for the noise."""
 
 
-def learned(health: ProviderHealth, latency_ms: float, load: float) -> ProviderHealth:
-    """The record after an answer that took so long, of a call that began at this load; 0 where that is unknown."""
+def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str, float]:
+    """What changes in the record by an answer that took so long, of a call that began at this load, 0 where unknown."""
     samples, limit, near_load = health.samples + 1, health.concurrency_limit, health.near_load
     usual, deviation, floor, near = (
         health.usual_latency_ms,
@@ -62,17 +60,16 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> ProviderH
             limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
         elif latency_ms <= 2 * floor:
             limit, growth = grown(limit, growth, load)
-    return replace(
-        health,
-        samples=min(samples, SAMPLES_KEPT - 1),
-        usual_latency_ms=rounded(usual),
-        latency_deviation_ms=rounded(deviation),
-        floor_latency_ms=rounded(floor),
-        near_latency_ms=rounded(near),
-        near_load=rounded(near_load),
-        concurrency_limit=rounded(limit),
-        limit_growth=growth,
-    )
+    return {
+        "samples": min(samples, SAMPLES_KEPT - 1),
+        "usual_latency_ms": rounded(usual),
+        "latency_deviation_ms": rounded(deviation),
+        "floor_latency_ms": rounded(floor),
+        "near_latency_ms": rounded(near),
+        "near_load": rounded(near_load),
+        "concurrency_limit": rounded(limit),
+        "limit_growth": growth,
+    }
 
 
 def grown(limit: float, growth: int, load: float) -> tuple[float, int]:
@@ -87,13 +84,12 @@ def cut(limit: float, served: float) -> float:
     return limit + min(0.0, max(1.0, served) - limit) * 0.2
 
 
-def call_lasted(health: ProviderHealth, duration_ms: float) -> ProviderHealth:
-    """The record after a call that went well and lasted so long, its stream included."""
-    if duration_ms <= 0:
-        return health
+def call_lasted(health: ProviderHealth, duration_ms: float) -> float:
+    """The average duration of whole calls after one that went well and lasted so long, its stream included, ms."""
     average = health.call_ms
-    changed = duration_ms if average == 0 else average + (duration_ms - average) / 16
-    return replace(health, call_ms=rounded(changed))
+    if duration_ms <= 0:
+        return average
+    return rounded(duration_ms if average == 0 else average + (duration_ms - average) / 16)
 
 
 def rounded(value: float) -> float:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from redis_router.circuit import capacity
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import Outcome, Result
-from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy, Transition
+from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy, Transition, changed
 
 Step = tuple[ProviderHealth, Transition | None]
 
@@ -75,6 +75,8 @@ def buckets_of(text: str) -> list[int]:
 def count(health: ProviderHealth, success: bool, slow: bool, now_ms: int) -> ProviderHealth:
     """Count a call in closed: in the window or, where there is none, up to `minimum_calls`."""
     if not health.config.window:
+        if health.calls >= health.config.minimum_calls:
+            return health
         return replace(health, calls=min(health.calls + 1, max(health.calls, health.config.minimum_calls)))
     bucket = now_ms * BUCKETS // round(health.config.window * 1000)
     passed = bucket - health.window_bucket
@@ -177,20 +179,20 @@ def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> Provid
     return replace(health, cooldown_until_ms=until, cooldown_ms=until - now_ms)
 
 
-def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> ProviderHealth:
-    if success:
-        if result.load >= 0 and result.latency_ms > 0:
-            health = capacity.learned(health, result.latency_ms, result.load)
-        health = capacity.call_lasted(health, result.duration_ms or result.latency_ms)
-    return replace(
-        health,
-        result_gap_ms=max(0, now_ms - health.last_result_ms) if health.last_result_ms else 0,
-        latency_ms=latency_average(health.latency_ms, result.latency_ms),
-        failure_rate=failure_rate_average(health.failure_rate, success),
-        last_failure=health.last_failure if success else result.reason,
-        last_check_ms=now_ms,
-        last_result_ms=now_ms,
-    )
+def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> dict[str, object]:
+    changes: dict[str, object] = {
+        "latency_ms": latency_average(health.latency_ms, result.latency_ms),
+        "failure_rate": failure_rate_average(health.failure_rate, success),
+        "last_check_ms": now_ms,
+        "last_result_ms": now_ms,
+        "result_gap_ms": max(0, now_ms - health.last_result_ms) if health.last_result_ms else 0,
+    }
+    if not success:
+        return changes | {"last_failure": result.reason}
+    changes["call_ms"] = capacity.call_lasted(health, result.duration_ms or result.latency_ms)
+    if result.load >= 0 and result.latency_ms > 0:
+        changes.update(capacity.learned(health, result.latency_ms, result.load))
+    return changes
 
 
 def fold(
@@ -206,18 +208,20 @@ def fold(
     if result.outcome is Outcome.IGNORED:
         return health, None
     if result.outcome is Outcome.BEGUN:
-        return capacity.learned(health, result.latency_ms, result.load) if result.latency_ms > 0 else health, None
+        known = result.latency_ms > 0
+        return changed(health, capacity.learned(health, result.latency_ms, result.load)) if known else health, None
     success = result.outcome is Outcome.SUCCESS
-    health = _averaged(health, result, success, now_ms)
+    changes = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:
-        return health, None  # a late result moves the averages, never the circuit
+        return changed(health, changes), None  # a late result moves the averages, never the circuit
     slow = is_slow(health.config, result.latency_ms)
     if success:
-        health = replace(health, consecutive_successes=health.consecutive_successes + 1)
+        changes["consecutive_successes"] = health.consecutive_successes + 1
         if health.circuit_state is CLOSED:
-            health = replace(health, consecutive_failures=0)
+            changes["consecutive_failures"] = 0
     else:
-        health = replace(health, consecutive_failures=health.consecutive_failures + 1, consecutive_successes=0)
+        changes |= {"consecutive_failures": health.consecutive_failures + 1, "consecutive_successes": 0}
+    health = changed(health, changes)
     believed = others is None or health.config.min_reporters <= others + 1
     if health.circuit_state is CLOSED:
         health = count(health, success, slow, now_ms)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 
 from redis_router.circuit.machine import CLOSED, HALF_OPEN, OPEN
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth, TakenOutBy
 from redis_router.errors import RouterError
 from redis_router.store.contract import Batch
@@ -88,7 +88,7 @@ class Alone:
         measured: dict[str, None] = {}
         for result in results:
             name = result.provider
-            if name in self.records:
+            if name in self.records and not self._is_settled(name, result):
                 (reply,) = self.store.record([Batch(name, next(self._numbers), (result,))])
                 measured[name] = None
                 moved += self._taken(reply)
@@ -96,6 +96,14 @@ class Alone:
             moved += self._taken(self.store.half_open(name))
         shown = [new if self.decides_on(new.name) else self.shown(self._fleet[new.name]) for new in moved]
         return shown + [self.records[name] for name in measured if self.decides_on(name)]
+
+    def _is_settled(self, name: str, result: Result) -> bool:
+        """Where the fleet's averages are shown, does one more success leave this replica's circuit as it is?"""
+        own = self.records[name]
+        if result.outcome is not Outcome.SUCCESS or own.circuit_state is not CLOSED or self.decides_on(name):
+            return result.outcome is Outcome.BEGUN and not self.decides_on(name)
+        counts = own.config.window or own.calls < own.config.minimum_calls
+        return not counts and own.failure_rate == 0 and own.consecutive_failures == 0
 
     def _taken(self, reply: Reply | RouterError) -> list[ProviderHealth]:
         """The record of a reply, where its circuit moved."""

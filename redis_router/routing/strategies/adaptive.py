@@ -80,12 +80,6 @@ class Row:
     room: int
     per_call: float
 
-    def with_waiting(self) -> float:
-        """Ms until an answer for one more call now."""
-        over = len(self.candidate.in_flight) + 1 - self.room
-        return self.expected + (over * self.per_call + SURCHARGE * self.expected if over > 0 else 0.0)
-
-
 def _row(candidate: Candidate) -> Row:
     health, elsewhere = candidate.health, candidate.elsewhere
     if not health.samples:  # the fewest calls, to see
@@ -108,26 +102,28 @@ def _pick(rows: Sequence[Row]) -> Pick:
     if ties == 1 and not any(row.candidate.health.concurrency_limit or row.candidate.load for row in rows):
         return _by_share(rows)
     calls, room, draw = first.in_flight, rows[0].room, random.random
+    in_order = [(r.expected, r.candidate.in_flight, r.room, r.per_call, r.candidate) for r in rows]
     if ties == 1:
-        return lambda: first if len(calls) < room else _least(rows)
+        return lambda: first if len(calls) < room else _least(in_order)
 
     def pick_one_of_equals() -> Candidate:
-        row = rows[int(draw() * ties)]
-        return row.candidate if len(row.candidate.in_flight) < row.room else _least(rows)
+        _, calls, room, _, candidate = in_order[int(draw() * ties)]
+        return candidate if len(calls) < room else _least(in_order)
 
     return pick_one_of_equals
 
 
-def _least(rows: Sequence[Row]) -> Candidate:
-    """The least time with its waiting; `rows` are in order, so that most are not looked at."""
-    best, least = rows[0], math.inf
-    for row in rows:
-        if row.expected >= least:
+def _least(in_order: Sequence[tuple[float, list[None], int, float, Candidate]]) -> Candidate:
+    """The least time with its waiting. Tuples of what `Row` has, in order, so that most are not looked at."""
+    least, best = math.inf, in_order[0][-1]
+    for expected, calls, room, per_call, candidate in in_order:
+        if expected >= least:
             break
-        time = row.with_waiting()
+        over = len(calls) + 1 - room
+        time = expected if over <= 0 else (1 + SURCHARGE) * expected + over * per_call
         if time < least:
-            best, least = row, time
-    return best.candidate
+            least, best = time, candidate
+    return best
 
 
 def _by_share(rows: Sequence[Row]) -> Pick:
