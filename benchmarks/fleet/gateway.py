@@ -11,6 +11,7 @@ from benchmarks.fleet.processes import Pipe
 from benchmarks.fleet.providers import PATH
 from benchmarks.fleet.web import serving
 
+
 async def main(pipe: Pipe, policy: str, redis: str, ports: Mapping[str, int]) -> None:
     """Tells its port, and serves until the pipe is closed."""
     logging.getLogger("redis_router").setLevel(logging.ERROR)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: when it was due, how long it took, and whether its user saw it fail; `lag` is how late it was sent."""
+    """One request: when it was due, how long it took, whether its user saw it fail, and how late it was sent (`lag`)."""
 
     at: float
     seconds: float

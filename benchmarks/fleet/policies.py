@@ -104,7 +104,7 @@ async def litellm(redis: str, addresses: Mapping[str, str], strategy: str) -> As
     import openai
 
     litellm.suppress_debug_info = True
-    deployments = [
+    deployments: list[dict[str, Any]] = [
         {
             "model_name": MODEL,
             "litellm_params": {

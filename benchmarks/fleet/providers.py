@@ -8,6 +8,7 @@ import asyncio
 import random
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -64,8 +65,8 @@ class Provider:
         draw = random.Random(f"{self._seed} {number} {name}")
         served = Served(self._live, 0, draw, 0.0, PATIENCE, lambda: None, answer_with)
         served.begin()
-        gone = asyncio.ensure_future(request.receive())  # after the body: that the client went away
-        await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # after the body: the client went away
+        await asyncio.wait([answered, gone], return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if not answered.done():
             served.give_up()

@@ -27,9 +27,7 @@ def play(policy: str, shape: Shape) -> Log:
             stack.callback(worker.end)
             worker.wait_ready()
             eventually(lambda: worker.leads, "the worker leads")
-        gateways = [
-            stack.enter_context(Child(gateway.main, policy, redis.url, ports)) for _ in range(shape.replicas)
-        ]
+        gateways = [stack.enter_context(Child(gateway.main, policy, redis.url, ports)) for _ in range(shape.replicas)]
         client = stack.enter_context(Child(load.main, shape, [each.hear() for each in gateways]))
         client.hear()
         begin = time.monotonic() + SETTLES
