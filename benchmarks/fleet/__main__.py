@@ -15,7 +15,7 @@ from benchmarks.fleet.processes import prepare
 from benchmarks.fleet.score import WHOLE, Scored
 from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
-from benchmarks.quality.worlds.players import LITELLM
+from benchmarks.quality.worlds.players import DEFAULT, LITELLM
 
 RESULTS = Path(__file__).parents[1] / "results"
 OVERHEAD = 5.0
@@ -47,6 +47,7 @@ def main() -> int:
         "commit": f"{commit()}, {date.today().isoformat()}",
         "machine": machine(),
         "command": f"`python -m benchmarks.fleet {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
+        "strategy": f"redis_router's default, {DEFAULT}",
         "measured": f"{rounds} round(s) of {length:.0f} s for each policy, {minutes:.0f} minutes",
         "fleet": f"{REPLICAS} gateway processes, {RATE:g} requests/s, {len(SITES)} providers with"
         f" {', '.join(str(each.slots) for each in SITES)} slots; a median call takes"

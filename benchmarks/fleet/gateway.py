@@ -1,6 +1,7 @@
 """One gateway process: a request comes in over HTTP, and its policy asks one provider after the other."""
 
 import logging
+import time
 from collections.abc import Mapping
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from benchmarks.fleet.web import serving
 
 
 async def main(pipe: Pipe, policy: str, redis: str, ports: Mapping[str, int]) -> None:
-    """Tells its port, and serves until the pipe is closed."""
+    """Tells its port, hears when the run begins and that it is over, and tells the CPU seconds of the run."""
     logging.getLogger("redis_router").setLevel(logging.ERROR)
     addresses = {name: f"http://127.0.0.1:{port}{PATH}" for name, port in ports.items()}
     async with POLICIES[policy](redis, addresses) as ask:
@@ -24,3 +25,6 @@ async def main(pipe: Pipe, policy: str, redis: str, ports: Mapping[str, int]) ->
         async with serving("/", answer) as port:
             pipe.tell(port)
             await pipe.hear()
+            before = time.process_time()
+            if await pipe.hear() is not None:
+                pipe.tell(time.process_time() - before)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: when it was due, how long it took, whether its user saw it fail, and how late it was sent (`lag`)."""
+    """One request: when it was due, how long it took, and whether its user saw it fail.
+
+    `lag` is how many seconds late it was sent.
+    """
 
     at: float
     seconds: float
@@ -24,7 +27,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """All requests and all calls of one run."""
+    """All requests and all calls of one run, and the CPU seconds of its gateways together."""
 
     requests: Sequence[Request]
     calls: Sequence[Call]
+    cpu: float = 0.0

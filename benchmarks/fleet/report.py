@@ -40,17 +40,17 @@ def markdown(measured: Runs, simulated: Runs, about: Mapping[str, str]) -> str:
     ]
     parts += ["## Measured"]
     for window in windows:
-        columns = (*COLUMNS, DEAD) if window == WHOLE else COLUMNS
-        parts += [f"### {window[0].upper()}{window[1:]}", _table(measured, window, columns)]
+        shown = (*COLUMNS, DEAD) if window == WHOLE else COLUMNS
+        parts += [f"### {window[0].upper()}{window[1:]}", _table(measured, window, shown)]
     parts += [
         "## Measured beside simulated",
         "Medians: measured, simulated, and how many times the one is the other. The simulation has no CPU, no network"
         " and no HTTP clients; its LiteLLM shares nothing through Redis and waits for nothing before a retry.",
     ]
     for window in windows:
-        columns = (FAILED, P50, P99, SICK)
-        parts += [f"### {window[0].upper()}{window[1:]}, beside", _beside(measured, simulated, window, columns)]
-    parts += ["## How late the load was", _lags(measured)]
+        compared = (FAILED, P50, P99, SICK)
+        parts += [f"### {window[0].upper()}{window[1:]}, beside", _beside(measured, simulated, window, compared)]
+    parts += ["## The machine", _machine(measured)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -82,15 +82,21 @@ def _head(titles: Iterable[str]) -> str:
     return f"| {' | '.join(named)} |\n|{'---|' * len(named)}"
 
 
-def _lags(runs: Runs) -> str:
+def _machine(runs: Runs) -> str:
     lines = [
-        "Milliseconds by which requests were sent too late, the p99 of each round: where it is not small beside the p50"
-        " of the requests, the machine was too busy to measure.",
+        "CPU of the gateways for a request, and how late requests were sent, the p99 of each round, both in ms. Where"
+        " the latter is not small beside the p50 of the requests, the machine was too busy to measure.",
         "",
+        _head(("CPU", "late")),
     ]
     for policy, scored in runs.items():
-        lines.append(f"- {policy}: {', '.join(f'{1000 * each.lag:.1f}' for each in scored)}")
+        cpu, lag = (", ".join(f"{value:.1f}" for value in values) for values in zip(*map(_costs, scored), strict=True))
+        lines.append(f"| {policy} | {cpu} | {lag} |")
     return "\n".join(lines)
+
+
+def _costs(scored: Scored) -> tuple[float, float]:
+    return scored.cpu, 1000 * scored.lag
 
 
 def write(folder: Path, measured: Runs, simulated: Runs, about: Mapping[str, str]) -> None:

@@ -31,11 +31,9 @@ def play(policy: str, shape: Shape) -> Log:
         client = stack.enter_context(Child(load.main, shape, [each.hear() for each in gateways]))
         client.hear()
         begin = time.monotonic() + SETTLES
-        sites.tell(begin)
-        client.tell(begin)
+        for each in (sites, client, *gateways):
+            each.tell(begin)
         requests = client.hear(shape.length + load.PATIENCE + SETTLES)
-        sites.tell("over")
-        log = Log(requests, sites.hear())
-        for each in gateways:
-            each.close()  # all at once, and then wait for each
-    return log
+        for each in (sites, *gateways):
+            each.tell("over")
+        return Log(requests, sites.hear(), sum(each.hear() for each in gateways))

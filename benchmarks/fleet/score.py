@@ -29,17 +29,23 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One run: figures by incident, the whole run first. `lag` is the p99 of how late requests were sent, seconds."""
+    """One run: figures by incident, the whole run first.
+
+    lag  the p99 of how late requests were sent, seconds
+    cpu  of the gateways for a request, ms
+    """
 
     figures: dict[str, Figures]
     lag: float
+    cpu: float
 
     @classmethod
     def of(cls, log: Log, shape: Shape) -> "Scored":
         found = {WHOLE: _figures(log, shape, 0.0, shape.length)}
         for each in shape.troubles:
             found[each.kind] = _figures(log, shape, each.begin, each.end)
-        return cls(found, quantile([each.lag for each in log.requests], 0.99))
+        lag = quantile([each.lag for each in log.requests], 0.99)
+        return cls(found, lag, 1000 * log.cpu / len(log.requests))
 
 
 def _figures(log: Log, shape: Shape, begin: float, end: float) -> Figures:

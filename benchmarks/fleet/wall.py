@@ -18,8 +18,8 @@ class Wall(World):
         self._loop = asyncio.get_running_loop()
         self.begin = self._loop.time() + NOT_YET
 
-    @property  # type: ignore[override]
-    def now(self) -> float:
+    @property
+    def now(self) -> float:  # type: ignore[override]  # whoever reads it does not mind
         return self._loop.time() - self.begin
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
