@@ -3,19 +3,22 @@
 import argparse
 import importlib.util
 import shlex
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 from benchmarks.fleet import report, run, simulated
-from benchmarks.fleet.plan import LENGTH, RATE, REPLICAS, SHORTEST, SITES, shape
+from benchmarks.fleet.plan import LENGTH, SHORTEST, shape
 from benchmarks.fleet.policies import POLICIES
 from benchmarks.fleet.processes import prepare
 from benchmarks.fleet.score import WHOLE, Scored
 from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
 from benchmarks.quality.worlds.players import DEFAULT, LITELLM
+from benchmarks.quality.worlds.shape import Shape, Site
 
 RESULTS = Path(__file__).parents[1] / "results"
 OVERHEAD = 5.0
@@ -23,40 +26,56 @@ OVERHEAD = 5.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=15.0, help="for what is measured; as many rounds as fit")
-    parser.add_argument("--policies", nargs="+", choices=list(POLICIES), default=list(POLICIES), metavar="POLICY")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for fleet.md and fleet.json")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     playing = known(arguments.policies)
     rounds, length = planned(arguments.minutes, len(playing))
+    shapes = [shape(arguments.seed, number, length) for number in range(1, rounds + 1)]
     prepare(["benchmarks.fleet.__main__", *(["litellm"] if set(playing) & set(LITELLM) else [])])
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))  # through the stack: every process is ended
     measured: dict[str, list[Scored]] = {policy: [] for policy in playing}
     began = time.monotonic()
-    for number in range(1, rounds + 1):
+    for played in shapes:
         for policy in playing:
-            played = shape(arguments.seed, number, length)
             scored = Scored.of(run.play(policy, played), played)
             measured[policy].append(scored)
-            print(f"round {number} of {rounds}, {policy}: {in_short(scored)}", flush=True)
-    minutes = (time.monotonic() - began) / 60
-    shapes = [shape(arguments.seed, number, length) for number in range(1, rounds + 1)]
+            print(f"round {played.number} of {rounds}, {policy}: {in_short(scored)}", flush=True)
+    seconds = time.monotonic() - began
     virtual = {policy: [Scored.of(simulated.play(policy, each), each) for each in shapes] for policy in playing}
-    about = {
+    said = about(shapes, seconds)
+    report.write(arguments.out, measured, virtual, said)
+    print("\n" + report.markdown(measured, virtual, said))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
+    root.add_argument("--minutes", type=float, default=15.0, help="for what is measured; as many rounds as fit")
+    root.add_argument("--policies", nargs="+", choices=list(POLICIES), default=list(POLICIES), metavar="POLICY")
+    root.add_argument("--seed", type=int, default=1)
+    root.add_argument("--out", type=Path, default=RESULTS, help="folder for fleet.md and fleet.json")
+    return root
+
+
+def about(shapes: Sequence[Shape], seconds: float) -> dict[str, str]:
+    """What was played, on what, for the heading of the report."""
+    one, sites = shapes[0], shapes[0].sites
+    slots, medians = (", ".join(f"{value:g}" for value in values) for values in zip(*map(_sizes, sites), strict=True))
+    return {
         "commit": f"{commit()}, {date.today().isoformat()}",
         "machine": machine(),
-        "command": f"`python -m benchmarks.fleet {shlex.join(sys.argv[1:])}`".replace(" `", "`"),
-        "strategy": f"redis_router's default, {DEFAULT}",
-        "measured": f"{rounds} round(s) of {length:.0f} s for each policy, {minutes:.0f} minutes",
-        "fleet": f"{REPLICAS} gateway processes, {RATE:g} requests/s, {len(SITES)} providers with"
-        f" {', '.join(str(each.slots) for each in SITES)} slots; a median call takes"
-        f" {', '.join(f'{each.median:g}' for each in SITES)} s",
-        "incidents": "; ".join(each.text() for each in shapes[0].troubles),
+        "command": f"`{shlex.join(['python', '-m', 'benchmarks.fleet', *sys.argv[1:]])}`",
+        "redis_router": f"the defaults, which are the strategy {DEFAULT}",
+        "measured": f"{len(shapes)} round(s) of {one.length:.0f} s for each policy, {seconds / 60:.0f} minutes",
+        "fleet": f"{one.replicas} gateway processes, {one.rate:g} requests/s; {len(sites)} providers, of {slots} slots"
+        f" and {medians} s a median call; {one.timeout:g} s until a gateway gives up on a call",
+        "incidents": "; ".join(each.text() for each in one.troubles),
     }
-    report.write(arguments.out, measured, virtual, about)
-    print(report.markdown(measured, virtual, about))
-    return 0
+
+
+def _sizes(site: Site) -> tuple[float, float]:
+    return site.slots, site.median
 
 
 def known(policies: list[str]) -> list[str]:
@@ -65,7 +84,7 @@ def known(policies: list[str]) -> list[str]:
         return policies
     missing = [each for each in policies if each in LITELLM]
     if missing:
-        print(f"without {', '.join(missing)}: pip install -e '.[bench]'", flush=True)
+        print(f"LiteLLM is not installed: without {', '.join(missing)}. pip install -e '.[bench]'", flush=True)
     playing = [each for each in policies if each not in missing]
     if not playing:
         raise SystemExit("no policy is left to play")
