@@ -45,8 +45,7 @@ def markdown(measured: Runs, simulated: Runs, about: Mapping[str, str]) -> str:
     parts += [
         "## Measured beside simulated",
         "Medians: measured, simulated, and how many times the one is the other. The simulation has no CPU, no network"
-        " and no HTTP clients. Its LiteLLM shares nothing through Redis, and its cooldowns go by the machine's clock:"
-        " virtual time runs so fast that they last until the end of a run.",
+        " and no HTTP clients; its LiteLLM shares nothing through Redis.",
     ]
     for window in windows:
         compared = (FAILED, P50, P99, SICK)
