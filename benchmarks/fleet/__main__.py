@@ -34,16 +34,17 @@ def main() -> int:
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, lambda number, _: sys.exit(128 + number))  # through the stack: every process is ended
     measured: dict[str, list[Scored]] = {policy: [] for policy in playing}
+    virtual: dict[str, list[Scored]] = {policy: [] for policy in playing}
     began = time.monotonic()
     for played in shapes:
         for policy in playing:
             scored = Scored.of(run.play(policy, played), played)
             measured[policy].append(scored)
             print(f"round {played.number} of {rounds}, {policy}: {in_short(scored)}", flush=True)
-    seconds = time.monotonic() - began
-    virtual = {policy: [Scored.of(simulated.play(policy, each), each) for each in shapes] for policy in playing}
-    said = about(shapes, seconds)
-    report.write(arguments.out, measured, virtual, said)
+        for policy in playing:
+            virtual[policy].append(Scored.of(simulated.play(policy, played), played))
+        said = about(shapes[: played.number], time.monotonic() - began)
+        report.write(arguments.out, measured, virtual, said)  # after each round: whoever ends it early has the others
     print("\n" + report.markdown(measured, virtual, said))
     return 0
 

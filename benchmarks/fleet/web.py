@@ -10,6 +10,9 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+IDLE = 600
+"""Seconds: it is clients who close connections that idle. Else one sends a request while the server closes."""
+
 
 @asynccontextmanager
 async def serving(path: str, answer: Callable[..., Any]) -> AsyncIterator[int]:
@@ -18,7 +21,8 @@ async def serving(path: str, answer: Callable[..., Any]) -> AsyncIterator[int]:
         # What connections inherit: else asyncio leaves Nagle's algorithm on, and a small answer waits 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         app = Starlette(routes=[Route(path, answer, methods=["POST"])])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
+        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_keep_alive=IDLE)
+        server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield int(listener.getsockname()[1])
