@@ -1,6 +1,7 @@
 """The process that sends the requests: each when it is due, however many are under way."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 import httpx
@@ -27,8 +28,9 @@ async def main(pipe: Pipe, shape: Shape, ports: Sequence[int]) -> None:
             try:
                 answer = await http.post(f"http://127.0.0.1:{ports[replica]}/", content=str(number))
                 status = answer.status_code
-            except httpx.TransportError:
-                status = 0
+            except httpx.TransportError as error:  # nobody waits longer than this: the request failed
+                print(f"gateway {replica} did not answer request {number}: {error!r}", file=sys.stderr, flush=True)
+                status = 503
             if status not in (200, 503):
                 raise RuntimeError(f"gateway {replica} answered request {number} with {status}: see what it printed")
             return Request(at, loop.time() - begin - at, status != 200, lag)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from benchmarks.fleet import gateway, load, providers
 from benchmarks.fleet.log import Log
 from benchmarks.fleet.policies import OURS
-from benchmarks.fleet.processes import Child
+from benchmarks.fleet.processes import PATIENCE, Child
 from benchmarks.quality.worlds.shape import Shape
 from redis_router.testing.server import EmbeddedServer
 from tests.support.processes import WorkerProcess
@@ -33,7 +33,7 @@ def play(policy: str, shape: Shape) -> Log:
         begin = time.monotonic() + SETTLES
         for each in (sites, client, *gateways):
             each.tell(begin)
-        requests = client.hear(shape.length + load.PATIENCE + SETTLES)
+        requests = client.hear(shape.length + load.PATIENCE + PATIENCE)
         for each in (sites, *gateways):
             each.tell("over")
         return Log(requests, sites.hear(), sum(each.hear() for each in gateways))
