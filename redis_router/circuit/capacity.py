@@ -15,6 +15,7 @@ and Netflix's concurrency-limits read a queue from latencies. Durations are in m
 """
 
 import math
+
 from redis_router.circuit.record import ProviderHealth
 
 SAMPLES_KEPT = 64

@@ -114,7 +114,7 @@ class CircuitConfig:
 _CODEC = Codec(CircuitConfig)
 RECOMMENDED = CircuitConfig(
     failure_rate_threshold=0.2,
-    half_open_success_threshold=2,
+    half_open_success_threshold=3,
     half_open_max_probes=1,
     open_timeout=5.0,
     open_timeout_multiplier=2.0,

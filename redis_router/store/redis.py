@@ -32,8 +32,8 @@ _KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and rea
 def _measured(result: Result) -> str:
     """Its latency; where they are known, the load when it began, and how long the whole call took: see `record.lua`."""
     if result.duration_ms and result.duration_ms != result.latency_ms:
-        return "%.9g:%.9g:%.9g" % (result.latency_ms, result.load, result.duration_ms)
-    return "%.9g:%.9g" % (result.latency_ms, result.load) if result.load else "%.9g" % result.latency_ms
+        return f"{result.latency_ms:.9g}:{result.load:.9g}:{result.duration_ms:.9g}"
+    return f"{result.latency_ms:.9g}:{result.load:.9g}" if result.load else f"{result.latency_ms:.9g}"
 
 
 class RedisStore:
@@ -185,7 +185,7 @@ class RedisStore:
             kind = f"{outcome.value}:{reason}" if reason else outcome.value
             # nine digits are finer than any clock, and cost a third of all seventeen
             if outcome is Outcome.RATE_LIMITED:
-                numbers = " ".join(["%.9g:%.9g" % (result.cooldown_ms, result.load) for result in run])
+                numbers = " ".join([f"{result.cooldown_ms:.9g}:{result.load:.9g}" for result in run])
             else:
                 numbers = " ".join([_measured(result) for result in run])
             args += (kind, generation, permit, numbers)

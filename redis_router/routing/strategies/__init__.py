@@ -2,6 +2,8 @@
 
 base      what a strategy is
 by_turns  round_robin, weighted, weighted_round_robin
+room      who is the quickest and has room
+adaptive  the default: by the fleet's calls in flight and learned limits
 by_best   latency, availability
 p2c       p2c, and the least loaded of all for a request's further tries
 idle      looks at providers that a strategy by figures would never choose

@@ -9,13 +9,12 @@ before anybody's answer was late. `docs/how-choosing-works.md` reckons an exampl
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from redis_router.circuit.capacity import FIRST_LIMIT
 from redis_router.circuit.record import ProviderHealth
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.strategies.base import Pick
 from redis_router.routing.strategies.p2c import alias_table
+from redis_router.routing.strategies.room import Row, as_tuple, first_with_room, least, row_of
 
 DEVIATIONS = 1.5
 """A provider's latency counts with so many of its mean deviations: one that spreads less has the better p99."""
@@ -25,8 +24,6 @@ OPTIMISM = 0.5
 """So much of a latency is doubted, over √(samples + 1): who had one slow call gets another."""
 FAILURE_COSTS_MS = 5000.0
 """What a failure is worth in latency: linkerd's penalty."""
-SURCHARGE = 0.5
-"""Of the latency, for a call above the limit: how long the queue is, is never known for sure."""
 FIRST_LOOK_MS, LAST_LOOK_MS = 2000.0, 300_000.0
 """An idle provider is looked at again after twice the time between its last two results, within these."""
 LOOKS = 0.002
@@ -67,80 +64,31 @@ class Quickest:
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
         rows = sorted(map(_row, random.sample(candidates, len(candidates))), key=lambda row: row.expected)
-        in_order = [_as_tuple(row) for row in rows]
-        return lambda: _least(in_order)
+        in_order = [as_tuple(row) for row in rows]
+        return lambda: least(in_order)
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One provider as it is reckoned with, in ms.
-
-    expected  until an answer, without waiting
-    promise   the same, as it used to be
-    limit     calls at once that it takes without making them wait
-    room      so many calls of this replica fit in, beside those of the others
-    per_call  waiting, for each call above the limit
-    """
-
-    candidate: Candidate
-    expected: float
-    promise: float
-    limit: int
-    room: int
-    per_call: float
 
 def _row(candidate: Candidate) -> Row:
-    health, elsewhere = candidate.health, candidate.elsewhere
+    health = candidate.health
     if not health.samples:  # the fewest calls, to see
-        return Row(candidate, 0.0, 0.0, 1, 1 - elsewhere, 1e6)
-    limit = max(1, math.floor((health.concurrency_limit or FIRST_LIMIT) + 0.1))
+        return Row(candidate, 0.0, 0.0, 1 - candidate.elsewhere, per_call=1e6)
     usual, floor = health.usual_latency_ms, health.floor_latency_ms
     latency = usual if BECAME_QUICK * usual < floor < BECAME_SLOW * usual else floor
     doubted = (1 - OPTIMISM / math.sqrt(health.samples + 1)) / health.weight
     spread = DEVIATIONS * min(health.latency_deviation_ms, 2 * latency)
     expected = (latency + spread) * doubted + FAILURE_COSTS_MS * health.failure_rate
-    per_call = max(health.call_ms, floor) / max(1.0, health.concurrency_limit)
-    return Row(candidate, expected, usual * doubted, limit, limit - elsewhere, per_call)
+    return row_of(candidate, expected, usual * doubted)
 
 
 def _pick(rows: Sequence[Row]) -> Pick:
     first = rows[0].candidate
     if len(rows) == 1:
         return lambda: first
-    ties = sum(row.expected == rows[0].expected for row in rows)
-    if ties == 1 and not any(row.candidate.health.concurrency_limit or row.candidate.load for row in rows):
+    if rows[0].expected < rows[1].expected and not any(
+        row.candidate.health.concurrency_limit or row.candidate.load for row in rows
+    ):
         return _by_share(rows)
-    calls, room, draw = first.in_flight, rows[0].room, random.random
-    in_order = [_as_tuple(row) for row in rows]
-    if ties == 1:
-        return lambda: first if len(calls) < room else _least(in_order)
-
-    def pick_one_of_equals() -> Candidate:
-        _, calls, room, _, candidate = in_order[int(draw() * ties)]
-        return candidate if len(calls) < room else _least(in_order)
-
-    return pick_one_of_equals
-
-
-InOrder = tuple[float, list[None], int, float, Candidate]
-"""Of a row: what is expected, calls under way here, room, per call, the candidate. To unpack it is quick."""
-
-
-def _as_tuple(row: Row) -> InOrder:
-    return row.expected, row.candidate.in_flight, row.room, row.per_call, row.candidate
-
-
-def _least(in_order: Sequence[InOrder]) -> Candidate:
-    """The least time with its waiting; they are in order, so that most are not looked at."""
-    least, best = math.inf, in_order[0][-1]
-    for expected, calls, room, per_call, candidate in in_order:
-        if expected >= least:
-            break
-        over = len(calls) + 1 - room
-        time = expected if over <= 0 else (1 + SURCHARGE) * expected + over * per_call
-        if time < least:
-            least, best = time, candidate
-    return best
+    return first_with_room(rows)
 
 
 def _by_share(rows: Sequence[Row]) -> Pick:
