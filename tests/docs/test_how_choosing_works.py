@@ -73,7 +73,7 @@ def test_the_expected_time():
     rows, all_of_it = [_row(each) for each in candidates()], figures("Expected time", "expected")
     assert [row.expected for row in rows] == all_of_it
     with_spread = figures("Expected time", "latency + 1.5 · deviation")
-    doubted = figures("Expected time", "· (1 − 0.5 / √64), which is 0.9375")
+    doubted = figures("Expected time", "· 0.9375, as √64 is 8")
     failing = figures("Expected time", "+ 5000 · failure rate")
     assert [number * 0.9375 for number in with_spread] == doubted
     assert [a + b for a, b in zip(doubted, failing, strict=True)] == all_of_it
