@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from redis_router import AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
+from redis_router import RECOMMENDED, AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
 from redis_router.circuit.outcome import Result
 from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
@@ -144,14 +144,16 @@ def run(one_real, line: str, namespace: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def looked_at(one_real):
-    """What the page shows: openai has failed five times, azure's probe passes, worker-1 leads."""
+    """What the page shows: openai has failed three times, azure's probe passes, worker-1 leads."""
     store = one_real.store("gw-1")
-    store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), CircuitConfig())
+    store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), RECOMMENDED)
     store.register(
-        Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), CircuitConfig()
+        Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), RECOMMENDED
     )
     recorded(store, "azure", 1, result("azure", True, latency_ms=222.6))
-    for seq in range(5):
+    began_ms, _ = store.leader()
+    for seq in range(3):
+        store.now_ms = began_ms + 7 * seq
         recorded(store, "openai", seq + 1, Result("openai", Outcome.FAILURE, 120.0, 1, reason="http_503"))
     worker = HealthChecker(one_real.url, one_real.namespace, worker="worker-1")
     assert worker.run_once().leader
@@ -160,7 +162,8 @@ def looked_at(one_real):
 
 
 def masked(text: str) -> str:
-    """Times and moments are of the moment; a column's width goes by them."""
+    """Times and moments are of the moment, jitter is of chance; a column's width goes by them."""
+    text = re.sub(r"(open_timeout_factor +)1\.\d+", r"\1FACTOR", text)
     text = re.sub(r"\d{13,16}", "MOMENT", text)
     text = re.sub(r"\b\d+(\.\d)? (s|min)\b", "TIME", text)
     return re.sub(r" +", " ", text)
