@@ -215,14 +215,16 @@ def test_a_namespace_as_printed(as_a_user):
 def test_memory_is_about_what_the_page_says(one_real):
     """A record, a process that wrote, a full log of events."""
     store, client = one_real.store("gateway-7f-4242"), one_real.client()
-    store.register(Provider("openai", ("gpt-4o",)), CircuitConfig())
-    recorded(store, "openai", 1, result("openai", True))
+    store.register(Provider("openai", ("gpt-4o",)), RECOMMENDED)
+    for seq, load in enumerate((1.0, 3.0, 2.0), 1):
+        learned = Result("openai", Outcome.SUCCESS, 812.5 + seq, 1, duration_ms=2513.3 + seq, load=load)
+        recorded(store, "openai", seq, learned)
     for number in range(1_200):
         store.update("openai", {"weight": str(1 + number % 2)})
     used = {key: client.memory_usage(key, samples=0) for key in client.keys(f"{one_real.namespace}:{{openai}}:*")}
     (seq,) = [size for key, size in used.items() if ":seq:" in key]
-    assert 400 < used[one_real.keys.health("openai")] < 800
-    assert 50 < seq < 150
+    assert 600 < used[one_real.keys.health("openai")] < 1_000
+    assert 100 < seq + used[one_real.keys.in_flight("openai")] < 250
     assert 30_000 < used[one_real.keys.events("openai")] < 70_000
 
 
