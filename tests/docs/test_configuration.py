@@ -41,7 +41,9 @@ def test_defaults_are_those_of_the_code():
 
 def test_the_preset_is_that_of_the_code():
     """Each threshold, without its unit."""
-    found = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\d.]+)", section("docs/configuration.md", "Thresholds"), re.MULTILINE)
+    found = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| ([\d.]+)", section("docs/configuration.md", "Thresholds"), re.MULTILINE
+    )
     assert {name: float(text) for name, text in found} == dataclasses.asdict(RECOMMENDED)
     assert Options().circuit is RECOMMENDED
     assert "| `circuit` | `RECOMMENDED` |" in section("docs/configuration.md", "Options")

@@ -147,9 +147,7 @@ def looked_at(one_real):
     """What the page shows: openai has failed three times, azure's probe passes, worker-1 leads."""
     store = one_real.store("gw-1")
     store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), RECOMMENDED)
-    store.register(
-        Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), RECOMMENDED
-    )
+    store.register(Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), RECOMMENDED)
     recorded(store, "azure", 1, result("azure", True, latency_ms=222.6))
     began_ms, _ = store.leader()
     for seq in range(3):
