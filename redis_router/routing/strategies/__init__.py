@@ -1,6 +1,7 @@
 """Routing strategies: work done when the table changes, so that a pick costs the same for 3 and for 1000 providers.
 
 base      what a strategy is
+adaptive  adaptive, the default
 by_turns  round_robin, weighted, weighted_round_robin
 by_best   latency, availability
 p2c       p2c, and the least loaded of all for a request's further tries
