@@ -5,6 +5,7 @@
 local SAMPLES_KEPT, GROWTH_COUNTED = 64, 1000000
 local FIRST_LIMIT = 2 -- of a provider of which nothing is known yet
 local LOW, NEAR = 0.5, 0.75
+local LESS = 0.7 -- after a rate limit so many of the calls at once that met it
 local TOLERATED, UNSURE = 1.25, 1.5
 
 -- To three digits after the point: finer says nothing, and costs room in the record.
@@ -56,6 +57,33 @@ local function learn(health, latency_ms, load)
   health.usual_latency_ms, health.latency_deviation_ms = rounded(usual), rounded(deviation)
   health.floor_latency_ms, health.near_latency_ms = rounded(floor), rounded(near)
   health.near_load, health.concurrency_limit = rounded(near_load), rounded(limit)
+end
+
+-- Did a call time out that began above the limit of a closed circuit? Then our own crowd made it late. Of a provider that
+-- is dead the calls below the limit time out, too, and these count.
+local function is_overload(health, why, load)
+  local limit = health.concurrency_limit
+  return why == 'timeout' and limit > 0 and limit < load and health.circuit_state == 'closed'
+end
+
+-- Such a call waited, nobody knows for how long.
+local function overload(health)
+  local near, limit = health.near_latency_ms, health.concurrency_limit
+  health.near_latency_ms = rounded(near + (8 * health.floor_latency_ms - near) / 12)
+  health.concurrency_limit, health.limit_growth = rounded(cut(limit, 0.5 * limit)), 1
+end
+
+-- A call was refused for a rate limit: fewer calls at once keep within it. Only where the call began within the limit: of
+-- many that are refused at once, one says it all.
+local function keep_rate(health, load)
+  if load <= 0 or (health.concurrency_limit > 0 and health.concurrency_limit < load) then return end
+  health.concurrency_limit, health.limit_growth = rounded(math.max(1, LESS * load)), 1
+end
+
+-- A circuit closed: a small limit, which grows by leaps: the provider may be sick yet.
+local function begin_anew(health)
+  local limit = health.concurrency_limit
+  if limit > 0 then health.concurrency_limit, health.limit_growth = rounded(math.max(FIRST_LIMIT, limit / 4)), 0 end
 end
 
 -- A call that went well lasted so long, its stream included.

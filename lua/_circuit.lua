@@ -130,6 +130,7 @@ local function transition(record, to, reason, now)
     health.consecutive_failures, health.consecutive_successes = 0, 0
   else
     health.consecutive_failures, health.failure_rate = 0, 0
+    begin_anew(health)
     if not by_operator then health.available, health.unavailable_reason = 1, '' end
   end
 end

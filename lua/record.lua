@@ -55,17 +55,21 @@ for i = 9, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
   for number, load, duration in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?(%S*)') do
-    if success or outcome == 'failure' then
+    local at_load = tonumber(load) or 0
+    if outcome == 'failure' and is_overload(health, why, at_load) then
+      overload(health)
+    elseif success or outcome == 'failure' then
       local ms = tonumber(number)
       if asks_others then
         local says = complains(health, success, ms, generation)
         if says ~= nil then word = says end
       end
-      fold(record, success, ms, generation, why, now, tonumber(load) or 0, tonumber(duration) or 0)
+      fold(record, success, ms, generation, why, now, at_load, tonumber(duration) or 0)
     elseif outcome == 'rate_limited' then
       cool_down(health, tonumber(number), now)
+      keep_rate(health, at_load)
     elseif outcome == 'begun' and tonumber(number) > 0 then
-      learn(health, tonumber(number), tonumber(load) or 0)
+      learn(health, tonumber(number), at_load)
     end
     applied = applied + 1
   end

@@ -1,7 +1,8 @@
 """LiteLLM's Router in virtual time: its choice, its cooldowns and its latency map, one Router a replica, in memory.
 
-Its caches ask `time.time`, which is ours while it works. Its Redis would go by its own clock, so that what replicas
-share through it (cooldowns, seen up to seconds later) is not driven here.
+Its caches ask `time.time`, which is ours while it works. It counts cooldowns on the machine's clock, which virtual time
+outruns: they are ended from here. Its Redis would go by its own clock, so that what replicas share through it
+(cooldowns, seen up to seconds later) is not driven here.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class LiteLLM(ByCall):
         self._litellm = litellm
         with self._clock():
             self._routers = [self._router() for _ in range(self._run.replicas)]
+            self._cooldowns = [Cooldowns(router) for router in self._routers]
 
     def _router(self) -> Any:
         deployments = [self._deployment(name) for name in self._run.providers]
@@ -57,6 +59,7 @@ class LiteLLM(ByCall):
             yield
 
     def choose(self, replica: int, tried: frozenset[str]) -> tuple[str, Any] | None:
+        self._cooldowns[replica].end(self._run.world.now)
         with self._clock():
             try:  # a retry chooses anew, and may come to the same deployment
                 found = self._routers[replica].get_available_deployment(
@@ -76,6 +79,8 @@ class LiteLLM(ByCall):
         }
         with self._clock():
             self._loop.run_until_complete(self._tell(router, about, answer, end - seconds, end))
+        if answer.status != 200:
+            self._cooldowns[replica].note(ticket, self._run.world.now)
 
     async def _tell(self, router: Any, about: dict[str, Any], answer: Answer, begin: float, end: float) -> None:
         """In a loop, as its callbacks start tasks."""
@@ -99,3 +104,25 @@ class LiteLLM(ByCall):
         response = httpx.Response(answer.status, headers=headers, request=httpx.Request("POST", "http://127.0.0.1:9"))
         kinds = {429: self._litellm.RateLimitError, 401: self._litellm.AuthenticationError}
         return kinds.get(answer.status, self._litellm.InternalServerError)(**about, response=response)
+
+
+class Cooldowns:
+    """Those of one Router, in virtual time: seconds."""
+
+    def __init__(self, router: Any) -> None:
+        self._cache = router.health().cooldowns
+        self._known: dict[str, tuple[float, float]] = {}
+        """By deployment: when the Router says that it began, on the machine's clock, and when it ends, on ours."""
+
+    def note(self, name: str, now: float) -> None:
+        """A call of this deployment failed, which may have begun its cooldown."""
+        for _, cooldown in self._cache.get_active_cooldowns([name], None):
+            began, _ = self._known.get(name, (None, 0.0))
+            if began != cooldown["timestamp"]:
+                self._known[name] = cooldown["timestamp"], now + cooldown["cooldown_time"]
+
+    def end(self, now: float) -> None:
+        """Those whose time is over."""
+        for name in [name for name, (_, end) in self._known.items() if now >= end]:
+            del self._known[name]
+            self._cache.cooldown_store.evict_local(name)

@@ -23,6 +23,8 @@ FIRST_LIMIT = 2.0
 """Of a provider of which nothing is known yet."""
 LOW, NEAR = 0.5, 0.75
 """Below this part of the usual load a call says how fast the provider is; above this part of the limit, how full."""
+LESS = 0.7
+"""After a rate limit so many of the calls at once that met it."""
 TOLERATED, UNSURE = 1.25, 1.5
 """Calls near the limit wait where they take so many times the floor: 1.25, and 1.5 / √samples for the noise."""
 
@@ -70,6 +72,41 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
         "concurrency_limit": rounded(limit),
         "limit_growth": growth,
     }
+
+
+def is_overload(health: ProviderHealth, why: str, load: float) -> bool:
+    """Did a call time out that began above the limit of a closed circuit? Then our own crowd made it late.
+
+    Of a provider that is dead the calls below the limit time out, too, and these count.
+    """
+    return why == "timeout" and 0 < health.concurrency_limit < load and health.circuit_state == "closed"
+
+
+def overloaded(health: ProviderHealth) -> dict[str, float]:
+    """What changes in the record by such a call: it waited, nobody knows for how long."""
+    floor = health.floor_latency_ms
+    near = health.near_latency_ms + (8 * floor - health.near_latency_ms) / 12
+    return {
+        "near_latency_ms": rounded(near),
+        "concurrency_limit": rounded(cut(health.concurrency_limit, 0.5 * health.concurrency_limit)),
+        "limit_growth": 1,
+    }
+
+
+def rate_limited(health: ProviderHealth, load: float) -> dict[str, float]:
+    """What changes in the record where a call was refused for a rate limit: fewer calls at once keep within it.
+
+    Only where the call began within the limit: of many that are refused at once, one says it all.
+    """
+    if load <= 0 or 0 < health.concurrency_limit < load:
+        return {}
+    return {"concurrency_limit": rounded(max(1.0, LESS * load)), "limit_growth": 1}
+
+
+def begun_anew(health: ProviderHealth) -> dict[str, float]:
+    """What changes in the record where a circuit closes: a small limit, which grows by leaps: it may be sick yet."""
+    limit = health.concurrency_limit
+    return {"concurrency_limit": rounded(max(FIRST_LIMIT, limit / 4)), "limit_growth": 0} if limit else {}
 
 
 def grown(limit: float, growth: int, load: float) -> tuple[float, int]:

@@ -150,7 +150,7 @@ def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: in
     elif to is HALF_OPEN:
         health = replace(health, consecutive_failures=0, consecutive_successes=0)
     else:
-        health = replace(health, consecutive_failures=0, failure_rate=0.0)
+        health = changed(health, {"consecutive_failures": 0, "failure_rate": 0.0} | capacity.begun_anew(health))
         if not by_operator:
             health = replace(health, available=True, unavailable_reason="")
     return health, change
@@ -164,6 +164,8 @@ def complains(health: ProviderHealth, result: Result) -> bool | None:
     if result.outcome not in (Outcome.SUCCESS, Outcome.FAILURE):
         return None
     failed = result.outcome is Outcome.FAILURE
+    if failed and capacity.is_overload(health, result.reason, result.load):
+        return None
     if is_local(result.generation):
         return failed
     if result.generation != health.generation or health.circuit_state is OPEN:
@@ -204,13 +206,16 @@ def fold(
     matter: a replica that decides for itself.
     """
     if result.outcome is Outcome.RATE_LIMITED:
-        return cool_down(health, result.cooldown_ms, now_ms), None
+        cooling = cool_down(health, result.cooldown_ms, now_ms)
+        return changed(cooling, capacity.rate_limited(health, result.load)), None
     if result.outcome is Outcome.IGNORED:
         return health, None
     if result.outcome is Outcome.BEGUN:
         known = result.latency_ms > 0
         return changed(health, capacity.learned(health, result.latency_ms, result.load)) if known else health, None
     success = result.outcome is Outcome.SUCCESS
+    if not success and capacity.is_overload(health, result.reason, result.load):
+        return changed(health, capacity.overloaded(health)), None
     changes = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:
         return changed(health, changes), None  # a late result moves the averages, never the circuit

@@ -185,7 +185,7 @@ class RedisStore:
             kind = f"{outcome.value}:{reason}" if reason else outcome.value
             # nine digits are finer than any clock, and cost a third of all seventeen
             if outcome is Outcome.RATE_LIMITED:
-                numbers = " ".join(["%.9g" % result.cooldown_ms for result in run])
+                numbers = " ".join(["%.9g:%.9g" % (result.cooldown_ms, result.load) for result in run])
             else:
                 numbers = " ".join([_measured(result) for result in run])
             args += (kind, generation, permit, numbers)

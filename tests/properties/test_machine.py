@@ -118,7 +118,7 @@ class Fleet:
         if step != "record again":
             self.seq += 1
             self.batch = [
-                Result(self.name, outcome, number, generation + offset, "a", "why"[:offset], took, number, load)
+                Result(self.name, outcome, number, generation + offset, "a", "timeout" if offset == 0 else "why"[:offset], took, number, load)
                 for outcome, number, offset, load, took in given_
             ]
             self.in_flight = len(given_) % 7

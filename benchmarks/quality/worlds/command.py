@@ -68,7 +68,7 @@ def _all(asked: argparse.Namespace, arguments: Sequence[str]) -> int:
     print(tables(worlds, asked.seed), f"\n{seconds:.0f} s")
     if asked.out is not None:
         command = f"python -m benchmarks.quality {shlex.join(arguments)}"
-        about = {"command": command, "commit": _commit(), "seed": asked.seed, "worlds": asked.worlds}
+        about = {"command": command, "commit": commit(), "seed": asked.seed, "worlds": asked.worlds}
         write(asked.out, worlds, about | {"jobs": asked.jobs, "seconds": round(seconds)})
     return 0
 
@@ -94,7 +94,8 @@ def _again(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _commit() -> str:
+def commit() -> str:
+    """What is measured."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

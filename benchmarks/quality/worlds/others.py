@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.quality.fleet import EPOCH_MS
-from benchmarks.quality.litellm_peer import LiteLLM
+from benchmarks.quality.litellm_peer import Cooldowns, LiteLLM
 from benchmarks.quality.policies import Original
 from benchmarks.quality.world import Answer
 from benchmarks.quality.worlds.ground import Ground, Request
@@ -153,6 +153,7 @@ class LiteLLMRouter(LiteLLM):
             return
         with self._clock():
             self._routers[replica] = self._router()
+            self._cooldowns[replica] = Cooldowns(self._routers[replica])
             for name in self.ground.drained:
                 self._routers[replica].delete_deployment(id=name)
 

@@ -117,7 +117,7 @@ class Served:
         if len(live.waiting) >= MOST_WAITING:
             after(QUICKLY, partial(self._fail, Answer(503)))
             return
-        after(self._timeout, self._give_up)
+        after(self._timeout, self.give_up)
         if live.busy < live.slots:
             self._serve()
         else:
@@ -145,7 +145,8 @@ class Served:
         self._leave()
         self._answered(Answer(200), seconds)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Whoever called waits no longer."""
         if not self._over:
             self._over = True
             self._leave()

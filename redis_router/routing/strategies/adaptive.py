@@ -62,6 +62,15 @@ class Adaptive:
         return hopeful, others
 
 
+class Quickest:
+    """The least expected time of all, for a request's further tries: no looks, no shares."""
+
+    def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
+        rows = sorted(map(_row, random.sample(candidates, len(candidates))), key=lambda row: row.expected)
+        in_order = [_as_tuple(row) for row in rows]
+        return lambda: _least(in_order)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One provider as it is reckoned with, in ms.
@@ -102,7 +111,7 @@ def _pick(rows: Sequence[Row]) -> Pick:
     if ties == 1 and not any(row.candidate.health.concurrency_limit or row.candidate.load for row in rows):
         return _by_share(rows)
     calls, room, draw = first.in_flight, rows[0].room, random.random
-    in_order = [(r.expected, r.candidate.in_flight, r.room, r.per_call, r.candidate) for r in rows]
+    in_order = [_as_tuple(row) for row in rows]
     if ties == 1:
         return lambda: first if len(calls) < room else _least(in_order)
 
@@ -113,8 +122,16 @@ def _pick(rows: Sequence[Row]) -> Pick:
     return pick_one_of_equals
 
 
-def _least(in_order: Sequence[tuple[float, list[None], int, float, Candidate]]) -> Candidate:
-    """The least time with its waiting. Tuples of what `Row` has, in order, so that most are not looked at."""
+InOrder = tuple[float, list[None], int, float, Candidate]
+"""Of a row: what is expected, calls under way here, room, per call, the candidate. To unpack it is quick."""
+
+
+def _as_tuple(row: Row) -> InOrder:
+    return row.expected, row.candidate.in_flight, row.room, row.per_call, row.candidate
+
+
+def _least(in_order: Sequence[InOrder]) -> Candidate:
+    """The least time with its waiting; they are in order, so that most are not looked at."""
     least, best = math.inf, in_order[0][-1]
     for expected, calls, room, per_call, candidate in in_order:
         if expected >= least:

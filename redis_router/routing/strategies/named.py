@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from redis_router.errors import InvalidArgument
-from redis_router.routing.strategies.adaptive import Adaptive
+from redis_router.routing.strategies.adaptive import Adaptive, Quickest
 from redis_router.routing.strategies.base import Strategy
 from redis_router.routing.strategies.by_best import Availability, Latency
 from redis_router.routing.strategies.by_turns import RoundRobin, Weighted, WeightedRoundRobin
@@ -24,6 +24,8 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 def best_first(strategy: str | Strategy) -> Strategy:
     """What orders a request's further tries: an instance of its own, so that they use up no turns of the first ones."""
     found = resolve(strategy)
+    if isinstance(found, Adaptive):
+        return Quickest()
     return LeastLoad() if isinstance(found, PowerOfTwoChoices) else found
 
 
