@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from redis_router import Candidate, Provider, ProviderHealth
+from redis_router import Candidate, CircuitState, Outcome, Provider, ProviderHealth
 from redis_router.circuit.capacity import cut, learned
+from redis_router.circuit.machine import fold, transition
+from redis_router.circuit.outcome import Result
 from redis_router.routing.candidate import Here
 from redis_router.routing.strategies.adaptive import FIRST_LOOK_MS, LAST_LOOK_MS, LOOKS, STEEPNESS, Adaptive, _row
 from redis_router.routing.strategies.base import Pick
@@ -168,6 +170,30 @@ def test_the_limit_is_cut_by_littles_law():
     assert learned(replace(health, near_latency_ms=1140.0), 1140.0, 8)["concurrency_limit"] > before
     grown = learned(replace(health, near_latency_ms=800.0), 800.0, 8)["concurrency_limit"]
     assert f"the next one makes it {grown:g}." in section(PAGE, heading)
+
+
+def test_what_else_moves_the_limit():
+    """A time-out above it, a rate limit within it, a circuit that closes; each as the machine has it."""
+    heading = "How the limit is learned"
+    after = {row: float(cells[0]) for row, cells in table(heading).items() if row.startswith(("after a", "when the"))}
+    openai = replace(records()[0], limit_growth=7)
+    results = {
+        "after a time-out of a call that began at a load of 9, above it": Result(
+            "openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=9.0
+        ),
+        "after a rate limit that met a call at a load of 6, within it": Result(
+            "openai", Outcome.RATE_LIMITED, 0.0, 1, cooldown_ms=1_000.0, load=6.0
+        ),
+    }
+    found = {row: fold(openai, result, 1_000)[0] for row, result in results.items()}
+    found["when the circuit closes"], _ = transition(openai, CircuitState.CLOSED, "half_open_successes", 1_000)
+    assert {row: health.concurrency_limit for row, health in found.items()} == after
+    assert [health.consecutive_failures for health in found.values()] == [0, 0, 0]
+    assert found["when the circuit closes"].limit_growth == 0, "by leaps"
+    (refused_in_numbers, _) = fold(openai, Result("openai", Outcome.RATE_LIMITED, 0.0, 1, load=9.0), 1_000)
+    assert refused_in_numbers.concurrency_limit == openai.concurrency_limit
+    dead, _ = fold(openai, Result("openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=8.0), 1_000)
+    assert dead.consecutive_failures == 1
 
 
 def test_a_hang_fills_the_limit():
