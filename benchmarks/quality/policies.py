@@ -82,7 +82,7 @@ GUIDE = CircuitConfig(
     min_reporters=2,
     slow_start=10.0,
 )
-"""The guide of docs/choosing.md; a slow call is one that takes longer than 99 % of the best provider's do."""
+"""Thresholds for `p2c`, set by hand; a slow call is one that takes longer than 99 % of the best provider's do."""
 
 
 def ours(url: str, strategy: str | Callable[[], Strategy], config: CircuitConfig) -> Callable[[Run], Fleet]:

@@ -1,24 +1,58 @@
-"""docs/choosing.md: the guide is what was simulated, the figures are those of the last run, the snippets run."""
+"""docs/choosing.md: the defaults are what the page says, the figures are those of the last run, the snippets run."""
 
 import json
 import re
+from dataclasses import fields, replace
 from typing import Any
 
 from benchmarks.quality.policies import GUIDE
-from redis_router import Latency, Provider, Router
+from redis_router import RECOMMENDED, CircuitState, Latency, Outcome, Provider, ProviderHealth, Router
+from redis_router.circuit.machine import fold
+from redis_router.circuit.outcome import Result
 from redis_router.routing.strategies import STRATEGIES
 from tests.support.documents import ROOT, section, snippet
 
-GUIDE_AS_PRINTED = snippet("docs/choosing.md", "circuit = CircuitConfig(")
+DEFAULTS = snippet("docs/choosing.md", "same = Router(")
+CHANGED = snippet("docs/choosing.md", "circuit = replace(")
 OWN_STRATEGY = snippet("docs/choosing.md", "class Cheapest")
 
 
-def test_the_guide_is_what_was_simulated(as_a_user):
-    """Its thresholds are those of the benchmark's policy, and the lines run."""
+def test_the_defaults_are_spelled_out():
+    """With these two arguments a router is the one without any."""
     scope: dict[str, Any] = {}
-    exec(f"from redis_router import Router\n{GUIDE_AS_PRINTED}", scope)
-    assert scope["circuit"] == GUIDE
-    assert scope["router"].options.strategy == "p2c"
+    exec(DEFAULTS, scope)
+    assert scope["same"].options == scope["router"].options
+    assert scope["router"].options.circuit is RECOMMENDED
+
+
+def opened_after(successes: str) -> int | None:
+    """By so many calls, 1 for a success and 0 for a failure, with the default thresholds; None for not at all."""
+    health = replace(ProviderHealth("openai"), config=RECOMMENDED)
+    for number, success in enumerate(successes, 1):
+        outcome = Outcome.SUCCESS if success == "1" else Outcome.FAILURE
+        health, _ = fold(health, Result("openai", outcome, 10.0, 1), 1_000)
+        if health.circuit_state is CircuitState.OPEN:
+            return number
+    return None
+
+
+def test_what_the_page_says_of_the_default_thresholds():
+    """Three failures in a row, two replicas, five seconds, twice as long; four of five calls; never in turn."""
+    assert opened_after("00000") == 3
+    assert opened_after("00100") == 5
+    assert opened_after("01" * 500) is None
+    said = (RECOMMENDED.min_reporters, RECOMMENDED.open_timeout, RECOMMENDED.open_timeout_multiplier)
+    assert said == (2, 5.0, 2.0)
+
+
+def test_changing_some_thresholds():
+    """As printed: the rest stays, and the guide of the simulation has the same window, slow calls and slow start."""
+    scope: dict[str, Any] = {}
+    exec(CHANGED, scope)
+    new = [field.name for field in fields(RECOMMENDED) if getattr(RECOMMENDED, field.name) == 0]
+    assert [name for name in new if getattr(scope["circuit"], name)] == new
+    assert scope["circuit"] == replace(RECOMMENDED, **{name: getattr(GUIDE, name) for name in new})
+    assert scope["router"].options.circuit == scope["circuit"]
 
 
 def test_the_figures_are_those_of_the_simulation():

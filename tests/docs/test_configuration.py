@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import re
 
-from redis_router import CircuitConfig, Probe, Router
+from redis_router import RECOMMENDED, CircuitConfig, Probe, Router
 from redis_router.options import Options
 from tests.support.documents import section, snippet
 
@@ -37,6 +37,16 @@ def test_defaults_are_those_of_the_code():
         if field.name != "circuit":
             said = told[field.name].split(" ")[0].replace(",", "").strip('`"')
             assert said == (field.default if isinstance(field.default, str) else f"{field.default:g}"), field.name
+
+
+def test_the_preset_is_that_of_the_code():
+    """Each threshold, without its unit."""
+    found = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| ([\d.]+)", section("docs/configuration.md", "Thresholds"), re.MULTILINE
+    )
+    assert {name: float(text) for name, text in found} == dataclasses.asdict(RECOMMENDED)
+    assert Options().circuit is RECOMMENDED
+    assert "| `circuit` | `RECOMMENDED` |" in section("docs/configuration.md", "Options")
 
 
 def test_routers_of_one_process_share_their_memory(as_a_user):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from redis_router import AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
+from redis_router import RECOMMENDED, AccessDenied, CircuitConfig, HealthChecker, Outcome, Provider, Router, cli
 from redis_router.circuit.outcome import Result
 from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
@@ -144,14 +144,14 @@ def run(one_real, line: str, namespace: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def looked_at(one_real):
-    """What the page shows: openai has failed five times, azure's probe passes, worker-1 leads."""
+    """What the page shows: openai has failed three times, azure's probe passes, worker-1 leads."""
     store = one_real.store("gw-1")
-    store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), CircuitConfig())
-    store.register(
-        Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), CircuitConfig()
-    )
+    store.register(Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), RECOMMENDED)
+    store.register(Provider("azure", ("gpt-4o",), probe=f"tcp://127.0.0.1:{server(one_real.name).port}"), RECOMMENDED)
     recorded(store, "azure", 1, result("azure", True, latency_ms=222.6))
-    for seq in range(5):
+    began_ms, _ = store.leader()
+    for seq in range(3):
+        store.now_ms = began_ms + 7 * seq
         recorded(store, "openai", seq + 1, Result("openai", Outcome.FAILURE, 120.0, 1, reason="http_503"))
     worker = HealthChecker(one_real.url, one_real.namespace, worker="worker-1")
     assert worker.run_once().leader
@@ -160,7 +160,8 @@ def looked_at(one_real):
 
 
 def masked(text: str) -> str:
-    """Times and moments are of the moment; a column's width goes by them."""
+    """Times and moments are of the moment, jitter is of chance; a column's width goes by them."""
+    text = re.sub(r"(open_timeout_factor +)1\.\d+", r"\1FACTOR", text)
     text = re.sub(r"\d{13,16}", "MOMENT", text)
     text = re.sub(r"\b\d+(\.\d)? (s|min)\b", "TIME", text)
     return re.sub(r" +", " ", text)
@@ -212,14 +213,16 @@ def test_a_namespace_as_printed(as_a_user):
 def test_memory_is_about_what_the_page_says(one_real):
     """A record, a process that wrote, a full log of events."""
     store, client = one_real.store("gateway-7f-4242"), one_real.client()
-    store.register(Provider("openai", ("gpt-4o",)), CircuitConfig())
-    recorded(store, "openai", 1, result("openai", True))
+    store.register(Provider("openai", ("gpt-4o",)), RECOMMENDED)
+    for seq, load in enumerate((1.0, 3.0, 2.0), 1):
+        learned = Result("openai", Outcome.SUCCESS, 812.5 + seq, 1, duration_ms=2513.3 + seq, load=load)
+        recorded(store, "openai", seq, learned)
     for number in range(1_200):
         store.update("openai", {"weight": str(1 + number % 2)})
     used = {key: client.memory_usage(key, samples=0) for key in client.keys(f"{one_real.namespace}:{{openai}}:*")}
     (seq,) = [size for key, size in used.items() if ":seq:" in key]
-    assert 400 < used[one_real.keys.health("openai")] < 800
-    assert 50 < seq < 150
+    assert 600 < used[one_real.keys.health("openai")] < 1_000
+    assert 100 < seq + used[one_real.keys.in_flight("openai")] < 250
     assert 30_000 < used[one_real.keys.events("openai")] < 70_000
 
 

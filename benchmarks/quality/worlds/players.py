@@ -36,7 +36,7 @@ def names() -> list[str]:
 
 
 def guide(shape: Shape) -> CircuitConfig:
-    """The guide of docs/choosing.md as its reader would set it: slow is what 99 % of the calls keep, at any provider.
+    """The guide as one who knows the providers would set it: slow is what 99 % of the calls keep, at any provider.
 
     With one replica there is nobody to agree with.
     """

@@ -1,6 +1,7 @@
 """Routing strategies: work done when the table changes, so that a pick costs the same for 3 and for 1000 providers.
 
 base      what a strategy is
+adaptive  adaptive, the default
 by_turns  round_robin, weighted, weighted_round_robin
 room      who is the quickest and has room
 adaptive  the default: by the fleet's calls in flight and learned limits

@@ -1,0 +1,227 @@
+"""docs/how-choosing-works.md: the library reckons the page's example, and comes to the page's figures."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from redis_router import Candidate, CircuitState, Outcome, Provider, ProviderHealth
+from redis_router.circuit.capacity import cut, learned
+from redis_router.circuit.machine import fold, transition
+from redis_router.circuit.outcome import Result
+from redis_router.routing.candidate import Here
+from redis_router.routing.strategies.adaptive import FIRST_LOOK_MS, LAST_LOOK_MS, LOOKS, STEEPNESS, Adaptive, _row
+from redis_router.routing.strategies.base import Pick
+from tests.support.documents import PAGES, section
+
+PAGE = "docs/how-choosing-works.md"
+NAMES = ("openai", "azure", "mistral")
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """The rows of all tables of a section, by their first cell. A row without one is a head."""
+    lines = [line.strip("|").split("|") for line in section(PAGE, heading).splitlines() if line.startswith("| ")]
+    return {first.strip(" `"): [cell.strip() for cell in cells] for first, *cells in lines if first.strip()}
+
+
+def figures(heading: str, row: str) -> list[float]:
+    """The numbers of one row; a percent sign is a unit."""
+    return [float(cell.removesuffix(" %")) for cell in table(heading)[row]]
+
+
+def records() -> list[ProviderHealth]:
+    """As the page has them."""
+    fields = {name: cells for name, cells in table("The records").items() if name != "Field"}
+    return [
+        ProviderHealth.from_fields(
+            name, {**ProviderHealth(name).to_fields(), **{field: cells[at] for field, cells in fields.items()}}
+        )
+        for at, name in enumerate(NAMES)
+    ]
+
+
+def candidate(health: ProviderHealth, here: float = 0, told: float = 0) -> Candidate:
+    """With so many calls of this replica under way, of which it told so many."""
+    return Candidate(Provider(health.name, ("m",)), health, Here([None] * int(here), int(told)))
+
+
+def candidates(here: Sequence[float] = (0, 0, 0), in_flight: Sequence[int] | None = None) -> list[Candidate]:
+    """All three, as this replica sees them: it told of them what the page says."""
+    told = figures("Room", "of these, said by this replica")
+    found = records()
+    if in_flight is not None:
+        found = [replace(each, in_flight=number) for each, number in zip(found, in_flight, strict=True)]
+    return [candidate(*each) for each in zip(found, here, told, strict=True)]
+
+
+def chosen(among: list[Candidate]) -> str:
+    """Whom the strategy picks, where nobody is looked at."""
+    return Adaptive().prepare("m", among)().provider.name
+
+
+def times(among: list[Candidate]) -> list[float]:
+    """What each of them would take for the next call: the row's own figures, by the formula of the page."""
+    found = []
+    for row in map(_row, among):
+        over = len(row.candidate.in_flight) + 1 - row.room
+        found.append(row.expected if over <= 0 else 1.5 * row.expected + over * row.per_call)
+    return found
+
+
+def test_the_expected_time():
+    """Step by step, and as the strategy has it."""
+    rows, all_of_it = [_row(each) for each in candidates()], figures("Expected time", "expected")
+    assert [row.expected for row in rows] == all_of_it
+    with_spread = figures("Expected time", "latency + 1.5 · deviation")
+    doubted = figures("Expected time", "· 0.9375, as √64 is 8")
+    failing = figures("Expected time", "+ 5000 · failure rate")
+    assert [number * 0.9375 for number in with_spread] == doubted
+    assert [a + b for a, b in zip(doubted, failing, strict=True)] == all_of_it
+
+
+def test_a_provider_that_became_slow():
+    """By its floor, from the bound of the page on."""
+    openai, azure, _ = records()
+    assert _row(candidate(replace(openai, floor_latency_ms=1279.0))).expected == 975
+    slow = _row(candidate(replace(openai, floor_latency_ms=1300.0))).expected
+    assert slow > _row(candidate(azure)).expected
+    assert f"would be {slow:g}, and azure" in " ".join(PAGES[PAGE].split())
+
+
+def test_the_room():
+    """What is elsewhere, and what fits in beside it."""
+    among = candidates()
+    assert [row.limit for row in map(_row, among)] == figures("Room", "limit, rounded down")
+    assert [each.health.in_flight for each in among] == figures("Room", "in_flight")
+    assert [each.elsewhere for each in among] == figures("Room", "elsewhere")
+    assert [row.room for row in map(_row, among)] == figures("Room", "room for this replica's calls")
+    assert chosen(candidates([1, 0, 0])) == "openai"
+
+
+def test_above_the_limit():
+    """The strategy takes the least of the page's times, and so at each step."""
+    heading = "Above the limit"
+    here = figures(heading, "this replica's calls under way")
+    among = candidates(here)
+    assert [row.per_call for row in map(_row, among)] == figures(heading, "call_ms / limit")
+    assert times(among) == figures(heading, "time")
+    assert chosen(among) == "azure"
+    full = [8, 10, 5]
+    for row, more, who in (("time, all full", 0, "openai"), ("time, one more at openai", 1, "azure")):
+        among = candidates([here[0] + more, 0, 0], full)
+        assert times(among) == figures(heading, row)
+        assert chosen(among) == who
+
+
+def test_the_calls_above_the_limit():
+    """Where all are full: of the section's two rows of this name the second one counts."""
+    among = candidates([3, 0, 0], [8, 10, 5])
+    over = [len(each.in_flight) + 1 - _row(each).room for each in among]
+    assert over == figures("Above the limit", "calls above the limit, with this one")
+
+
+@pytest.mark.parametrize(("name", "is_looked_at"), [("azure", False), ("mistral", True)])
+def test_looks_at_idle_providers(name, is_looked_at, monkeypatch):
+    """By the next call, where the promise is as good as the best; by few others."""
+    found = [replace(each, last_result_ms=1_000_000, result_gap_ms=1_500) for each in records()]
+    under_way = dict.fromkeys(NAMES, 1) | {name: 0}
+    among = [candidate(replace(each, in_flight=under_way[each.name])) for each in found]
+    said = dict(zip(NAMES[1:], figures("Looks at idle providers", "promise"), strict=True))
+    (row,) = [row for row in map(_row, among) if row.candidate.provider.name == name]
+    assert row.promise == said[name]
+
+    def picks(after_ms: float) -> Pick:
+        return Adaptive(lambda: 1_000_000 + after_ms).prepare("m", among)
+
+    monkeypatch.setattr(random, "random", lambda: 0.5)  # not one of the few
+    assert picks(2_999)().provider.name == "openai"
+    assert picks(4_501)().provider.name == (name if is_looked_at else "openai")
+    monkeypatch.setattr(random, "random", lambda: LOOKS / 2)
+    assert picks(4_501)().provider.name == name
+
+
+def test_the_bounds_of_looks():
+    """As the page spells them."""
+    text = section(PAGE, "Looks at idle providers")
+    assert f"not before {FIRST_LOOK_MS / 1000:g} s and not after {LAST_LOOK_MS / 1000:g} s" in text
+    assert f"looked at by {100 * LOOKS:g} % of the calls" in text
+
+
+def test_the_limit_leaps_at_first():
+    """By quick answers, in a record that was never cut."""
+    heading, row = "How the limit is learned", "Load of a quick answer"
+    for load, limit in zip(figures(heading, row), figures(heading, "limit after it"), strict=True):
+        health = replace(records()[0], concurrency_limit=load, near_load=load, near_latency_ms=800.0)
+        assert learned(health, 800.0, load)["concurrency_limit"] == limit
+
+
+def test_the_limit_is_cut_by_littles_law():
+    """And grows again, both as in the page's example."""
+    heading = "How the limit is learned"
+    in_service, before, after = (
+        figures(heading, row)[0] for row in ("in service", "limit before", "limit after: a fifth of the way")
+    )
+    assert round(8 * 3000 / (3000 + 1400 - 800), 3) == in_service
+    assert round(cut(before, 8 * 3000 / 3600), 3) == after
+    health = replace(records()[0], near_load=8.0, near_latency_ms=1400.0, limit_growth=4)
+    assert learned(health, 1400.0, 8)["concurrency_limit"] == after
+    assert learned(replace(health, near_latency_ms=1140.0), 1140.0, 8)["concurrency_limit"] > before
+    grown = learned(replace(health, near_latency_ms=800.0), 800.0, 8)["concurrency_limit"]
+    assert f"the next one makes it {grown:g}." in section(PAGE, heading)
+
+
+def test_what_else_moves_the_limit():
+    """A time-out above it, a rate limit within it, a circuit that closes; each as the machine has it."""
+    heading = "How the limit is learned"
+    after = {row: float(cells[0]) for row, cells in table(heading).items() if row.startswith(("after a", "when the"))}
+    openai = replace(records()[0], limit_growth=7)
+    results = {
+        "after a time-out of a call that began at a load of 9, above it": Result(
+            "openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=9.0
+        ),
+        "after a rate limit that met a call at a load of 6, within it": Result(
+            "openai", Outcome.RATE_LIMITED, 0.0, 1, cooldown_ms=1_000.0, load=6.0
+        ),
+    }
+    found = {row: fold(openai, result, 1_000)[0] for row, result in results.items()}
+    found["when the circuit closes"], _ = transition(openai, CircuitState.CLOSED, "half_open_successes", 1_000)
+    assert {row: health.concurrency_limit for row, health in found.items()} == after
+    assert [health.consecutive_failures for health in found.values()] == [0, 0, 0]
+    assert found["when the circuit closes"].limit_growth == 0, "by leaps"
+    (refused_in_numbers, _) = fold(openai, Result("openai", Outcome.RATE_LIMITED, 0.0, 1, load=9.0), 1_000)
+    assert refused_in_numbers.concurrency_limit == openai.concurrency_limit
+    dead, _ = fold(openai, Result("openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=8.0), 1_000)
+    assert dead.consecutive_failures == 1
+
+
+def test_a_hang_fills_the_limit():
+    """The next call goes elsewhere."""
+    heading = "What a hang does"
+    under_way = figures(heading, "calls under way, of the fleet")
+    openai, azure, _ = records()
+    among = [
+        candidate(replace(each, in_flight=int(number))) for each, number in zip((openai, azure), under_way, strict=True)
+    ]
+    assert times(among) == figures(heading, "time")
+    over = [max(0, 1 - _row(each).room) for each in among]
+    assert over == figures(heading, "calls above the limit, with this one")
+    assert chosen(among) == "azure"
+    assert chosen([candidate(replace(openai, in_flight=7)), candidate(azure)]) == "openai"
+
+
+def test_shares_where_nobody_knows_the_calls_under_way():
+    """By the fourth power, as drawn."""
+    heading = "What happens with `record_result` alone"
+    unknown = [candidate(replace(each, in_flight=0, concurrency_limit=0.0)) for each in records()]
+    expected = [_row(each).expected for each in unknown]
+    powers = [(expected[0] / each) ** STEEPNESS for each in expected]
+    assert [round(each, 3) for each in powers] == figures(heading, "(975 / expected)⁴")
+    shares = [round(100 * each / sum(powers), 1) for each in powers]
+    assert shares == figures(heading, "share of the calls")
+    random.seed(1)
+    pick = Adaptive().prepare("m", unknown)
+    drawn = Counter(pick().provider.name for _ in range(20_000))
+    for name, share in zip(NAMES, shares, strict=True):
+        assert 100 * drawn[name] / 20_000 == pytest.approx(share, abs=1.5)
