@@ -124,7 +124,8 @@ class Queues:
     ) -> list[Batch]:
         """At most one for each provider: what has no answer goes again under its old number, if it came after `since`.
 
-        Each says how many calls are under way there, of those in `known`. None for a provider of which fewer than `least` results wait, that is `held`, or that is not among `only`.
+        Each says how many calls are under way there, of those in `known`. None for a provider of which fewer than
+        `least` results wait, that is `held`, or that is not among `only`.
         """
         with self.lock:
             batches = []

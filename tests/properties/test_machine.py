@@ -79,6 +79,7 @@ steps = st.lists(
     max_size=40,
 )
 names = count()
+WHY = {0: "timeout", 1: "w", -1: "wh", -2: "w"}
 
 
 class Fleet:
@@ -124,7 +125,7 @@ class Fleet:
                     number,
                     generation + offset,
                     "a",
-                    "timeout" if offset == 0 else "why"[:offset],
+                    WHY[offset],
                     took,
                     number,
                     load,

@@ -48,7 +48,8 @@ class Adaptive:
 
     def _idle(self, rows: Sequence["Row"], best: float) -> tuple[list[Candidate], list[Candidate]]:
         """Whom to look at now, the longest idle last: who was as good as the best, or may be; and the others."""
-        hopeful, others = [], []
+        hopeful: list[Candidate] = []
+        others: list[Candidate] = []
         now = self._now_ms() if self._now_ms is not None else None
         for row in sorted(rows, key=lambda row: row.candidate.health.last_result_ms, reverse=True):
             if row.candidate.load == 0 and row.expected > best:
@@ -84,9 +85,8 @@ def _pick(rows: Sequence[Row]) -> Pick:
     first = rows[0].candidate
     if len(rows) == 1:
         return lambda: first
-    if rows[0].expected < rows[1].expected and not any(
-        row.candidate.health.concurrency_limit or row.candidate.load for row in rows
-    ):
+    is_known = any(row.candidate.health.concurrency_limit or row.candidate.load for row in rows)
+    if rows[0].expected < rows[1].expected and not is_known:
         return _by_share(rows)
     return first_with_room(rows)
 
