@@ -118,7 +118,7 @@ RECOMMENDED = CircuitConfig(
     half_open_max_probes=1,
     open_timeout=5.0,
     open_timeout_multiplier=2.0,
-    open_timeout_max=300.0,
+    open_timeout_max=120.0,
     open_timeout_jitter=0.1,
     min_reporters=2,
 )
