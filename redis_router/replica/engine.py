@@ -189,7 +189,9 @@ class Engine:
             self.view.go_alone()
             self.view.decide(self.outbox.unsettled())  # what Redis did not take, it did not decide on
         elif alone.decides:
-            self.view.decide([result for results in drained.values() for result in results])
+            # on the others when the store took them: the fleet's word comes first
+            apart = [results for name, results in drained.items() if alone.decides_on(name)]
+            self.view.decide([result for results in apart for result in results])
         if own_trials := self.view.own_trials:
             self._reactions.act_on(self.permits.tend(alone.store, own_trials, own_trials.keys()))
         self.view.settle(now=alone.on_all and self.outbox.awaited)

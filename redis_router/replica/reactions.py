@@ -116,6 +116,8 @@ class Reactions:
         if (candidate := self._view.table.candidates.get(name)) is not None:
             candidate.here.told = in_flight
         self.take_in(self._parts.records.apply(health, self._parts.store.writer, accepted=True))
+        if not self._view.alone.decides_on(name):
+            self._view.decide(results)
         # one that came back without a verdict is for others first
         judged = (result.permit and result.outcome is not Outcome.IGNORED for result in results)
         if name in self._view.timing.on_trial and any(judged):
