@@ -8,23 +8,21 @@ local LOW, NEAR = 0.5, 0.75
 local LESS = 0.7 -- after a rate limit so many of the calls at once that met it
 local TOLERATED, UNSURE = 1.25, 1.5
 
--- To three digits after the point: finer says nothing, and costs room in the record.
-local function rounded(value) return math.floor(value * 1000 + 0.5) / 1000 end
+local abs, min, max, sqrt = math.abs, math.min, math.max, math.sqrt -- looked up once, as `learn` is for each outcome
 
 -- The limit after a quick answer near it: at first by leaps; after a cut ever faster, the longer that is ago.
 local function grow(health, limit, load)
   local growth = health.limit_growth
-  if growth == 0 then return math.max(limit, load + math.max(1, math.min(0.25 * load, math.sqrt(load)))) end
-  health.limit_growth = math.min(growth + 1, GROWTH_COUNTED)
-  return limit + math.min(1, (1 + growth / limit) / limit)
+  if growth == 0 then return max(limit, load + max(1, min(0.25 * load, sqrt(load)))) end
+  health.limit_growth = min(growth + 1, GROWTH_COUNTED)
+  return limit + min(1, (1 + growth / limit) / limit)
 end
 
 -- The limit a part of the way down to the calls that were in service; it never grows by that.
-local function cut(limit, served) return limit + math.min(0, math.max(1, served) - limit) * 0.2 end
+local function cut(limit, served) return limit + min(0, max(1, served) - limit) * 0.2 end
 
 -- An answer took so long, of a call that began at this load; 0 where that is unknown.
 local function learn(health, latency_ms, load)
-  local min, max = math.min, math.max
   local samples, limit, near_load = health.samples + 1, health.concurrency_limit, health.near_load
   local usual, deviation = health.usual_latency_ms, health.latency_deviation_ms
   local floor, near = health.floor_latency_ms, health.near_latency_ms
@@ -35,7 +33,7 @@ local function learn(health, latency_ms, load)
   if is_low or not is_near then
     local bounded = min(latency_ms, 4 * usual)
     usual = usual + (bounded - usual) / samples
-    if samples > 1 then deviation = deviation + (math.abs(bounded - usual) - deviation) / samples end
+    if samples > 1 then deviation = deviation + (abs(bounded - usual) - deviation) / samples end
   end
   if is_low then
     floor = floor + (min(latency_ms, 8 * floor) - floor) / min(samples, 8)
@@ -46,7 +44,7 @@ local function learn(health, latency_ms, load)
   end
   if is_near then
     near_load = near_load > 0 and near_load + (load - near_load) / 12 or load
-    if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor then
+    if near > (TOLERATED + UNSURE / sqrt(samples)) * floor then
       local call = max(health.call_ms, floor)
       limit, health.limit_growth = cut(limit, near_load * call / (call + near - floor)), 1
     elseif latency_ms <= 2 * floor then
@@ -54,9 +52,9 @@ local function learn(health, latency_ms, load)
     end
   end
   health.samples = min(samples, SAMPLES_KEPT - 1)
-  health.usual_latency_ms, health.latency_deviation_ms = rounded(usual), rounded(deviation)
-  health.floor_latency_ms, health.near_latency_ms = rounded(floor), rounded(near)
-  health.near_load, health.concurrency_limit = rounded(near_load), rounded(limit)
+  health.usual_latency_ms, health.latency_deviation_ms = usual, deviation
+  health.floor_latency_ms, health.near_latency_ms = floor, near
+  health.near_load, health.concurrency_limit = near_load, limit
 end
 
 -- Did a call time out that began above the limit of a closed circuit? Then our own crowd made it late. Of a provider that
@@ -69,28 +67,28 @@ end
 -- Such a call waited, nobody knows for how long.
 local function overload(health)
   local near, limit = health.near_latency_ms, health.concurrency_limit
-  health.near_latency_ms = rounded(near + (8 * health.floor_latency_ms - near) / 12)
-  health.concurrency_limit, health.limit_growth = rounded(cut(limit, 0.5 * limit)), 1
+  health.near_latency_ms = near + (8 * health.floor_latency_ms - near) / 12
+  health.concurrency_limit, health.limit_growth = cut(limit, 0.5 * limit), 1
 end
 
 -- A call was refused for a rate limit: fewer calls at once keep within it. Only where the call began within the limit: of
 -- many that are refused at once, one says it all.
 local function keep_rate(health, load)
   if load <= 0 or (health.concurrency_limit > 0 and health.concurrency_limit < load) then return end
-  health.concurrency_limit, health.limit_growth = rounded(math.max(1, LESS * load)), 1
+  health.concurrency_limit, health.limit_growth = max(1, LESS * load), 1
 end
 
 -- A circuit closed: a small limit, which grows by leaps: the provider may be sick yet.
 local function begin_anew(health)
   local limit = health.concurrency_limit
-  if limit > 0 then health.concurrency_limit, health.limit_growth = rounded(math.max(FIRST_LIMIT, limit / 4)), 0 end
+  if limit > 0 then health.concurrency_limit, health.limit_growth = max(FIRST_LIMIT, limit / 4), 0 end
 end
 
 -- A call that went well lasted so long, its stream included.
 local function call_lasted(health, duration_ms)
   if duration_ms <= 0 then return end
   local average = health.call_ms
-  health.call_ms = rounded(average == 0 and duration_ms or average + (duration_ms - average) / 16)
+  health.call_ms = average == 0 and duration_ms or average + (duration_ms - average) / 16
 end
 
 -- How many calls this replica has under way there now: into the fleet's sum, in which those count that spoke lately. In
@@ -101,17 +99,17 @@ local function say_in_flight(health, key, session, number_now, now)
   local before, at = string.match(said[1] or '', '^(%d+) (%d+)$')
   local summed = said[2] and tonumber(said[2])
   before = tonumber(before or 0)
-  if not at or before ~= number_now or math.abs(now - tonumber(at)) >= SAID_EVERY_MS then
+  if not at or before ~= number_now or abs(now - tonumber(at)) >= SAID_EVERY_MS then
     redis.call('HSET', key, session, text(number_now) .. ' ' .. text(now))
   end
   if summed and now - summed < SUMMED_EVERY_MS and now >= summed then
-    health.in_flight = math.max(0, health.in_flight + number_now - before)
+    health.in_flight = max(0, health.in_flight + number_now - before)
     return
   end
   local sum, all = 0, redis.call('HGETALL', key)
   for i = 1, #all, 2 do
     local number_said, at_ms = string.match(all[i + 1], '^(%d+) (%d+)$')
-    if number_said and math.abs(now - tonumber(at_ms)) <= COUNTED_FOR_MS then sum = sum + tonumber(number_said)
+    if number_said and abs(now - tonumber(at_ms)) <= COUNTED_FOR_MS then sum = sum + tonumber(number_said)
     elseif all[i] ~= '' then redis.call('HDEL', key, all[i]) end
   end
   redis.call('HSET', key, '', text(now))

@@ -65,12 +65,12 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
             limit, growth = grown(limit, growth, load)
     return {
         "samples": min(samples, SAMPLES_KEPT - 1),
-        "usual_latency_ms": rounded(usual),
-        "latency_deviation_ms": rounded(deviation),
-        "floor_latency_ms": rounded(floor),
-        "near_latency_ms": rounded(near),
-        "near_load": rounded(near_load),
-        "concurrency_limit": rounded(limit),
+        "usual_latency_ms": usual,
+        "latency_deviation_ms": deviation,
+        "floor_latency_ms": floor,
+        "near_latency_ms": near,
+        "near_load": near_load,
+        "concurrency_limit": limit,
         "limit_growth": growth,
     }
 
@@ -88,8 +88,8 @@ def overloaded(health: ProviderHealth) -> dict[str, float]:
     floor = health.floor_latency_ms
     near = health.near_latency_ms + (8 * floor - health.near_latency_ms) / 12
     return {
-        "near_latency_ms": rounded(near),
-        "concurrency_limit": rounded(cut(health.concurrency_limit, 0.5 * health.concurrency_limit)),
+        "near_latency_ms": near,
+        "concurrency_limit": cut(health.concurrency_limit, 0.5 * health.concurrency_limit),
         "limit_growth": 1,
     }
 
@@ -101,13 +101,13 @@ def rate_limited(health: ProviderHealth, load: float) -> dict[str, float]:
     """
     if load <= 0 or 0 < health.concurrency_limit < load:
         return {}
-    return {"concurrency_limit": rounded(max(1.0, LESS * load)), "limit_growth": 1}
+    return {"concurrency_limit": max(1.0, LESS * load), "limit_growth": 1}
 
 
 def begun_anew(health: ProviderHealth) -> dict[str, float]:
     """What changes in the record where a circuit closes: a small limit, which grows by leaps: it may be sick yet."""
     limit = health.concurrency_limit
-    return {"concurrency_limit": rounded(max(FIRST_LIMIT, limit / 4)), "limit_growth": 0} if limit else {}
+    return {"concurrency_limit": max(FIRST_LIMIT, limit / 4), "limit_growth": 0} if limit else {}
 
 
 def grown(limit: float, growth: int, load: float) -> tuple[float, int]:
@@ -127,9 +127,4 @@ def call_lasted(health: ProviderHealth, duration_ms: float) -> float:
     average = health.call_ms
     if duration_ms <= 0:
         return average
-    return rounded(duration_ms if average == 0 else average + (duration_ms - average) / 16)
-
-
-def rounded(value: float) -> float:
-    """To three digits after the point: finer says nothing, and costs room in the record."""
-    return math.floor(value * 1000 + 0.5) / 1000
+    return duration_ms if average == 0 else average + (duration_ms - average) / 16

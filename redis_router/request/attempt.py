@@ -152,9 +152,10 @@ class Attempt(Generic[ClientT]):
                 self._without_permit()
             else:
                 self._permit.until = None  # renewed for as long as the call runs
-        candidate = self._candidate
-        candidate.here.in_flight.append(None)
-        self._load = candidate.load
+        here, elsewhere = self._candidate.here, self._candidate.health.in_flight
+        here.in_flight.append(None)
+        elsewhere -= here.told
+        self._load = len(here.in_flight) + (elsewhere if elsewhere > 0 else 0)  # `Candidate.load`, without its calls
         self._started = self._context.now()
         return self
 
