@@ -8,32 +8,21 @@ import json
 import random
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count, groupby
-from operator import itemgetter
+from itertools import count
 from typing import Any, Literal
 
 from redis_router.checks import NO_PROBE
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
-from redis_router.store import messages, scripts
+from redis_router.store import messages, scripts, wire
 from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Leader, Reply, Spec, Status, text
-
-_KIND = itemgetter(1, 3, 4, 5)  # a result's outcome, generation, permit and reason
-
-
-def _measured(result: Result) -> str:
-    """Its latency; where they are known, the load when it began, and how long the whole call took: see `record.lua`."""
-    if result.duration_ms and result.duration_ms != result.latency_ms:
-        return f"{result.latency_ms:.9g}:{result.load:.9g}:{result.duration_ms:.9g}"
-    return f"{result.latency_ms:.9g}:{result.load:.9g}" if result.load else f"{result.latency_ms:.9g}"
 
 
 class RedisStore:
@@ -181,14 +170,7 @@ class RedisStore:
             self.session,
             batch.in_flight,
         ]
-        for (outcome, generation, permit, reason), run in groupby(batch.results, key=_KIND):
-            kind = f"{outcome.value}:{reason}" if reason else outcome.value
-            # nine digits are finer than any clock, and cost a third of all seventeen
-            if outcome is Outcome.RATE_LIMITED:
-                numbers = " ".join([f"{result.cooldown_ms:.9g}:{result.load:.9g}" for result in run])
-            else:
-                numbers = " ".join([_measured(result) for result in run])
-            args += (kind, generation, permit, numbers)
+        args += wire.outcomes(batch.results)
         return args
 
     def _record_reply(self, batch: Batch, args: Sequence[Any], raw: Any) -> Reply | RouterError:
