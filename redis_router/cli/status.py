@@ -23,6 +23,7 @@ _HEAD = (
     "LAST FAILURE",
     "LATENCY",
     "FAILURES",
+    "CALLS",
     "WEIGHT",
     "MODELS",
 )
@@ -86,9 +87,17 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
         health.last_failure or "-",
         f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
         f"{health.failure_rate:.1%}",
+        _calls(health),
         f"{health.weight:g}",
         ", ".join(map(str, snapshot.specs[health.name].models)),
     )
+
+
+def _calls(health: ProviderHealth) -> str:
+    """Under way over the fleet, of those that it takes at once without making them wait."""
+    if not health.concurrency_limit:
+        return str(health.in_flight) if health.in_flight else "-"
+    return f"{health.in_flight}/{health.concurrency_limit:.0f}"
 
 
 def _available(health: ProviderHealth, now_ms: int) -> str:
