@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.quality.fleet import MODEL, PUSH, Fleet, OurRequest
+from benchmarks.quality.fleet import MODEL, PUSH, Fleet, OurRequest, Replica
 from benchmarks.quality.worlds.ground import Ground
 from benchmarks.quality.worlds.shape import Shape
-from redis_router import CircuitConfig, CircuitState
+from redis_router import CircuitConfig, CircuitState, ProviderHealth
 from redis_router import Provider as Registered
 from redis_router.options import Options
 from redis_router.request.context import Context
@@ -128,6 +129,29 @@ class WorldFleet(Fleet):
         return found
 
 
-def ours(strategy: str, config: Callable[[Shape], CircuitConfig], url: str = "") -> Callable[[Ground], WorldFleet]:
+class ToldFleet(WorldFleet):
+    """The same, but told how quick each provider is at this moment and how many calls it takes: it learns nothing.
+
+    What is left between it and the oracle is what travels late: calls in flight, failures, and when an incident began.
+    """
+
+    def _show(self, replica: Replica, health: ProviderHealth) -> None:
+        live = self._ground.all[health.name]
+        mean = live.site.mean * live.slowdown(None) * 1000
+        told = replace(
+            health,
+            samples=63,
+            usual_latency_ms=mean,
+            floor_latency_ms=mean,
+            latency_deviation_ms=mean * min(1.0, 0.8 * live.site.sigma),
+            concurrency_limit=float(live.slots),
+            call_ms=mean + 1000 * self._ground.shape.stream_mean,
+        )
+        super()._show(replica, told)
+
+
+def ours(
+    strategy: str, config: Callable[[Shape], CircuitConfig], url: str = "", fleet: type[WorldFleet] = WorldFleet
+) -> Callable[[Ground], WorldFleet]:
     """A player of ours, for `Ground.play`; `config` gives the thresholds for a world."""
-    return lambda ground: WorldFleet(ground, url, partial(resolve, strategy), config(ground.shape))
+    return lambda ground: fleet(ground, url, partial(resolve, strategy), config(ground.shape))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.quality.policies import GUIDE
-from benchmarks.quality.worlds.fleet import ours
+from benchmarks.quality.worlds.fleet import ToldFleet, ours
 from benchmarks.quality.worlds.ground import Ground, Player
 from benchmarks.quality.worlds.knowing import ORACLES
 from benchmarks.quality.worlds.others import Envoy, OneByOne, litellm
@@ -20,6 +20,8 @@ assert isinstance(DEFAULT, str)
 GUIDED = "p2c, guide"
 OURS = list(dict.fromkeys([DEFAULT, "p2c", GUIDED, "latency"]))
 """The default strategy with default thresholds comes first."""
+TOLD = f"{DEFAULT}, told"
+"""What the same strategy would reach if it had nothing to learn: the bound for what is learned."""
 LITELLM = {
     f"LiteLLM {name}": name for name in ("simple-shuffle", "latency-based-routing", "least-busy", "usage-based-routing")
 }
@@ -53,6 +55,8 @@ def maker(name: str, url: str = "") -> Callable[[Ground], Player]:
         return OneByOne
     if name == ENVOY:
         return Envoy
+    if name == TOLD:
+        return ours(DEFAULT, lambda shape: Options().circuit, url, ToldFleet)
     if name in LITELLM:
         return litellm(LITELLM[name])
     if name.partition(", guide")[0] in STRATEGIES:
