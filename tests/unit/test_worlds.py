@@ -9,11 +9,12 @@ from multiprocessing import get_context
 
 import pytest
 
+from benchmarks.measure import quantile
 from benchmarks.quality.worlds import command, timeline
 from benchmarks.quality.worlds.draw import LEAST_LEFT, arrivals, world
 from benchmarks.quality.worlds.ground import Ground
 from benchmarks.quality.worlds.knowing import ORACLES
-from benchmarks.quality.worlds.players import ENVOY, GUIDED, LITELLM, ORACLE, ORIGINAL, OURS, maker
+from benchmarks.quality.worlds.players import ENVOY, GUIDED, LITELLM, ORACLE, ORIGINAL, OURS, TOLD, maker
 from benchmarks.quality.worlds.report import tables, write
 from benchmarks.quality.worlds.score import Played, Row, best_of, play, why
 from benchmarks.quality.worlds.shape import KINDS, Shape, Site, Trouble, parts_left
@@ -159,6 +160,13 @@ class TestOracle:
             row = Row.of(Ground(shape).play(maker(name)))
             assert row.p99 > 0.9 * oracle.p99, name
             assert row.failed >= oracle.failed, name
+
+
+def test_who_is_told_everything_plays_by_the_same_rules():
+    """The bound for what is learned: no worse than who learns it, in a world without incidents."""
+    shape = of_one_provider()
+    told, learned = (quantile(Ground(shape).play(maker(name)).seconds, 0.9) for name in (TOLD, OURS[0]))
+    assert told <= 1.1 * learned
 
 
 class TestStores:
