@@ -5,6 +5,7 @@
 local SAMPLES_KEPT, GROWTH_COUNTED = 64, 1000000
 local FIRST_LIMIT = 2 -- of a provider of which nothing is known yet
 local LOW, NEAR = 0.5, 0.75
+local ANSWERS_WITHIN_MS = 5000 -- a provider that is full answers somebody within this, or within two calls' time
 local LESS = 0.7 -- after a rate limit so many of the calls at once that met it
 local TOLERATED, UNSURE = 1.25, 1.5
 
@@ -27,7 +28,8 @@ local function learn(health, latency_ms, load)
   local usual, deviation = health.usual_latency_ms, health.latency_deviation_ms
   local floor, near = health.floor_latency_ms, health.near_latency_ms
   if samples == 1 then usual, floor, near = latency_ms, latency_ms, latency_ms end
-  if limit == 0 and load > 0 then limit = FIRST_LIMIT end
+  if limit == 0 and load > 0 then limit = FIRST_LIMIT
+  elseif load == 0 then limit = limit > 1.2 and 0.9 * limit or 0 end -- nobody would keep within it
   local is_low = samples <= 8 or load <= max(1, LOW * min(limit, near_load > 0 and near_load or limit))
   local is_near = load > max(1, NEAR * limit)
   if is_low or not is_near then
@@ -58,10 +60,13 @@ local function learn(health, latency_ms, load)
 end
 
 -- Did a call time out that began above the limit of a closed circuit? Then our own crowd made it late. Of a provider that
--- is dead the calls below the limit time out, too, and these count.
-local function is_overload(health, why, load)
+-- is dead the calls below the limit time out, too, and these count; and so do all, where the last result that counted was
+-- a failure, or is too long ago: a provider that is merely full answers somebody.
+local function is_overload(health, why, load, now)
   local limit = health.concurrency_limit
-  return why == 'timeout' and limit > 0 and limit < load and health.circuit_state == 'closed'
+  if why ~= 'timeout' or limit == 0 or limit >= load or health.circuit_state ~= 'closed' then return false end
+  local answers = max(ANSWERS_WITHIN_MS, 2 * health.call_ms)
+  return health.consecutive_failures == 0 and abs(now - health.last_result_ms) < answers
 end
 
 -- Such a call waited, nobody knows for how long.
@@ -94,16 +99,18 @@ end
 -- How many calls this replica has under way there now: into the fleet's sum, in which those count that spoke lately. In
 -- the hash: session -> number and when; and under '' when the sum was made anew, so that dead replicas' calls go.
 local COUNTED_FOR_MS, SAID_EVERY_MS, SUMMED_EVERY_MS = 60000, 20000, 15000
-local function say_in_flight(health, key, session, number_now, now)
+local function say_in_flight(health, key, session, says, now)
   local said = redis.call('HMGET', key, session, '')
   local before, at = string.match(said[1] or '', '^(%d+) (%d+)$')
   local summed = said[2] and tonumber(said[2])
   before = tonumber(before or 0)
-  if not at or before ~= number_now or abs(now - tonumber(at)) >= SAID_EVERY_MS then
-    redis.call('HSET', key, session, text(number_now) .. ' ' .. text(now))
+  local under_way = max(0, says)
+  if says < 0 then redis.call('HDEL', key, session) -- it leaves
+  elseif not at or before ~= under_way or abs(now - tonumber(at)) >= SAID_EVERY_MS then
+    redis.call('HSET', key, session, text(under_way) .. ' ' .. text(now))
   end
   if summed and now - summed < SUMMED_EVERY_MS and now >= summed then
-    health.in_flight = max(0, health.in_flight + number_now - before)
+    health.in_flight = max(0, health.in_flight + under_way - before)
     return
   end
   local sum, all = 0, redis.call('HGETALL', key)

@@ -56,7 +56,7 @@ for i = 9, #ARGV, 4 do
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
   for number, load, duration in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?(%S*)') do
     local at_load = tonumber(load) or 0
-    if outcome == 'failure' and is_overload(health, why, at_load) then
+    if outcome == 'failure' and is_overload(health, why, at_load, now) then
       overload(health)
     elseif success or outcome == 'failure' then
       local ms = tonumber(number)

@@ -280,6 +280,7 @@ class Fleet:
         if known is not None and known.supersedes(health):
             return
         replica.records[health.name] = health
+        replica.view.table.candidates[health.name].here.heard(health.in_flight)
         replica.show(replica.alone.shown(health))
         wait = changes_in_ms(health, self.now_ms())
         if wait is not None:

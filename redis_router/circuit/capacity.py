@@ -24,6 +24,8 @@ FIRST_LIMIT = 2.0
 """Of a provider of which nothing is known yet."""
 LOW, NEAR = 0.5, 0.75
 """Below this part of the usual load a call says how fast the provider is; above this part of the limit, how full."""
+ANSWERS_WITHIN_MS = 5000.0
+"""A provider that is full answers somebody within this, or within two calls' time."""
 LESS = 0.7
 """After a rate limit so many of the calls at once that met it."""
 TOLERATED, UNSURE = 1.25, 1.5
@@ -43,6 +45,8 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
         usual = floor = near = latency_ms
     if limit == 0 and load > 0:
         limit = FIRST_LIMIT
+    elif load == 0:  # who says nothing of calls under way forgets the limit by and by: nobody would keep within it
+        limit = 0.9 * limit if limit > 1.2 else 0.0
     is_low = samples <= 8 or load <= max(1.0, LOW * min(limit, near_load or limit))
     is_near = load > max(1.0, NEAR * limit)
     if is_low or not is_near:
@@ -75,12 +79,16 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
     }
 
 
-def is_overload(health: ProviderHealth, why: str, load: float) -> bool:
+def is_overload(health: ProviderHealth, why: str, load: float, now_ms: float) -> bool:
     """Did a call time out that began above the limit of a closed circuit? Then our own crowd made it late.
 
-    Of a provider that is dead the calls below the limit time out, too, and these count.
+    Of a provider that is dead the calls below the limit time out, too, and these count; and so do all, where the last
+    result that counted was a failure, or is too long ago: a provider that is merely full answers somebody.
     """
-    return why == "timeout" and 0 < health.concurrency_limit < load and health.circuit_state == "closed"
+    if why != "timeout" or not 0 < health.concurrency_limit < load or health.circuit_state != "closed":
+        return False
+    answers = max(ANSWERS_WITHIN_MS, 2 * health.call_ms)
+    return health.consecutive_failures == 0 and abs(now_ms - health.last_result_ms) < answers
 
 
 def overloaded(health: ProviderHealth) -> dict[str, float]:

@@ -156,7 +156,7 @@ def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: in
     return health, change
 
 
-def complains(health: ProviderHealth, result: Result) -> bool | None:
+def complains(health: ProviderHealth, result: Result, now_ms: float) -> bool | None:
     """What this result makes of its replica's word on the provider, given the record before it; None: nothing.
 
     A late result says nothing, nor does one in open. One that began under a decision of the replica alone is its word.
@@ -164,7 +164,7 @@ def complains(health: ProviderHealth, result: Result) -> bool | None:
     if result.outcome not in (Outcome.SUCCESS, Outcome.FAILURE):
         return None
     failed = result.outcome is Outcome.FAILURE
-    if failed and capacity.is_overload(health, result.reason, result.load):
+    if failed and capacity.is_overload(health, result.reason, result.load, now_ms):
         return None
     if is_local(result.generation):
         return failed
@@ -214,7 +214,7 @@ def fold(
         known = result.latency_ms > 0
         return changed(health, capacity.learned(health, result.latency_ms, result.load)) if known else health, None
     success = result.outcome is Outcome.SUCCESS
-    if not success and capacity.is_overload(health, result.reason, result.load):
+    if not success and capacity.is_overload(health, result.reason, result.load, now_ms):
         return changed(health, capacity.overloaded(health)), None
     changes = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:

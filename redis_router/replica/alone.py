@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 
+from redis_router.circuit.capacity import is_overload
 from redis_router.circuit.machine import CLOSED, HALF_OPEN, OPEN
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth, TakenOutBy
@@ -88,7 +89,7 @@ class Alone:
         measured: dict[str, None] = {}
         for result in results:
             name = result.provider
-            if name in self.records and not self._is_settled(name, result):
+            if name in self.records and not self._says_nothing(name, result):
                 (reply,) = self.store.record([Batch(name, next(self._numbers), (result,))])
                 measured[name] = None
                 moved += self._taken(reply)
@@ -97,11 +98,15 @@ class Alone:
         shown = [new if self.decides_on(new.name) else self.shown(self._fleet[new.name]) for new in moved]
         return shown + [self.records[name] for name in measured if self.decides_on(name)]
 
-    def _is_settled(self, name: str, result: Result) -> bool:
-        """Where the fleet's averages are shown, does one more success leave this replica's circuit as it is?"""
-        own = self.records[name]
-        if result.outcome is not Outcome.SUCCESS or own.circuit_state is not CLOSED or self.decides_on(name):
-            return result.outcome is Outcome.BEGUN and not self.decides_on(name)
+    def _says_nothing(self, name: str, result: Result) -> bool:
+        """Where the fleet's averages are shown, does this result leave the replica's own circuit as it is?"""
+        own, fleet = self.records[name], self._fleet.get(name)
+        if self.decides_on(name):
+            return False
+        if fleet is not None and is_overload(fleet, result.reason, result.load, self._clock()):
+            return True
+        if result.outcome is not Outcome.SUCCESS or own.circuit_state is not CLOSED:
+            return result.outcome is Outcome.BEGUN
         counts = own.config.window or own.calls < own.config.minimum_calls
         return not counts and own.failure_rate == 0 and own.consecutive_failures == 0
 

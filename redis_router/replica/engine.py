@@ -8,6 +8,7 @@ The request path only appends to the outbox and reads `view.table`.
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.record import ProviderHealth
@@ -144,6 +145,9 @@ class Engine:
             self._hearer.join(min(0.3, timeout * 0.2))
         left = deadline - time.monotonic()
         flushed = self.flush(max(left * 0.5, left - 0.6))  # the rest is for a command that hangs
+        if flushed and self.link.up:
+            with suppress(RouterError):
+                self._exchange.say_goodbye()
         self._stop.set()
         self.waiters.ring()  # nobody will come back here
         self.outbox.urge()

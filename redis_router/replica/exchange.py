@@ -10,7 +10,9 @@ from redis_router.errors import AccessDenied, RedisRefused
 from redis_router.replica.facts import Fact, Lost, Refused, Stored
 from redis_router.replica.parts import Parts
 from redis_router.replica.registration import REFUSED_SECONDS
+from redis_router.routing.candidate import Candidate
 from redis_router.runtime.log import log
+from redis_router.store.contract import GONE, Batch
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
@@ -18,6 +20,10 @@ SAY_INTERVAL = 0.25
 """Seconds after which a call that began is told of at the latest, where no result of its provider goes before."""
 SAY_AGAIN_INTERVAL = 20.0
 """Seconds between words on calls that last: the fleet forgets those of a replica that says nothing for a minute."""
+SILENT_SECONDS = 2.0
+"""After so long without news of a provider that calls of others fill, it is asked whether they are still there."""
+CALLER_MS = 60_000
+"""For so long a replica counts as one that calls a provider: `lua/_capacity.lua`."""
 LOOKED_AT_ONCE = 100
 """So many of them at most."""
 
@@ -38,6 +44,7 @@ class Exchange:
         self._demand = parts.demand
         self._overdue_at: dict[str, float] = {}  # when an overdue circuit is looked at again
         self._say_at = self._say_again_at = 0.0
+        self._ask_at: dict[str, float] = {}  # when calls of others are asked for again
         self._look_at = 0.0
         self._try_at = 0.0
 
@@ -61,18 +68,33 @@ class Exchange:
         now = time.monotonic()
         if now < self._say_at:
             return
-        self._say_at = now + SAY_INTERVAL
+        self._say_at, silent = now + SAY_INTERVAL, list[Candidate]()
         again = now >= self._say_again_at
         if again:
             self._say_again_at = now + SAY_AGAIN_INTERVAL
-        unusable = self._records.unusable
-        changed = [
-            candidate
-            for name, candidate in self._view.table.candidates.items()
-            if (len(candidate.in_flight) != candidate.here.told or (again and candidate.in_flight))
-            and name not in unusable
-        ]
-        yield from self._outbox.say_in_flight(self._store, changed)
+        unusable, redis_now = self._records.unusable, self._records.redis_now_ms()
+        for name, candidate in self._view.table.candidates.items():
+            is_told = len(candidate.in_flight) == candidate.here.told and not (again and candidate.in_flight)
+            if name not in unusable and (not is_told or self._is_silent(candidate, redis_now, now)):
+                silent.append(candidate)
+        yield from self._outbox.say_in_flight(self._store, silent)
+
+    def _is_silent(self, candidate: Candidate, redis_now: float | None, now: float) -> bool:
+        """Calls of others fill it, and nothing was heard of it since: are they still there? Who died says nothing."""
+        name = candidate.health.name
+        if not candidate.here.elsewhere or redis_now is None or now < self._ask_at.get(name, 0.0):
+            return False
+        if redis_now - candidate.health.version / 1000 < SILENT_SECONDS * 1000:
+            return False
+        self._ask_at[name] = now + SILENT_SECONDS * random.uniform(1.0, 2.0)
+        return True
+
+    def say_goodbye(self) -> None:
+        """This replica leaves: nothing of it is under way, and it is asked no more how a provider is."""
+        redis_now = self._records.redis_now_ms() or 0.0
+        for name, candidate in self._view.table.candidates.items():
+            if candidate.here.told or redis_now - candidate.health.last_result_ms < CALLER_MS:
+                self._store.record([Batch(name, self._outbox.number(), (), GONE)])
 
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""

@@ -210,6 +210,10 @@ class Outbox:
     ) -> list[Batch]:
         return self._queues.batches(held, least, only, time.monotonic() - self._ttl, known)
 
+    def number(self) -> int:
+        """For a batch that carries nothing."""
+        return self._queues.number()
+
     def say_in_flight(self, store: Store, candidates: Iterable[Candidate]) -> Iterator[Fact]:
         """Send a batch without outcomes for each of which nothing is on its way; tells of what is taken."""
         batches = [

@@ -141,6 +141,8 @@ class View:
             candidate = self._table.candidates.get(new.name)
             if new.name not in self.served.providers:
                 continue
+            if candidate is not None:
+                candidate.here.heard(new.in_flight)
             old = self._unsettled.get(new.name) or (candidate.health if candidate else self.served.new_record(new.name))
             self._unsettled[new.name] = new
             if not _routes_alike(old, new):

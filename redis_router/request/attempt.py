@@ -152,10 +152,9 @@ class Attempt(Generic[ClientT]):
                 self._without_permit()
             else:
                 self._permit.until = None  # renewed for as long as the call runs
-        here, elsewhere = self._candidate.here, self._candidate.health.in_flight
+        here = self._candidate.here
         here.in_flight.append(None)
-        elsewhere -= here.told
-        self._load = len(here.in_flight) + (elsewhere if elsewhere > 0 else 0)  # `Candidate.load`, without its calls
+        self._load = len(here.in_flight) + here.elsewhere
         self._started = self._context.now()
         return self
 

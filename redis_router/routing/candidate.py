@@ -12,6 +12,7 @@ class Here:
 
     in_flight      one entry for each attempt of this replica that is under way: a list, as appending is atomic
     told           how many of them the fleet's record counts, as this replica said last
+    elsewhere      calls under way at other replicas, by the record that was taken in last
     limited_until  a rate limit that this replica was told of and the fleet's record may not show yet: monotonic
                    seconds, 0 for none
     looked_at_ms   when a call was sent here only to see how it is, on Redis's clock
@@ -19,8 +20,13 @@ class Here:
 
     in_flight: list[None] = field(default_factory=list)
     told: int = 0
+    elsewhere: int = 0
     limited_until: float = 0.0
     looked_at_ms: float = 0.0
+
+    def heard(self, in_flight: int) -> None:
+        """So many calls are under way over the fleet, those counted in that this replica said last."""
+        self.elsewhere = max(0, in_flight - self.told)
 
     def limited_for(self, now: float) -> float:
         """Seconds for which it wants no calls, as this replica knows itself; 0 for none. `now` is monotonic, in s."""
@@ -57,9 +63,9 @@ class Candidate:
     @property
     def elsewhere(self) -> int:
         """Calls under way at other replicas, as they said last."""
-        return max(0, self.health.in_flight - self.here.told)
+        return self.here.elsewhere
 
     @property
     def load(self) -> int:
         """Calls that the whole fleet has under way, as far as it is known here."""
-        return self.elsewhere + len(self.here.in_flight)
+        return self.here.elsewhere + len(self.here.in_flight)

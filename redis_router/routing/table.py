@@ -111,6 +111,7 @@ class Tables:
         for name, part in parts.items():
             health = records.get(name) or ProviderHealth(name, weight=part.weight)
             here = old.candidates[name].here if name in old.candidates else Here()
+            here.heard(health.in_flight)
             candidates[name] = Candidate(part.whole, health, here)
         serving: dict[str, list[str]] = {model: [] for part in parts.values() for model in part.models}
         for name, part in parts.items():

@@ -12,12 +12,15 @@ from redis_router.provider import Provider
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Event, Leader, Reply, Spec
 
+GONE = -1
+"""As calls in flight: this replica leaves, and has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Results of one provider under one sequence number: applied once, however often it is sent.
 
-    in_flight  calls that this replica has under way there
+    in_flight  calls that this replica has under way there, or `GONE`
     """
 
     provider: str

@@ -167,7 +167,7 @@ class MemoryStore:
         others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
         cooling, jitter = health.cooling_for_ms(now), self.jitter()
         for result in batch.results:
-            says = machine.complains(health, result)
+            says = machine.complains(health, result, now)
             word = word if says is None else says
             health, change = self._own(machine.fold(health, result, now, jitter=jitter, others=others))
             changes += [change] if change else []

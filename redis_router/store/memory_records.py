@@ -62,7 +62,10 @@ class Entry:
     def say_in_flight(self, health: ProviderHealth, session: str, number: int, now: int) -> ProviderHealth:
         """The record with the fleet's sum, in which those count that said so lately: as in `lua/_capacity.lua`."""
         before, at = self.in_flight.get(session, (0, None))
-        if at is None or before != number or abs(now - at) >= SAID_EVERY_MS:
+        if number < 0:  # it leaves
+            self.in_flight.pop(session, None)
+            number = 0
+        elif at is None or before != number or abs(now - at) >= SAID_EVERY_MS:
             self.in_flight[session] = number, now
         if self.summed_ms is not None and 0 <= now - self.summed_ms < SUMMED_EVERY_MS:
             return replace(health, in_flight=max(0, health.in_flight + number - before))

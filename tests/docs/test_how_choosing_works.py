@@ -44,7 +44,9 @@ def records() -> list[ProviderHealth]:
 
 def candidate(health: ProviderHealth, here: float = 0, told: float = 0) -> Candidate:
     """With so many calls of this replica under way, of which it told so many."""
-    return Candidate(Provider(health.name, ("m",)), health, Here([None] * int(here), int(told)))
+    mine = Here([None] * int(here), int(told))
+    mine.heard(health.in_flight)
+    return Candidate(Provider(health.name, ("m",)), health, mine)
 
 
 def candidates(here: Sequence[float] = (0, 0, 0), in_flight: Sequence[int] | None = None) -> list[Candidate]:

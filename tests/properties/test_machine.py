@@ -132,7 +132,7 @@ class Fleet:
                 )
                 for outcome, number, offset, load, took in given_
             ]
-            self.in_flight = len(given_) % 7
+            self.in_flight = len(given_) % 7 - 1  # GONE, too
         writer = self.other if step == "record by another" else self.one
         (reply,) = writer.record([Batch(self.name, self.seq, self.batch, self.in_flight)])
         return self._reply(reply)

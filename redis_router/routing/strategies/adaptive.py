@@ -56,7 +56,10 @@ class Adaptive:
                 if now is not None and _is_due(row.candidate.health, now):
                     (hopeful if row.promise <= best else others).append(row.candidate)
             elif not row.candidate.health.samples and row.candidate.load == 0:
-                hopeful.append(row.candidate)
+                health = row.candidate.health
+                is_due = now is not None and (health.last_result_ms == 0 or _is_due(health, now))
+                if is_due and now is not None and row.candidate.here.may_look(now, FIRST_LOOK_MS):
+                    hopeful.append(row.candidate)
         return hopeful, others
 
 
@@ -71,8 +74,8 @@ class Quickest:
 
 def _row(candidate: Candidate) -> Row:
     health = candidate.health
-    if not health.samples:  # the fewest calls, to see
-        return Row(candidate, 0.0, 0.0, 1 - candidate.elsewhere, per_call=1e6)
+    if not health.samples:
+        return row_of(candidate, 0.0, 0.0)
     usual, floor = health.usual_latency_ms, health.floor_latency_ms
     latency = usual if BECAME_QUICK * usual < floor < BECAME_SLOW * usual else floor
     doubted = (1 - OPTIMISM / math.sqrt(health.samples + 1)) / health.weight
@@ -93,7 +96,8 @@ def _pick(rows: Sequence[Row]) -> Pick:
 
 def _by_share(rows: Sequence[Row]) -> Pick:
     """At random, the quicker ones more often: so replicas that cannot see one another's calls do not herd."""
-    kept, other_of = alias_table([(rows[0].expected / row.expected) ** STEEPNESS for row in rows])
+    least_ms = max(0.001, rows[0].expected)
+    kept, other_of = alias_table([(least_ms / max(least_ms, row.expected)) ** STEEPNESS for row in rows])
     found, size, draw = [row.candidate for row in rows], len(rows), random.random
 
     def pick() -> Candidate:

@@ -31,8 +31,10 @@ class Row:
 
 
 def row_of(candidate: Candidate, expected: float, promise: float) -> Row:
-    """With its room and its waiting, by what is learned of it."""
+    """With its room and its waiting, by what is learned of it; of one that never answered, the fewest calls."""
     health = candidate.health
+    if not health.samples:
+        return Row(candidate, expected, promise, 1 - candidate.elsewhere, per_call=1e6)
     limit = max(1, math.floor((health.concurrency_limit or FIRST_LIMIT) + 0.1))
     per_call = max(health.call_ms, health.floor_latency_ms) / max(1.0, health.concurrency_limit)
     return Row(candidate, expected, promise, limit - candidate.elsewhere, per_call)
