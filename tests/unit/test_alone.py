@@ -91,3 +91,13 @@ def test_what_it_decided_is_forgotten_but_for_what_cannot_be_used():
     assert alone.records["p"].circuit_state is CircuitState.OPEN
     alone.end([])
     assert not alone.decides
+
+
+def test_overload_is_excused_here_as_in_the_fleet():
+    """A time-out above the fleet's limit says nothing of this replica's own circuit."""
+    alone, config = Alone("gw", Clock()), dataclasses.replace(CONFIG, min_reporters=2)
+    alone.shown(ProviderHealth("p", config=config, concurrency_limit=2.0, last_result_ms=1_000, call_ms=500.0))
+    above, below = (Result("p", Outcome.FAILURE, 0.0, 1, reason="timeout", load=load) for load in (9.0, 2.0))
+    assert alone.decide([above] * 10) == []
+    (opened,) = alone.decide([below] * 2)
+    assert opened.circuit_state is CircuitState.OPEN

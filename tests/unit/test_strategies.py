@@ -284,3 +284,45 @@ def test_a_second_try_takes_the_least_loaded_of_all():
     assert {again.prepare("m", found)().provider.name for _ in range(50)} == {"b"}
     assert {again.prepare("m", in_flight(found, b=3))().provider.name for _ in range(50)} == {"c"}
     assert isinstance(best_first("latency"), Latency)
+
+
+MEASURED = {"samples": 63, "usual_latency_ms": 100.0, "floor_latency_ms": 100.0, "latency_ms": 100.0, "call_ms": 100.0}
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "latency"])
+def test_the_quickest_has_the_calls_until_it_is_full(strategy):
+    """Calls elsewhere count; above the limit the next one is taken where that is the sooner answer."""
+    slower = {key: 1.3 * value if key.endswith("_ms") else value for key, value in MEASURED.items()}
+    found = candidates(a=MEASURED | {"concurrency_limit": 4.0}, b=slower | {"concurrency_limit": 4.0})
+    pick = resolve(strategy).prepare("m", found)
+    taken = []
+    for _ in range(8):
+        taken.append(pick())
+        taken[-1].in_flight.append(None)
+    assert [each.provider.name for each in taken] == list("aaaabbbb")
+    found[0].in_flight.clear()
+    found[0].here.heard(4)
+    assert resolve(strategy).prepare("m", found)().provider.name == "a", "both are full, and this one is the quicker"
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "latency"])
+def test_one_without_a_sample_gets_one_call_at_a_time(strategy):
+    """It may hang: others take what comes meanwhile."""
+    found = candidates(new={}, a=MEASURED | {"concurrency_limit": 50.0})
+    pick = looking(resolve(strategy), lambda: 1_000_000.0).prepare("m", found)
+    for _ in range(40):
+        pick().in_flight.append(None)
+    assert len(found[0].in_flight) == 1
+
+
+def test_a_record_of_zeros_breaks_no_choice():
+    """As a hand may write it."""
+    zeros = {"samples": 5, "concurrency_limit": 0.0}
+    assert picks("adaptive", candidates(a=zeros, b=zeros | {"usual_latency_ms": 5.0, "floor_latency_ms": 5.0}), 50)
+
+
+def test_replicas_that_only_record_results_do_not_herd():
+    """Nobody knows what is under way: shares by the fourth power of the latency."""
+    slower = {key: 2 * value if key.endswith("_ms") else value for key, value in MEASURED.items()}
+    taken = picks("adaptive", candidates(a=MEASURED, b=slower), times=1_700)
+    assert 50 < taken["b"] < 150

@@ -1,0 +1,130 @@
+"""What the fleet knows of a provider's load and limit, on every backend: calls in flight, overload, rate limits."""
+
+import pytest
+
+from redis_router import CircuitConfig, CircuitState, Outcome
+from redis_router.circuit.outcome import Result
+from redis_router.store.contract import GONE, Batch
+from tests.contract.records import OPENAI
+
+START = 1_700_000_000_000
+CONFIG = CircuitConfig(consecutive_failure_limit=3)
+
+
+class Replica:
+    """A store at moments of the test's, with batches numbered as they come."""
+
+    def __init__(self, store) -> None:
+        self.store, self.seq = store, 0
+        store.now_ms = START
+        store.register(OPENAI, CONFIG)
+
+    def says(self, seconds, *results, in_flight=0):
+        self.seq += 1
+        self.store.now_ms = START + round(seconds * 1000)
+        (reply,) = self.store.record([Batch("openai", self.seq, results, in_flight)])
+        return reply.health
+
+
+@pytest.fixture
+def replica(backend):
+    return lambda writer: Replica(backend.store(writer))
+
+
+def answered(load, latency_ms=500.0):
+    return Result("openai", Outcome.SUCCESS, latency_ms, 1, load=load)
+
+
+def timed_out(load):
+    return Result("openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=load)
+
+
+class TestInFlight:
+    def test_it_is_the_sum_of_what_each_said_last(self, replica):
+        """However often, and in whatever order."""
+        one, other = replica("one"), replica("other")
+        assert one.says(0, in_flight=5).in_flight == 5
+        assert other.says(1, in_flight=3).in_flight == 8
+        assert one.says(2, in_flight=1).in_flight == 4
+        assert other.says(3).in_flight == 1
+
+    def test_the_calls_of_the_dead_go(self, replica):
+        """A minute after their last word, with the next sum; those of one that goes on saying so stay."""
+        dead, alive = replica("dead"), replica("alive")
+        dead.says(0, in_flight=12)
+        for seconds in range(0, 100, 10):
+            health = alive.says(seconds, in_flight=2)
+        assert health.in_flight == 2
+
+    def test_who_leaves_takes_its_calls_and_its_word_along(self, replica):
+        """Then the next one is alone with it, and its word is enough."""
+        leaving, other = replica("leaving"), replica("other")
+        other.store.update("openai", {"min_reporters": "2"})
+        leaving.says(0, answered(1), in_flight=4)
+        failures = [Result("openai", Outcome.FAILURE, 10.0, 1)] * 3
+        assert other.says(1, *failures).circuit_state is CircuitState.CLOSED
+        assert leaving.says(2, in_flight=GONE).in_flight == 0
+        assert other.says(3, *failures).circuit_state is CircuitState.OPEN
+
+    def test_nothing_is_counted_twice_where_a_batch_is_sent_twice(self, replica):
+        """As with its results."""
+        one = replica("one")
+        one.says(0, in_flight=5)
+        one.seq -= 1
+        assert one.says(1, in_flight=5).in_flight == 5
+
+
+class TestLimit:
+    def test_it_grows_while_answers_stay_quick_and_is_cut_where_they_wait(self, replica):
+        """At first by leaps; the wait, by Little's law, says how many are served."""
+        one = replica("one")
+        for load in range(1, 21):
+            health = one.says(load, answered(load), answered(load))
+        assert health.concurrency_limit >= 20
+        for seconds in range(30, 60):
+            health = one.says(seconds, answered(30, 2_000.0))
+        assert 1 <= health.concurrency_limit < 15
+
+    def test_it_is_forgotten_where_nobody_says_what_is_under_way(self, replica):
+        """A fleet that only records results keeps within no limit."""
+        one = replica("one")
+        assert one.says(0, answered(4)).concurrency_limit > 0
+        assert one.says(1, *[answered(0)] * 60).concurrency_limit == 0
+
+    def test_a_rate_limit_lowers_it_once_for_many_refusals(self, replica):
+        """All that were under way at the same load say the same."""
+        one = replica("one")
+        one.says(0, *[answered(load) for load in range(1, 11)])
+        refused = Result("openai", Outcome.RATE_LIMITED, 0.0, 1, cooldown_ms=1_000.0, load=10.0)
+        assert one.says(1, *[refused] * 10).concurrency_limit == 7
+
+
+class TestOverload:
+    def test_a_time_out_above_the_limit_is_no_failure(self, replica):
+        """While the provider answers others: the limit shrinks instead."""
+        one = replica("one")
+        before = one.says(0, answered(1), answered(2))
+        health = one.says(1, *[timed_out(30)] * 5, answered(2))
+        assert (health.circuit_state, health.failure_rate) == (CircuitState.CLOSED, 0.0)
+        assert health.concurrency_limit < before.concurrency_limit
+
+    def test_below_it_it_is_one(self, replica):
+        """A provider that is dead fails these, too."""
+        one = replica("one")
+        one.says(0, *[answered(load) for load in range(1, 11)])
+        assert one.says(1, *[timed_out(2)] * 3).circuit_state is CircuitState.OPEN
+
+    def test_a_provider_that_answers_nobody_is_not_merely_full(self, replica):
+        """However many calls are under way: once nothing came back for a while, time-outs count."""
+        one = replica("one")
+        one.says(0, answered(1), answered(2))
+        assert one.says(20, *[timed_out(30)] * 3).circuit_state is CircuitState.OPEN
+
+    def test_in_half_open_every_time_out_counts(self, replica):
+        """Calls that hang since before are no excuse for a trial call."""
+        one = replica("one")
+        one.says(0, answered(1))
+        health = one.says(1, *[Result("openai", Outcome.FAILURE, 10.0, 1)] * 3)
+        one.store.now_ms = START + 40_000
+        health = one.store.half_open("openai").health
+        assert one.says(41, timed_out(30)._replace(generation=health.generation)).circuit_state is CircuitState.OPEN
