@@ -14,7 +14,7 @@ from redis_router.circuit.outcome import Result
 from redis_router.routing.candidate import Here
 from redis_router.routing.strategies.adaptive import FIRST_LOOK_MS, LAST_LOOK_MS, LOOKS, STEEPNESS, Adaptive, _row
 from redis_router.routing.strategies.base import Pick
-from tests.support.documents import PAGES, section
+from tests.support.documents import PAGES, ROOT, section
 
 PAGE = "docs/how-choosing-works.md"
 NAMES = ("openai", "azure", "mistral")
@@ -229,3 +229,24 @@ def test_shares_where_nobody_knows_the_calls_under_way():
     drawn = Counter(pick().provider.name for _ in range(20_000))
     for name, share in zip(NAMES, shares, strict=True):
         assert 100 * drawn[name] / 20_000 == pytest.approx(share, abs=1.5)
+
+
+def test_the_figures_are_those_of_the_report():
+    """Page and README say what the worlds came to."""
+    report = (ROOT / "benchmarks/results/worlds.md").read_text()
+    rows = [
+        line.split("|")[1:3]
+        for line in report.partition("Parts of the worlds")[0].splitlines()
+        if line.startswith("| ")
+    ]
+    found = {name.strip(): [float(each) for each in p99.split("/")] for name, p99 in rows if "/" in p99}
+    medians = {name: values[0] for name, values in found.items()}
+    shown = table("How good it is")
+    for name in ("adaptive", "latency", "p2c"):
+        assert [float(cell) for cell in shown[name]] == found[name][:2]
+    assert [float(cell) for cell in shown["Envoy, least request"]] == found["Envoy, least request"][:2]
+    litellm = sorted(value for name, value in medians.items() if name.startswith("LiteLLM"))
+    assert shown["LiteLLM, its best and its worst strategy"][0] == f"{litellm[0]:.2f} to {litellm[-1]:.2f}"
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"the p99 was {medians['adaptive']:.2f} times that of an oracle in the median" in readme
+    assert f"LiteLLM's best strategy came to {litellm[0]:.2f}, `p2c` to {medians['p2c']:.2f}" in readme
