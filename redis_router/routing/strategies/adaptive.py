@@ -44,7 +44,10 @@ class Adaptive:
         pick = _pick(known or rows)
         if len(rows) == 1 or not known:
             return pick
-        return _looking(pick, *self._idle(rows, known[0].expected))
+        hopeful, others = self._idle(rows, known[0].expected)
+        if self._now_ms is None or not (hopeful or others):
+            return pick
+        return _looking(pick, hopeful, others, self._now_ms)
 
     def _idle(self, rows: Sequence["Row"], best: float) -> tuple[list[Candidate], list[Candidate]]:
         """Whom to look at now, the longest idle last: who was as good as the best, or may be; and the others."""
@@ -57,8 +60,7 @@ class Adaptive:
                     (hopeful if row.promise <= best else others).append(row.candidate)
             elif not row.candidate.health.samples and row.candidate.load == 0:
                 health = row.candidate.health
-                is_due = now is not None and (health.last_result_ms == 0 or _is_due(health, now))
-                if is_due and now is not None and row.candidate.here.may_look(now, FIRST_LOOK_MS):
+                if now is not None and (health.last_result_ms == 0 or _is_due(health, now)):
                     hopeful.append(row.candidate)
         return hopeful, others
 
@@ -113,16 +115,17 @@ def _is_due(health: ProviderHealth, now_ms: float) -> bool:
     return abs(now_ms - health.last_result_ms) >= wait * random.uniform(1.0, 1.5)
 
 
-def _looking(pick: Pick, hopeful: list[Candidate], others: list[Candidate]) -> Pick:
-    """The pick, but for a look at each of these: of the others rarely."""
-    if not hopeful and not others:
-        return pick
+def _looking(pick: Pick, hopeful: list[Candidate], others: list[Candidate], now_ms: Callable[[], float]) -> Pick:
+    """The pick, but for a look at each of these: of the others rarely; at one that never answered, now and then."""
     draw = random.random
 
     def look() -> Candidate:
         idle = hopeful or (others if draw() < LOOKS else None)
         if idle:
             try:
+                candidate = idle[-1]
+                if not candidate.health.samples and not candidate.here.may_look(now_ms(), FIRST_LOOK_MS):
+                    return pick()
                 candidate = idle.pop()  # atomic: one caller gets it
             except IndexError:
                 return pick()
