@@ -49,7 +49,6 @@ if asks_others then
 end
 local cooling = cooling_for_ms(health, now)
 
-
 applied = 0
 for i = 9, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')

@@ -32,12 +32,9 @@ from redis_router.telemetry.metrics import Metrics
 
 TEND_INTERVAL = 0.05
 """Seconds between looks at permits while a circuit is half-open or a permit is out."""
-WATCH_INTERVAL = 0.25
-"""Seconds between looks for overdue circuits while one is open, and at records that wait to be put right."""
-IDLE_INTERVAL = 0.25
-"""Seconds between looks at whether there is anything of that."""
-GUARD_INTERVAL = 0.25
-"""Seconds between looks at whether the thread that talks to Redis is held up, while it does."""
+LOOK_INTERVAL = 0.25
+"""Seconds between looks at what else is to be done: calls that began and are to be told of, overdue circuits, records
+that wait to be put right, and whether the thread that talks to Redis is held up."""
 
 
 class Engine:
@@ -145,15 +142,15 @@ class Engine:
             self._hearer.join(min(0.3, timeout * 0.2))
         left = deadline - time.monotonic()
         flushed = self.flush(max(left * 0.5, left - 0.6))  # the rest is for a command that hangs
-        if flushed and self.link.up:
-            with suppress(RouterError):
-                self._exchange.say_goodbye()
         self._stop.set()
         self.waiters.ring()  # nobody will come back here
         self.outbox.urge()
         self._work.ring()
         for thread in () if self._is_ours else self._threads:
             thread.join(deadline - time.monotonic())
+        if flushed and self.link.up:  # now that nobody else sends: a later batch must not overtake an earlier one
+            with suppress(RouterError):
+                self._exchange.say_goodbye()
         self._listener.stop(0.0 if self._is_ours else deadline - time.monotonic())
         dropped = self.outbox.close()
         if dropped:
@@ -207,11 +204,7 @@ class Engine:
 
     def _nap(self) -> float:
         """Seconds until there is something to look at, where nobody wakes us."""
-        if self.store.waits_for(self._talker.ident):
-            return GUARD_INTERVAL if not self._has_trials else TEND_INTERVAL
-        if self._has_trials:
-            return TEND_INTERVAL
-        return WATCH_INTERVAL if self.view.timing.open or self._registration.busy else IDLE_INTERVAL
+        return TEND_INTERVAL if self._has_trials else LOOK_INTERVAL
 
     @property
     def _has_trials(self) -> bool:
@@ -230,7 +223,7 @@ class Engine:
     # The thread that exchanges
 
     def _talk(self) -> bool:
-        self._work.wait(min(self._nap(), max(0.0, self._retry_at - time.monotonic()) or IDLE_INTERVAL))
+        self._work.wait(min(self._nap(), max(0.0, self._retry_at - time.monotonic()) or LOOK_INTERVAL))
         if self.link.push_up is False or time.monotonic() < self._retry_at:
             return not self._stop.is_set()  # without the push channel there is nothing to try
         began = time.monotonic()

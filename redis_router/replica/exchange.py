@@ -12,7 +12,7 @@ from redis_router.replica.parts import Parts
 from redis_router.replica.registration import REFUSED_SECONDS
 from redis_router.routing.candidate import Candidate
 from redis_router.runtime.log import log
-from redis_router.store.contract import GONE, Batch
+from redis_router.store.contract import COUNTED_FOR_MS, GONE, Batch
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
@@ -22,8 +22,6 @@ SAY_AGAIN_INTERVAL = 20.0
 """Seconds between words on calls that last: the fleet forgets those of a replica that says nothing for a minute."""
 SILENT_SECONDS = 2.0
 """After so long without news of a provider that calls of others fill, it is asked whether they are still there."""
-CALLER_MS = 60_000
-"""For so long a replica counts as one that calls a provider: `lua/_capacity.lua`."""
 LOOKED_AT_ONCE = 100
 """So many of them at most."""
 
@@ -68,7 +66,7 @@ class Exchange:
         now = time.monotonic()
         if now < self._say_at:
             return
-        self._say_at, silent = now + SAY_INTERVAL, list[Candidate]()
+        self._say_at, to_say = now + SAY_INTERVAL, list[Candidate]()
         again = now >= self._say_again_at
         if again:
             self._say_again_at = now + SAY_AGAIN_INTERVAL
@@ -76,8 +74,8 @@ class Exchange:
         for name, candidate in self._view.table.candidates.items():
             is_told = len(candidate.in_flight) == candidate.here.told and not (again and candidate.in_flight)
             if name not in unusable and (not is_told or self._is_silent(candidate, redis_now, now)):
-                silent.append(candidate)
-        yield from self._outbox.say_in_flight(self._store, silent)
+                to_say.append(candidate)
+        yield from self._outbox.say_in_flight(self._store, to_say)
 
     def _is_silent(self, candidate: Candidate, redis_now: float | None, now: float) -> bool:
         """Calls of others fill it, and nothing was heard of it since: are they still there? Who died says nothing."""
@@ -92,9 +90,12 @@ class Exchange:
     def say_goodbye(self) -> None:
         """This replica leaves: nothing of it is under way, and it is asked no more how a provider is."""
         redis_now = self._records.redis_now_ms() or 0.0
-        for name, candidate in self._view.table.candidates.items():
-            if candidate.here.told or redis_now - candidate.health.last_result_ms < CALLER_MS:
-                self._store.record([Batch(name, self._outbox.number(), (), GONE)])
+        called = [
+            name
+            for name, candidate in self._view.table.candidates.items()
+            if candidate.here.told or redis_now - candidate.health.last_result_ms < COUNTED_FOR_MS
+        ]
+        self._store.record([Batch(name, self._outbox.number(), (), GONE) for name in called])
 
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""

@@ -190,7 +190,8 @@ class Verdicts:
         try:
             found = Outcome(outcome)  # type: ignore[arg-type]
         except ValueError:
-            raise InvalidArgument(f"unknown outcome {outcome!r}: choose {', '.join(Outcome)}") from None
+            others = ", ".join(each for each in Outcome if each is not Outcome.BEGUN)
+            raise InvalidArgument(f"unknown outcome {outcome!r}: choose {others}") from None
         if found is Outcome.BEGUN:
             raise InvalidArgument("outcome is 'begun': say it with `first_token()` of an attempt")
         if cooldown is not None and found is not Outcome.RATE_LIMITED:

@@ -12,6 +12,8 @@ from redis_router.provider import Provider
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Event, Leader, Reply, Spec
 
+COUNTED_FOR_MS = 60_000
+"""So long after its word a replica's calls under way count, and it counts as one that calls the provider."""
 GONE = -1
 """As calls in flight: this replica leaves, and has none."""
 

@@ -11,14 +11,14 @@ from weakref import WeakSet
 
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
+from redis_router.store.contract import COUNTED_FOR_MS
 from redis_router.store.messages import Event, Leader, Reply, Spec
 
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000
 """Of so many sessions a provider's last batch is remembered, so that none is applied twice."""
-COUNTED_FOR_MS, SAID_EVERY_MS, SUMMED_EVERY_MS = 60_000, 20_000, 15_000
-"""Calls under way count for so long after their replica said so; as many are said again, and the sum is made anew, so
-often."""
+SAID_EVERY_MS, SUMMED_EVERY_MS = 20_000, 15_000
+"""As many calls under way are said again, and the sum is made anew, so often."""
 REPORTS_KEPT_MS = 60_000
 """A replica's word counts for so long at least, where `min_reporters` is asked for."""
 
