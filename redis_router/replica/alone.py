@@ -103,10 +103,11 @@ class Alone:
         own, fleet = self.records[name], self._fleet.get(name)
         if self.decides_on(name):
             return False
-        if fleet is not None and is_overload(fleet, result.reason, result.load, self._clock()):
+        is_excused = fleet is not None and is_overload(fleet, result.reason, result.load, self._clock())
+        if is_excused or result.outcome is Outcome.BEGUN:
             return True
         if result.outcome is not Outcome.SUCCESS or own.circuit_state is not CLOSED:
-            return result.outcome is Outcome.BEGUN
+            return False
         counts = own.config.window or own.calls < own.config.minimum_calls
         return not counts and own.failure_rate == 0 and own.consecutive_failures == 0
 

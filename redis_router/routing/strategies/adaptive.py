@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 
 from redis_router.circuit.record import ProviderHealth
 from redis_router.routing.candidate import Candidate
-from redis_router.routing.strategies.base import Pick
-from redis_router.routing.strategies.p2c import alias_table
+from redis_router.routing.strategies.base import FAILURE_COSTS_MS, Pick, by_share
 from redis_router.routing.strategies.room import Row, as_tuple, first_with_room, least, row_of
 
 DEVIATIONS = 1.5
@@ -22,8 +21,6 @@ BECAME_QUICK, BECAME_SLOW = 0.6, 1.6
 """Where calls at low load take so many times the usual, the provider has changed, and they count in its place."""
 OPTIMISM = 0.5
 """So much of a latency is doubted, over √(samples + 1): who had one slow call gets another."""
-FAILURE_COSTS_MS = 5000.0
-"""What a failure is worth in latency: linkerd's penalty."""
 FIRST_LOOK_MS, LAST_LOOK_MS = 2000.0, 300_000.0
 """An idle provider is looked at again after twice the time between its last two results, within these."""
 LOOKS = 0.002
@@ -42,27 +39,10 @@ class Adaptive:
         rows = sorted(map(_row, candidates), key=lambda row: row.expected)
         known = [row for row in rows if row.candidate.health.samples]
         pick = _pick(known or rows)
-        if len(rows) == 1 or not known:
+        if len(rows) == 1 or not known or self._now_ms is None:
             return pick
-        hopeful, others = self._idle(rows, known[0].expected)
-        if self._now_ms is None or not (hopeful or others):
-            return pick
-        return _looking(pick, hopeful, others, self._now_ms)
-
-    def _idle(self, rows: Sequence["Row"], best: float) -> tuple[list[Candidate], list[Candidate]]:
-        """Whom to look at now, the longest idle last: who was as good as the best, or may be; and the others."""
-        hopeful: list[Candidate] = []
-        others: list[Candidate] = []
-        now = self._now_ms() if self._now_ms is not None else None
-        for row in sorted(rows, key=lambda row: row.candidate.health.last_result_ms, reverse=True):
-            if row.candidate.load == 0 and row.expected > best:
-                if now is not None and _is_due(row.candidate.health, now):
-                    (hopeful if row.promise <= best else others).append(row.candidate)
-            elif not row.candidate.health.samples and row.candidate.load == 0:
-                health = row.candidate.health
-                if now is not None and (health.last_result_ms == 0 or _is_due(health, now)):
-                    hopeful.append(row.candidate)
-        return hopeful, others
+        hopeful, others = _idle(rows, known[0].expected, self._now_ms())
+        return _looking(pick, hopeful, others, self._now_ms) if hopeful or others else pick
 
 
 class Quickest:
@@ -92,22 +72,27 @@ def _pick(rows: Sequence[Row]) -> Pick:
         return lambda: first
     is_known = any(row.candidate.health.concurrency_limit or row.candidate.load for row in rows)
     if rows[0].expected < rows[1].expected and not is_known:
-        return _by_share(rows)
+        return _by_latency(rows)
     return first_with_room(rows)
 
 
-def _by_share(rows: Sequence[Row]) -> Pick:
-    """At random, the quicker ones more often: so replicas that cannot see one another's calls do not herd."""
+def _by_latency(rows: Sequence[Row]) -> Pick:
+    """The quicker ones more often: so replicas that cannot see one another's calls do not herd."""
     least_ms = max(0.001, rows[0].expected)
-    kept, other_of = alias_table([(least_ms / max(least_ms, row.expected)) ** STEEPNESS for row in rows])
-    found, size, draw = [row.candidate for row in rows], len(rows), random.random
+    shares = [(least_ms / max(least_ms, row.expected)) ** STEEPNESS for row in rows]
+    return by_share([row.candidate for row in rows], shares)
 
-    def pick() -> Candidate:
-        at = draw() * size
-        index = int(at)
-        return found[index if at - index < kept[index] else other_of[index]]
 
-    return pick
+def _idle(rows: Sequence[Row], best: float, now_ms: float) -> tuple[list[Candidate], list[Candidate]]:
+    """Whom to look at now, the longest idle last: who was as good as the best, or may be; and the others."""
+    hopeful: list[Candidate] = []
+    others: list[Candidate] = []
+    for row in sorted(rows, key=lambda row: row.candidate.health.last_result_ms, reverse=True):
+        health = row.candidate.health
+        is_left_out = row.expected > best or not health.samples
+        if is_left_out and row.candidate.load == 0 and _is_due(health, now_ms):
+            (hopeful if row.promise <= best else others).append(row.candidate)
+    return hopeful, others
 
 
 def _is_due(health: ProviderHealth, now_ms: float) -> bool:

@@ -1,12 +1,16 @@
 """What a strategy is, and what several of them need."""
 
 import random
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 from redis_router.routing.candidate import Candidate
 
 Pick = Callable[[], Candidate]
+FAILURE_COSTS_MS = 5000.0
+"""What a failure is worth in latency: linkerd's penalty."""
 
 
 class Strategy(Protocol):
@@ -30,6 +34,13 @@ def at_random(candidates: Sequence[Candidate]) -> Pick:
         only = chosen[0]
         return lambda: only
     return lambda: chosen[int(draw() * size)]
+
+
+def by_share(candidates: Sequence[Candidate], shares: Sequence[float]) -> Pick:
+    """At random, each in proportion to its share."""
+    chosen, bounds = tuple(candidates), list(accumulate(shares))
+    total, last, draw = bounds[-1], len(bounds) - 1, random.random
+    return lambda: chosen[bisect(bounds, draw() * total, 0, last)]
 
 
 def or_mean(latencies: Sequence[float]) -> list[float]:

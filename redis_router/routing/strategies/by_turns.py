@@ -1,13 +1,12 @@
 """Strategies that measure nothing: each in turn, or by weight."""
 
 import random
-from bisect import bisect
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, count
+from itertools import count
 from math import gcd
 
 from redis_router.routing.candidate import Candidate
-from redis_router.routing.strategies.base import Pick
+from redis_router.routing.strategies.base import Pick, by_share
 
 
 class Turns:
@@ -40,9 +39,7 @@ class Weighted:
     """At random, in proportion to the records' weights."""
 
     def prepare(self, model: str, candidates: Sequence[Candidate]) -> Pick:
-        chosen, bounds = tuple(candidates), list(accumulate(c.health.weight for c in candidates))
-        total, last, draw = bounds[-1], len(bounds) - 1, random.random
-        return lambda: chosen[bisect(bounds, draw() * total, 0, last)]
+        return by_share(candidates, [c.health.weight for c in candidates])
 
 
 class WeightedRoundRobin:

@@ -4,10 +4,8 @@ import random
 from collections.abc import Sequence
 
 from redis_router.routing.candidate import Candidate
-from redis_router.routing.strategies.base import Pick, at_random, or_mean
+from redis_router.routing.strategies.base import FAILURE_COSTS_MS, Pick, at_random, or_mean
 
-FAILURE_COSTS_MS = 5000.0
-"""What a failure is worth in latency: linkerd's penalty."""
 EQUALS = 1.25
 """Averages within so many times the lowest count as equal: those of two equal providers differ by so much."""
 STEEPNESS = 3
