@@ -44,8 +44,9 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
                    or None for what `redis_router.classify` says
     rate_limit_cooldown      how long a rate limit holds that does not say for how long
     rate_limit_cooldown_max  the longest time of a rate limit that is believed
-    when_all_open  "raise" NoProviderAvailable; "least_bad": route to the least bad provider all the same; "wait": let
-                   `attempts` wait, as with its own `wait=True`
+    when_all_open  "panic": call those all the same that were seen to answer since their circuit opened, and raise
+                   NoProviderAvailable where there are none; "raise" it at once; "least_bad": call the least bad one,
+                   however bad; "wait": let `attempts` wait, as with its own `wait=True`
     max_ejection_percent  of a model's providers, so many at most are left out here for their circuit; 100 for all
     flush_interval     how long successes wait for company on their way to Redis
     push_interval      how often mere averages are pushed, for each provider over the fleet
@@ -73,7 +74,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         classify: Classifier | None = None,
         rate_limit_cooldown: float = 5.0,
         rate_limit_cooldown_max: float = 300.0,
-        when_all_open: str = "raise",
+        when_all_open: str = "panic",
         max_ejection_percent: float = 100.0,
         flush_interval: float = 0.02,
         push_interval: float = 0.5,
@@ -265,4 +266,4 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         said = self._verdicts.said(success, outcome, reason, cooldown)
         if latency_ms is not None:
             latency_ms = check_latency(latency_ms)
-        report(self._context, name, model, said, latency_ms, keeps_bad=self.options.keeps_bad)
+        report(self._context, name, model, said, latency_ms, self.options)

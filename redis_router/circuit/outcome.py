@@ -55,6 +55,22 @@ TOLD_BEFORE = -1.0
 """As `load`: what the beginning of the answer says was told when it began."""
 
 
+class UnderWay(NamedTuple):
+    """What one replica has under way at a provider, as it tells the fleet.
+
+    calls    that did not end
+    overdue  of these, so many have waited for an answer for much longer than an answer takes
+    """
+
+    calls: int = 0
+    overdue: int = 0
+
+
+NOTHING = UnderWay()
+GONE = UnderWay(-1)
+"""This replica leaves: it has none, and counts no more as one that calls the provider."""
+
+
 def is_request(result: Result) -> bool:
     """Or merely a permit that is handed back unused, or the beginning of an answer?"""
     if result.outcome is Outcome.BEGUN:

@@ -283,6 +283,7 @@ def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
         and old.available is new.available
         and old.unavailable_reason == new.unavailable_reason
         and old.weight == new.weight
+        and old.still_answers is new.still_answers
         and abs(old.cooldown_until_ms - new.cooldown_until_ms) < NEWS_MS  # of many calls each says a few ms more
         and old.config == new.config
     )

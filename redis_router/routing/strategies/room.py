@@ -55,7 +55,7 @@ def first_with_room(rows: Sequence[Row]) -> Pick:
     return pick_one_of_equals
 
 
-InOrder = tuple[float, list[None], int, float, Candidate]
+InOrder = tuple[float, dict[int, float], int, float, Candidate]
 """Of a row: what is expected, calls under way here, room, per call, the candidate. To unpack it is quick."""
 
 
