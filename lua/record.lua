@@ -18,7 +18,7 @@
 -- ARGV[10..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun,
 --           after a failure a colon and why it failed; the generation in which the calls began, their permit or '', and
 --           for each, with blanks between, its latency in ms, of rate_limited how many ms to wait; after a colon the
---           load when it began, and after another how many ms the whole call took, where these are known
+--           load when it began, then how many ms the whole call took, and how many to wait after it, where these are known
 --
 -- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
 -- said, whose reply was lost; 'missing' applied nothing. A repeat may leave out outcomes that grew too old, from the
@@ -54,7 +54,7 @@ applied = 0
 for i = 10, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
-  for number, load, duration in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?(%S*)') do
+  for number, load, duration, wait in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?([^:%s]*):?(%S*)') do
     local at_load = tonumber(load) or 0
     if outcome == 'failure' and is_overload(health, why, at_load, now) then
       overload(health)
@@ -65,6 +65,7 @@ for i = 10, #ARGV, 4 do
         if says ~= nil then word = says end
       end
       fold(record, success, ms, generation, why, now, at_load, tonumber(duration) or 0)
+      if success and wait ~= '' then cool_down(health, tonumber(wait), now) end
     elseif outcome == 'rate_limited' then
       cool_down(health, tonumber(number), now)
       keep_rate(health, at_load)

@@ -257,7 +257,8 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         latency_ms  how long it took, in ms; 0 where that was not measured. Not needed for a rate limit or to ignore
         model       for a provider with `circuit_per_model`
         reason      in one word, why a call failed
-        cooldown    of a rate limit: seconds for which the provider wants no calls; None for `rate_limit_cooldown`
+        cooldown    of a rate limit: seconds for which the provider wants no calls; None for `rate_limit_cooldown`. Of a
+                    success: the same, where the provider said that nothing is left of a limit
 
         The result counts for the circuit's generation of this moment, and in half-open for the longest trial call that
         `select_provider` handed out; `attempt` remembers when the call began and whether it was one.

@@ -189,7 +189,10 @@ def complains(health: ProviderHealth, result: Result, now_ms: float) -> bool | N
 
 
 def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> ProviderHealth:
-    """A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds."""
+    """A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds.
+
+    So it is after a call that was refused, and after one that was answered and was the last to fit.
+    """
     until = int(now_ms + cooldown_ms)
     if until <= now_ms + health.cooling_for_ms(now_ms):
         return health
@@ -236,6 +239,8 @@ def fold(
     success = result.outcome is Outcome.SUCCESS
     if not success and capacity.is_overload(health, result.reason, result.load, now_ms):
         return changed(health, capacity.overloaded(health)), None
+    if success and result.cooldown_ms:
+        health = cool_down(health, result.cooldown_ms, now_ms)
     changes = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:
         return changed(health, changes), None  # a late result moves the averages, never the circuit

@@ -29,7 +29,7 @@ class Result(NamedTuple):
     permit       the token of a trial call, or ''
     reason       of a failure: one word that says why, or ''
     duration_ms  of the whole call, for the metrics; 0 where that is `latency_ms`
-    cooldown_ms  of rate_limited: for how long the provider wants no calls
+    cooldown_ms  for how long the provider wants no calls: of rate_limited, or of a success that was the last to fit
     load         calls that the fleet had under way there when this one began, itself included; 0 where that is
                  unknown, below 0 where its answer's beginning was told before
 
