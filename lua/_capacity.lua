@@ -2,7 +2,7 @@
 --
 -- `circuit/capacity.py` is its mirror in Python, function for function, and says what each figure means.
 
-local SAMPLES_KEPT, GROWTH_COUNTED = 64, 1000000
+local SAMPLES_KEPT, LONGEST_KEPT, GROWTH_COUNTED = 64, 256, 1000000
 local FIRST_LIMIT = 2 -- of a provider of which nothing is known yet
 local LOW, NEAR = 0.5, 0.75
 local ANSWERS_WITHIN_MS = 5000 -- a provider that is full answers somebody within this, or within two calls' time
@@ -53,6 +53,8 @@ local function learn(health, latency_ms, load)
       limit = grow(health, limit, load)
     end
   end
+  local longest = health.longest_latency_ms
+  health.longest_latency_ms = max(latency_ms, longest + (usual - longest) / LONGEST_KEPT)
   health.samples = min(samples, SAMPLES_KEPT - 1)
   health.usual_latency_ms, health.latency_deviation_ms = usual, deviation
   health.floor_latency_ms, health.near_latency_ms = floor, near

@@ -21,7 +21,8 @@ local FIELDS = {
   'last_state_change_ms', 'number', 0, 'last_check_ms', 'number', 0, 'last_result_ms', 'number', 0,
   'result_gap_ms', 'number?', 0, 'in_flight', 'number?', 0, 'overdue', 'number?', 0, 'concurrency_limit', 'number?', 0, 'limit_growth', 'number?', 0,
   'samples', 'number?', 0, 'usual_latency_ms', 'number?', 0, 'latency_deviation_ms', 'number?', 0,
-  'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0, 'call_ms', 'number?', 0,
+  'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0,
+  'longest_latency_ms', 'number?', 0, 'call_ms', 'number?', 0,
 
   'failure_rate_threshold', 'number', 0.5, 'consecutive_failure_limit', 'number', 5,
   'half_open_success_threshold', 'number', 3, 'half_open_max_probes', 'number', 3, 'open_timeout_ms', 'number', 30000,

@@ -6,6 +6,7 @@ From that are learned
 
 usual   the average latency of calls that did not wait, over about 64 of them, and how far they are from it
 floor   the average latency of calls at low load, over about 8: it follows a provider that becomes slow, or quick again
+longest the longest latency, which is forgotten over some 256 answers
 near    the average latency, and the load, of calls near the limit, over about 12
 limit   calls at once that it takes without making them wait
 
@@ -20,6 +21,7 @@ from redis_router.circuit.record import ProviderHealth
 
 SAMPLES_KEPT = 64
 GROWTH_COUNTED = 1_000_000
+LONGEST_KEPT = 256
 FIRST_LIMIT = 2.0
 """Of a provider of which nothing is known yet."""
 LOW, NEAR = 0.5, 0.75
@@ -67,8 +69,10 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
             limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
         elif latency_ms <= 2 * floor:
             limit, growth = grown(limit, growth, load)
+    longest = health.longest_latency_ms
     return {
         "samples": min(samples, SAMPLES_KEPT - 1),
+        "longest_latency_ms": max(latency_ms, longest + (usual - longest) / LONGEST_KEPT),
         "usual_latency_ms": usual,
         "latency_deviation_ms": deviation,
         "floor_latency_ms": floor,

@@ -77,6 +77,7 @@ class ProviderHealth:
     samples                         answers that the following are made of, up to 63
     usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
+    longest_latency_ms              the longest of some hundreds of answers: what is older is overdue
     call_ms                         moving average of whole calls, streams included, ms
     circuit_version                 of the settings in force, where a router gave one
     declined_settings               a fingerprint of those that a replica came with last and were not taken
@@ -121,6 +122,7 @@ class ProviderHealth:
     floor_latency_ms: float = stored(0.0, number, optional=True)
     near_latency_ms: float = stored(0.0, number, optional=True)
     near_load: float = stored(0.0, number, optional=True)
+    longest_latency_ms: float = stored(0.0, number, optional=True)
     call_ms: float = stored(0.0, number, optional=True)
     config: CircuitConfig = field(default_factory=CircuitConfig)
     circuit_version: int = stored(0, whole, optional=True)

@@ -8,8 +8,9 @@ from redis_router.provider import Provider
 
 FEWEST_SAMPLES = 3
 """Of a provider that answered less often nobody knows how long an answer takes."""
-OVERDUE_MS, OVERDUE_TIMES, OVERDUE_DEVIATIONS = 500.0, 2.0, 4.0
-"""An answer is overdue after so many times the average and so many mean deviations, at least after so many ms."""
+OVERDUE_MS, OVERDUE_TIMES, OVERDUE_DEVIATIONS, OVERDUE_LONGEST = 500.0, 2.0, 4.0, 1.2
+"""An answer is overdue after so many ms, after so many times the average and so many mean deviations, and after so many
+times the longest of some hundreds: one call in twenty may be a long one."""
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class Candidate:
             return UnderWay(len(calls))
         average = max(health.usual_latency_ms, health.floor_latency_ms, health.near_latency_ms)
         deviations = OVERDUE_DEVIATIONS * health.latency_deviation_ms
-        since = now - max(OVERDUE_MS, OVERDUE_TIMES * average + deviations) / 1000
+        longest = OVERDUE_LONGEST * health.longest_latency_ms
+        since = now - max(OVERDUE_MS, OVERDUE_TIMES * average + deviations, longest) / 1000
         waiting = list(calls.values())
         return UnderWay(len(waiting), sum(began < since for began in waiting))

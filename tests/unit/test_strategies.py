@@ -330,18 +330,23 @@ def test_adaptive_leaves_a_provider_where_calls_hang():
 
 
 def test_a_call_is_overdue_after_a_time_that_goes_by_its_providers_answers():
-    """Twice the average and four deviations, at least half a second; never where its answer began."""
-    (quick, slow, unknown) = candidates(
+    """Twice the average and four deviations, at least half a second; never where its answer began.
+
+    Where some calls always took long, those of today may, too.
+    """
+    (quick, slow, unknown, varied) = candidates(
         quick=MEASURED | {"latency_deviation_ms": 10.0},
         slow=MEASURED | {"usual_latency_ms": 1_000.0, "latency_deviation_ms": 500.0},
         unknown={},
+        varied=MEASURED | {"latency_deviation_ms": 10.0, "longest_latency_ms": 5_000.0},
     )
-    for candidate in (quick, slow, unknown):
+    for candidate in (quick, slow, unknown, varied):
         for since in (90.0, 95.0, 99.0, 99.6, math.inf):
             begin(candidate, since)
     assert quick.under_way(100.0) == UnderWay(5, 3)
     assert slow.under_way(100.0) == UnderWay(5, 2)
     assert unknown.under_way(100.0) == UnderWay(5, 0)
+    assert varied.under_way(100.0) == UnderWay(5, 1)
 
 
 @pytest.mark.parametrize("strategy", ["adaptive", "latency"])
