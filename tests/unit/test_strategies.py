@@ -312,6 +312,17 @@ def test_the_quickest_has_the_calls_until_it_is_full(strategy):
     assert resolve(strategy).prepare("m", found)().provider.name == "a", "both are full, and this one is the quicker"
 
 
+@pytest.mark.parametrize("strategy", ["adaptive", "latency"])
+@pytest.mark.parametrize(("times", "is_alike"), [(1.05, True), (1.2, False)])
+def test_those_alike_share_the_calls(strategy, times, is_alike):
+    """Two deployments of one model are never equal to the last digit; and one in reserve is not for load."""
+    slower = {key: times * value if key.endswith("_ms") else value for key, value in MEASURED.items()}
+    found = candidates(a=MEASURED | {"concurrency_limit": 50.0}, b=slower | {"concurrency_limit": 50.0})
+    taken = picks(strategy, found, times=2_000)
+    assert taken["a"] + taken["b"] == 2_000
+    assert (900 < taken["b"] < 1_100) if is_alike else taken["b"] == 0
+
+
 def test_adaptive_leaves_a_provider_where_calls_hang():
     """Long before they time out; where nobody else answers quicker than these hang, it stays."""
     slower = {key: 3 * value if key.endswith("_ms") else value for key, value in MEASURED.items()}
