@@ -244,15 +244,19 @@ def fold(
     changes = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:
         return changed(health, changes), None  # a late result moves the averages, never the circuit
-    slow = is_slow(health.config, result.latency_ms)
     if success:
         changes["consecutive_successes"] = health.consecutive_successes + 1
         if health.circuit_state is CLOSED:
             changes["consecutive_failures"] = 0
     else:
         changes |= {"consecutive_failures": health.consecutive_failures + 1, "consecutive_successes": 0}
-    health = changed(health, changes)
     believed = others is None or health.config.min_reporters <= others + 1
+    slow = is_slow(health.config, result.latency_ms)
+    return _decided(changed(health, changes), success, slow, now_ms, jitter, believed=believed)
+
+
+def _decided(health: ProviderHealth, success: bool, slow: bool, now_ms: int, jitter: float, *, believed: bool) -> Step:
+    """What the circuit makes of this call, where enough replicas complain, or nobody asks them: `believed`."""
     if health.circuit_state is CLOSED:
         health = count(health, success, slow, now_ms)
         rule = rule_fired(health, success, slow)
