@@ -1,4 +1,4 @@
-"""`redis-router`: run a worker, look at the shared state, clear it up, watch a demo.
+"""`redis-router`: run a worker, look at the shared state and at what is wrong, clear it up, watch a demo.
 
 Each command is a module here, named for it: `add` declares its arguments, `run` does it and gives the exit code. A new
 one is listed in `COMMANDS`. What several of them need is in `arguments.py`; `terminal.py` prints.
@@ -10,17 +10,17 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router.cli import demo, purge, status, terminal, worker
+from redis_router.cli import demo, doctor, purge, status, terminal, worker
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, purge, demo)
+COMMANDS = (worker, status, doctor, purge, demo)
 """In the order in which `--help` lists them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's exit code: 0 as it should be, 2 something to put right first.
 
-    1 where a demo went wrong, or a record cannot be read.
+    1 where a demo went wrong, a record cannot be read, or the doctor found an error.
     """
     terminal.prepare()
     try:

@@ -9,7 +9,8 @@ from redis_router.cli.arguments import Commands, duration, of_redis, opened_stor
 from redis_router.cli.terminal import complain, lasted, printable, say
 from redis_router.store.contract import Snapshot, Store
 
-_OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|in_flight|events|seq:.+))"
+OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|in_flight|events|seq:.+))"
+"""A key of ours, behind the namespace and a colon."""
 LEAST_UNUSED_MS = 900_000
 """Replicas say every five minutes what they serve: who was silent for less is not gone."""
 
@@ -103,5 +104,5 @@ def remove(store: Store, leftover: Leftover) -> None:
 
 def all_keys(store: Store) -> list[str]:
     """Every key of the namespace. Raises RedisUnavailable or RedisRefused."""
-    ours = re.compile(re.escape(f"{store.keys.namespace}:") + _OURS)
+    ours = re.compile(re.escape(f"{store.keys.namespace}:") + OURS)
     return sorted(key for key in store.scan() if ours.fullmatch(key))

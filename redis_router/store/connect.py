@@ -160,3 +160,6 @@ REDIS_ERRORS = (rex.RedisError, rex.RedisClusterException, OSError, UnicodeError
 """What a command may raise on its way to Redis."""
 
 NoScript = rex.NoScriptError
+
+NoPermission = rex.NoPermissionError
+"""The login is right; its user may not run this command, or not on this key."""

@@ -70,9 +70,7 @@ class RedisStore:
             "circuit_version": str(circuit_version),
             **config.to_fields(),
         }
-        settings = json.dumps({**config.to_fields(), "weight": provider.weight}, sort_keys=True)
-        fingerprint = hashlib.sha1(settings.encode(), usedforsecurity=False).hexdigest()[:8]
-        return self._register(provider.name, "registered", fingerprint, fields)
+        return self._register(provider.name, "registered", fingerprint(config, provider.weight), fields)
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
         spec = self._spec(provider.name)
@@ -290,3 +288,9 @@ class RedisStore:
     @property
     def _now(self) -> str | int:
         return "" if self.now_ms is None else self.now_ms
+
+
+def fingerprint(config: CircuitConfig, weight: float) -> str:
+    """Of a provider's settings: by it a record says which ones were not taken."""
+    settings = json.dumps({**config.to_fields(), "weight": weight}, sort_keys=True)
+    return hashlib.sha1(settings.encode(), usedforsecurity=False).hexdigest()[:8]

@@ -1,0 +1,152 @@
+"""Checks of what the library keeps in Redis: the lease, the circuits, the records, the keys."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from redis_router.circuit.record import CircuitState, NewerSchema
+from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said
+from redis_router.cli.purge import OURS, leftovers
+from redis_router.cli.terminal import lasted
+from redis_router.store.redis import fingerprint
+
+OVERDUE_MS = 10_000
+"""Where no worker leads, a replica moves a circuit 5 s after its time."""
+UNUSED_MS = 7 * 86_400_000
+MANY_SESSIONS = 500
+"""Of one provider within an hour."""
+MOST_NAMED = 5
+
+
+def worker(patient: Patient) -> Iterator[Said]:
+    """Does one hold the lease?"""
+    now_ms, leader = patient.store.leader()
+    if leader is None:
+        yield Said(WARNING, "no worker ever led here: nobody probes", _start(patient))
+    elif leader.remaining_ms <= 0:
+        yield Said(
+            WARNING,
+            f"no worker leads since {lasted(now_ms - leader.until_ms)};"
+            f" the last was {leader.worker}, epoch {leader.epoch}",
+            _start(patient),
+        )
+    else:
+        yield Said(
+            OK,
+            f"{leader.worker} leads for {lasted(now_ms - leader.since_ms)}, epoch {leader.epoch};"
+            f" its lease ends in {leader.remaining_ms / 1000:.1f} s",
+        )
+
+
+def _start(patient: Patient) -> str:
+    return (
+        f"start two, on different machines: redis-router worker --namespace {patient.store.keys.namespace} --redis URL"
+    )
+
+
+def circuits(patient: Patient) -> Iterator[Said]:
+    """Open ones whose time is over."""
+    snapshot = patient.snapshot
+    circuits = [health for health in snapshot.records.values() if health.circuit_state is CircuitState.OPEN]
+    overdue = [health for health in circuits if health.due_in_ms(snapshot.now_ms) < -OVERDUE_MS]
+    for health in sorted(overdue, key=lambda each: each.name):
+        found = f"{health.name}: its circuit could be half-open since {lasted(-health.due_in_ms(snapshot.now_ms))}"
+        if health.probe_result in ("", "passes"):
+            yield Said(ERROR, f"{found}, and nobody moves it", "start a worker; where one leads, look at its log")
+        else:
+            yield Said(
+                WARNING, f"{found}, and its probe fails: {health.probe_result}", "mend the provider or its probe"
+            )
+    if not overdue:
+        yield Said(OK, f"{len(circuits)} of {len(snapshot.records)} circuits open, none of them overdue")
+
+
+def records(patient: Patient) -> Iterator[Said]:
+    """Those that cannot be read, and those that are missing."""
+    snapshot, namespace = patient.snapshot, patient.store.keys.namespace
+    for name, error in sorted(snapshot.unreadable.items()):
+        if isinstance(error.__cause__, NewerSchema):
+            yield Said(ERROR, f"{name}: {error.__cause__}", "upgrade redis-llm-router here, in gateways and in workers")
+        else:
+            yield Said(
+                ERROR, f"{name}: {error}", f"put it right, or begin anew: DEL '{patient.store.keys.health(name)}'"
+            )
+    missing = sorted(snapshot.specs.keys() - snapshot.records.keys() - snapshot.unreadable.keys())
+    for name in missing:
+        yield Said(
+            WARNING,
+            f"{name}: registered, and without a record",
+            f"start a gateway that serves it, or: redis-router purge --namespace {namespace} --yes",
+        )
+    if not snapshot.unreadable and not missing:
+        empty = "" if snapshot.records else ": where there should be some, compare --namespace with the gateways'"
+        yield Said(OK, f"{len(snapshot.records)} providers, each with its record{empty}")
+
+
+def thresholds(patient: Patient) -> Iterator[Said]:
+    """Settings that a replica came with last, and that were not taken."""
+    all_of_them = patient.snapshot.records
+    declined = [
+        name
+        for name, health in sorted(all_of_them.items())
+        if health.declined_settings and health.declined_settings != fingerprint(health.config, health.weight)
+    ]
+    if declined:
+        yield Said(
+            WARNING,
+            f"{_names(declined)}: a gateway came with other thresholds or another weight, which were not taken",
+            "raise circuit_version in the code, or call set_circuit_config, or make the code say what the record says",
+        )
+    else:
+        yield Said(OK, "no gateway came with other thresholds than those of the records")
+
+
+def unused(patient: Patient) -> Iterator[Said]:
+    """As `redis-router purge` counts it; tombstones go by themselves."""
+    left = [leftover for leftover in leftovers(patient.store, UNUSED_MS) if not leftover.deregistered]
+    for leftover in left:
+        yield Said(
+            WARNING, str(leftover), f"redis-router purge --namespace {patient.store.keys.namespace} --yes removes it"
+        )
+    if not left:
+        yield Said(OK, "every provider was served by a gateway within a week")
+
+
+def keys(patient: Patient) -> Iterator[Said]:
+    """By SCAN, once over all keys of the database."""
+    namespace = patient.store.keys.namespace
+    ours = re.compile(re.escape(f"{namespace}:") + OURS)
+    of_a_longer_namespace = re.compile(re.escape(f"{namespace}:") + r"[A-Za-z0-9._:/@-]+:" + OURS)
+    found = list(patient.store.scan())
+    foreign = sorted(key for key in found if not ours.fullmatch(key) and not of_a_longer_namespace.fullmatch(key))
+    mine = [key for key in found if ours.fullmatch(key)]
+    if foreign:
+        yield Said(
+            WARNING,
+            f"{len(foreign)} keys that are none of ours: {_names(foreign)}",
+            "find out who writes them, and give them another prefix",
+        )
+    yield from _growth(namespace, mine)
+
+
+def _growth(namespace: str, mine: Iterable[str]) -> Iterator[Said]:
+    kinds = Counter(match[2] for key in mine if (match := _of_provider(namespace, key)))
+    sessions = Counter(match[1] for key in mine if (match := _of_provider(namespace, key)) and match[2] == "seq")
+    name, most = max(sessions.items(), key=lambda each: each[1], default=("", 0))
+    if most > MANY_SESSIONS:
+        yield Said(
+            WARNING,
+            f"{name}: {most} sessions wrote within an hour",
+            "a session is one start of a process: find out which gateways start again and again",
+        )
+    else:
+        yield Said(OK, f"{kinds['health']} records, {kinds['events']} logs of events, {kinds['seq']} sequence numbers")
+
+
+def _of_provider(namespace: str, key: str) -> re.Match[str] | None:
+    return re.match(re.escape(f"{namespace}:") + r"\{(.+?)\}:(\w+)", key)
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
