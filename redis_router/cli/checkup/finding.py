@@ -61,6 +61,9 @@ class Patient:
     def each(self, judge: Callable[[Node, Info], Iterator[Said]]) -> Iterator[Said]:
         """What is said of each server. Of a cluster: by name what is wrong, and once that all is well."""
         every = [(node, said) for node, info in self.infos for said in judge(node, info)]
+        if len(self.infos) == 1:
+            yield from (said for _, said in every)
+            return
         wrong = [(node, said) for node, said in every if said.status != OK]
         for node, said in wrong or every[:1]:
-            yield Said(said.status, f"{node.name}: {said.found}" if node.name else said.found, said.advice)
+            yield Said(said.status, f"{node.name}: {said.found}", said.advice)
