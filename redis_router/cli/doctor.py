@@ -43,4 +43,4 @@ def as_table(findings: Sequence[Finding]) -> str:
         if each.advice:
             lines.append(printable(f"{'':7}  {'':{width}}  -> {each.advice}"))
     counts = Counter(each.status for each in findings)
-    return "\n".join([*lines, "", ", ".join(f"{counts[status]} {status}" for status in (ERROR, WARNING, OK))])
+    return "\n".join([*lines, "", f"errors: {counts[ERROR]}, warnings: {counts[WARNING]}, ok: {counts[OK]}"])

@@ -56,7 +56,12 @@ class Node:
 
     def _ask(self, *command: Any) -> Any:
         with self._commands.asking():
-            return self._client.execute_command(*command, **self._target, **RAW)
+            return self._client.execute_command(*command, **self._target, **_answered(command))
+
+
+def _answered(command: Sequence[Any]) -> Mapping[str, Any]:
+    """In bytes, but for PING: redis-py cannot have a cluster's like that."""
+    return {} if command[0] == "PING" else RAW
 
 
 def nodes(client: Client) -> list[Node]:
@@ -77,7 +82,8 @@ def rights_that_lack(client: Client, keys: Keys) -> list[str]:
     nobody, lacking = f"?{secrets.token_hex(8)}", []
     for command in _harmless(keys, nobody):
         try:
-            commands.ask(*command)
+            with commands.asking():
+                client.execute_command(*command, **_answered(command))
         except AccessDenied:
             on = next((text(word) for word in command[1:] if str(word).startswith(f"{keys.namespace}:")), "")
             lacking.append(f"{command[0].lower()} {on.replace(nobody, 'name')}".strip())

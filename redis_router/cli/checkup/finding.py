@@ -1,6 +1,6 @@
 """What a check looks at, and what it says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -59,11 +59,14 @@ class Patient:
         return self.store.snapshot()
 
     def each(self, judge: Callable[[Node, Info], Iterator[Said]]) -> Iterator[Said]:
-        """What is said of each server. Of a cluster: by name what is wrong, and once that all is well."""
-        every = [(node, said) for node, info in self.infos for said in judge(node, info)]
-        if len(self.infos) == 1:
-            yield from (said for _, said in every)
-            return
-        wrong = [(node, said) for node, said in every if said.status != OK]
-        for node, said in wrong or every[:1]:
-            yield Said(said.status, f"{node.name}: {said.found}", said.advice)
+        """What is said of each server, as `folded` tells it."""
+        yield from folded([(node, said) for node, info in self.infos for said in judge(node, info)])
+
+
+def folded(every: Sequence[tuple[Node, Said]]) -> Iterator[Said]:
+    """What was said of one server; of a cluster, what is wrong, else what was said of its first."""
+    if not any(node.name for node, _ in every):
+        yield from (said for _, said in every)
+        return
+    for node, said in [each for each in every if each[1].status != OK] or every[:1]:
+        yield Said(said.status, f"{node.name}: {said.found}", said.advice)

@@ -58,7 +58,7 @@ def circuits(patient: Patient) -> Iterator[Said]:
                 WARNING, f"{found}, and its probe fails: {health.probe_result}", "mend the provider or its probe"
             )
     if not overdue:
-        yield Said(OK, f"{len(circuits)} of {len(snapshot.records)} circuits open, none of them overdue")
+        yield Said(OK, f"circuits open: {len(circuits)} of {len(snapshot.records)}, none overdue")
 
 
 def records(patient: Patient) -> Iterator[Said]:
@@ -79,8 +79,8 @@ def records(patient: Patient) -> Iterator[Said]:
             f"start a gateway that serves it, or: redis-router purge --namespace {namespace} --yes",
         )
     if not snapshot.unreadable and not missing:
-        empty = "" if snapshot.records else ": where there should be some, compare --namespace with the gateways'"
-        yield Said(OK, f"{len(snapshot.records)} providers, each with its record{empty}")
+        advice = "" if snapshot.records else "where there should be some, compare --namespace with the gateways'"
+        yield Said(OK, f"providers: {len(snapshot.records)}, each with a record that can be read", advice)
 
 
 def thresholds(patient: Patient) -> Iterator[Said]:
@@ -140,7 +140,9 @@ def _growth(namespace: str, mine: Iterable[str]) -> Iterator[Said]:
             "a session is one start of a process: find out which gateways start again and again",
         )
     else:
-        yield Said(OK, f"{kinds['health']} records, {kinds['events']} logs of events, {kinds['seq']} sequence numbers")
+        yield Said(
+            OK, f"records: {kinds['health']}, logs of events: {kinds['events']}, sequence numbers: {kinds['seq']}"
+        )
 
 
 def _of_provider(namespace: str, key: str) -> re.Match[str] | None:

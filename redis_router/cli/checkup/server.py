@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 from urllib.parse import unquote, urlsplit
 
-from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said
+from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said, folded
 from redis_router.cli.terminal import lasted
 from redis_router.errors import AccessDenied, RouterError
 from redis_router.store.server import Info, Node, rights_that_lack
@@ -172,19 +172,19 @@ def _size(count: int) -> str:
 
 def clock(patient: Patient) -> Iterator[Said]:
     """Redis's, against this machine's."""
-    for node in patient.nodes:
-        ahead, give_or_take = node.clock_ahead_ms()
-        name = f"{node.name}: " if node.name else ""
-        if abs(ahead) - give_or_take > CLOCK_MS:
-            side = "ahead of" if ahead > 0 else "behind"
-            yield Said(
-                WARNING,
-                f"{name}Redis's clock is {lasted(abs(ahead))} {side} this machine's",
-                "set both by NTP: circuits go by Redis's clock alone, but a failover to another clock moves their"
-                " deadlines, and rate limits that give a moment are misread",
-            )
-        else:
-            yield Said(OK, f"{name}Redis's clock is within {max(1, round(abs(ahead))):d} ms of this machine's")
+    yield from folded([(node, _clock(*node.clock_ahead_ms())) for node in patient.nodes])
+
+
+def _clock(ahead_ms: float, give_or_take_ms: float) -> Said:
+    if abs(ahead_ms) - give_or_take_ms <= CLOCK_MS:
+        return Said(OK, f"Redis's clock is within {max(1, round(abs(ahead_ms)))} ms of this machine's")
+    side = "ahead of" if ahead_ms > 0 else "behind"
+    return Said(
+        WARNING,
+        f"Redis's clock is {lasted(abs(ahead_ms))} {side} this machine's",
+        "set both by NTP: circuits go by Redis's clock alone, but a failover to another clock moves their deadlines,"
+        " and rate limits that give a moment are misread",
+    )
 
 
 def persistence(patient: Patient) -> Iterator[Said]:
