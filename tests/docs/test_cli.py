@@ -7,10 +7,15 @@ import pytest
 import yaml
 
 from redis_router import CircuitConfig, Provider, cli
+from redis_router.cli.checkup import CHECKS
 from redis_router.demo import gateway, provider
+from redis_router.store.connect import connect
+from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
+from tests.conftest import REAL
 from tests.docs.conftest import patient
 from tests.support import recorded, result
-from tests.support.documents import ROOT, consoles, section
+from tests.support.documents import ROOT, consoles, rows, section
 
 COMMANDS = consoles("docs/command-line.md")
 THAT_END = [command for command, _ in COMMANDS if " status" in command or " purge" in command]
@@ -46,6 +51,31 @@ def test_status_prints_the_columns_of_the_page(one_real, capsys):
     heads = [line for output in pages for line in output.splitlines() if line.startswith("PROVIDER")]
     assert len(heads) == 2
     assert all(line.split() == today.split() for line in heads)
+
+
+def masked(text):
+    """Numbers and versions are of the moment, the address is a test's."""
+    text = re.sub(r"(127\.0\.0\.1|localhost):\d+", "ADDRESS", text)
+    return re.sub(r"(Redis|Valkey) \d[\d.]*", "VERSION", re.sub(r"\b\d+(\.\d+)? (ms|s|min|MB)\b", "SOME", text))
+
+
+def test_the_doctor_prints_what_the_page_shows(capsys):
+    """On a server that evicts, without a worker, half an hour after a circuit opened."""
+    ((_, shown),) = [(command, output) for command, output in COMMANDS if command == "redis-router doctor"]
+    options = ("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with EmbeddedServer(next(iter(REAL.values())), *options) as running, connect(running.url) as client:
+        now_ms, _ = RedisStore(client, "rr", "gw").leader()
+        store = RedisStore(client, "rr", "gw", now_ms=now_ms - 1_800_000)
+        store.register(Provider("openai", ("gpt-4o",)), CircuitConfig(consecutive_failure_limit=1))
+        recorded(store, "openai", 1, result("openai", False))
+        assert cli.main(["doctor", "--redis", patient(running.url)]) == 1
+    assert masked(capsys.readouterr().out) == masked(shown)
+
+
+def test_the_doctors_checks_are_those_of_the_page():
+    """By their names, in their order, with what they see to."""
+    told = [(row[0].strip("`"), row[1]) for row in rows(section("docs/command-line.md", "doctor"))]
+    assert told == [(check.name, check.title) for check in CHECKS]
 
 
 def test_the_workers_options_are_those_of_the_parser():

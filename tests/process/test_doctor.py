@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -502,7 +502,7 @@ def test_a_cluster(doctor):
     with cluster() as nodes:
         found = doctor(nodes.url)
         assert {name for name, said in found.items() if said[0]["status"] != "ok"} == {"worker"}
-        with connect(nodes.url) as client:
+        with closing(connect(nodes.url)) as client:
             port = client.get_primaries()[-1].port
         nodes.ask(port, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         only(doctor(nodes.url)["eviction"], "warning", f"127.0.0.1:{port}: ")

@@ -50,7 +50,7 @@ def circuits(patient: Patient) -> Iterator[Said]:
     circuits = [health for health in snapshot.records.values() if health.circuit_state is CircuitState.OPEN]
     overdue = [health for health in circuits if health.due_in_ms(snapshot.now_ms) < -OVERDUE_MS]
     for health in sorted(overdue, key=lambda each: each.name):
-        found = f"{health.name}: its circuit could be half-open since {lasted(-health.due_in_ms(snapshot.now_ms))}"
+        found = f"{health.name}: its circuit has been due for {lasted(-health.due_in_ms(snapshot.now_ms))}"
         if health.probe_result in ("", "passes"):
             yield Said(ERROR, f"{found}, and nobody moves it", "start a worker; where one leads, look at its log")
         else:
@@ -109,7 +109,7 @@ def unused(patient: Patient) -> Iterator[Said]:
             WARNING, str(leftover), f"redis-router purge --namespace {patient.store.keys.namespace} --yes removes it"
         )
     if not left:
-        yield Said(OK, "every provider was served by a gateway within a week")
+        yield Said(OK, "no provider is out of use for a week")
 
 
 def keys(patient: Patient) -> Iterator[Said]:
