@@ -12,7 +12,7 @@ from redis_router.errors import AccessDenied, RouterError
 from redis_router.store.commands import RAW, Commands
 from redis_router.store.connect import Client, NoPermission, NoScript
 from redis_router.store.keys import Keys
-from redis_router.store.messages import pairs, text
+from redis_router.store.messages import pairs
 
 Info = Mapping[str, Any]
 """INFO, by the names of its lines."""
@@ -54,14 +54,52 @@ class Node:
         """CONFIG GET; '' where there is no such setting."""
         return pairs(self._ask("CONFIG", "GET", name)).get(name, "")
 
+    def rights_that_lack(self, keys: Keys) -> list[str]:
+        """What this user is not allowed, and on which key: `hset rr:providers`, `del rr:{name}:health`.
+
+        A server looks at rights before it looks at what a command means. So each is asked in a form that writes
+        nothing: for a key that does not exist, or with a value too many.
+        """
+        nobody, lacking = self._name_of_nobody(keys), []
+        for command in _harmless(keys, nobody):
+            key = next((word for word in command[1:] if str(word).startswith(f"{keys.namespace}:")), "")
+            if command[0] not in _WITHOUT_KEYS and not self._has(key):
+                continue
+            try:
+                self._ask(*command)
+            except AccessDenied:
+                lacking.append(f"{command[0].lower()} {key.replace(nobody, 'name')}".strip())
+            except (RouterError, NoScript):  # allowed, and that is the question here
+                continue
+        return lacking + self._subscribing(keys.channel)
+
+    def _subscribing(self, channel: str) -> list[str]:
+        subscription = None
+        try:
+            subscription = self._commands.subscribe(channel)
+            subscription.next(1.0)
+        except AccessDenied:
+            return [f"subscribe {channel}"]
+        finally:
+            if subscription is not None:
+                subscription.close()
+        return []
+
+    def _name_of_nobody(self, keys: Keys) -> str:
+        """One that no provider can have; in a cluster its keys would be of this node."""
+        while True:
+            name = f"?{secrets.token_hex(8)}"
+            if self._has(keys.health(name)):
+                return name
+
+    def _has(self, key: str) -> bool:
+        """Is this a key of this node?"""
+        return not self._target or bool(self._client.get_node_from_key(key).name == self.name)
+
     def _ask(self, *command: Any) -> Any:
+        how = {} if command[0] == "PING" else RAW  # redis-py cannot have a cluster's PING in bytes
         with self._commands.asking():
-            return self._client.execute_command(*command, **self._target, **_answered(command))
-
-
-def _answered(command: Sequence[Any]) -> Mapping[str, Any]:
-    """In bytes, but for PING: redis-py cannot have a cluster's like that."""
-    return {} if command[0] == "PING" else RAW
+            return self._client.execute_command(*command, **self._target, **how)
 
 
 def nodes(client: Client) -> list[Node]:
@@ -72,42 +110,11 @@ def nodes(client: Client) -> list[Node]:
     return [Node(client, "", {})]
 
 
-def rights_that_lack(client: Client, keys: Keys) -> list[str]:
-    """Each command that this user is not allowed, and on which key: `hset rr:providers`, `del rr:{name}:health`.
-
-    Redis looks at rights before it looks at what a command means. So each is asked in a form that writes nothing:
-    for a key that does not exist, or with a value too many.
-    """
-    commands = Commands(client)
-    nobody, lacking = f"?{secrets.token_hex(8)}", []
-    for command in _harmless(keys, nobody):
-        try:
-            with commands.asking():
-                client.execute_command(*command, **_answered(command))
-        except AccessDenied:
-            on = next((text(word) for word in command[1:] if str(word).startswith(f"{keys.namespace}:")), "")
-            lacking.append(f"{command[0].lower()} {on.replace(nobody, 'name')}".strip())
-        except (RouterError, NoScript):  # allowed, and that is the question here
-            continue
-    return lacking + _subscribing(commands, keys.channel)
-
-
-def _subscribing(commands: Commands, channel: str) -> list[str]:
-    try:
-        subscription = commands.subscribe(channel)
-    except AccessDenied:
-        return [f"subscribe {channel}"]
-    try:
-        subscription.next(1.0)
-    except AccessDenied:
-        return [f"subscribe {channel}"]
-    finally:
-        subscription.close()
-    return []
+_WITHOUT_KEYS = {"TIME", "PING", "PUBLISH"}
 
 
 def _harmless(keys: Keys, nobody: str) -> Sequence[tuple[Any, ...]]:
-    """What docs/operations.md gives a user. `nobody` is a name that no provider can have."""
+    """All that docs/operations.md gives a user."""
     health, permits, events = keys.health(nobody), keys.permits(nobody), keys.events(nobody)
     seq, in_flight = keys.seq(nobody, "doctor"), keys.in_flight(nobody)
     return (

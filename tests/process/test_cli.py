@@ -58,6 +58,8 @@ def deaf():
 COMMANDS = [
     ("status",),
     ("status", "--json"),
+    ("doctor",),
+    ("doctor", "--json"),
     ("purge",),
     ("purge", "--all"),
     ("worker", "--once"),

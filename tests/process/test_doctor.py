@@ -117,9 +117,13 @@ def test_it_leaves_nothing_behind(doctor, lacks):
         recorded(store, "openai", 1, result("openai", False))
         before = everything(client)
         assert before
+        heard = store.subscribe()
+        assert heard.next(20.0) == "subscribed"
         found = doctor(running.url.replace("://", "://user:password@"))
         assert found["permissions"][0]["status"] == ("error" if lacks else "ok")
         assert everything(client) == before
+        assert lacks == "-@all" or heard.next(20.0) == "alive"  # a message that says nothing
+        heard.close()
 
 
 def test_for_people(admin, one_real, capsys):
@@ -505,7 +509,12 @@ def test_a_cluster(doctor):
         with closing(connect(nodes.url)) as client:
             port = client.get_primaries()[-1].port
         nodes.ask(port, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-        only(doctor(nodes.url)["eviction"], "warning", f"127.0.0.1:{port}: ")
+        for each in nodes.servers:
+            lacks = ("-hset",) if each == port else ()
+            nodes.ask(each, "ACL", "SETUSER", "user", "on", ">password", "~*", "&*", "+@all", *lacks)
+        found = doctor(nodes.url.replace("://", "://user:password@"))
+        only(found["eviction"], "warning", f"127.0.0.1:{port}: ")
+        only(found["permissions"], "error", f"127.0.0.1:{port}: user user is refused: hset")
 
 
 def test_behind_sentinels(doctor):

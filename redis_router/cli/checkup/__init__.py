@@ -30,7 +30,7 @@ CHECKS = (
     Check("eviction", "Redis does not evict the library's keys", server.eviction),
     Check("memory", "Redis has room to write", server.memory),
     Check("clock", "Redis's clock is about that of this machine", server.clock),
-    Check("persistence", "what a restart of Redis loses", server.persistence),
+    Check("persistence", "Redis saves what it was told to save", server.persistence),
     Check("replication", "this is a master, and it takes writes", server.replication),
     Check("worker", "a worker leads", fleet.worker),
     Check("circuits", "no open circuit waits for longer than it must", fleet.circuits),

@@ -3,14 +3,14 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 from urllib.parse import unquote, urlsplit
 
 from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said, folded
 from redis_router.cli.terminal import lasted
 from redis_router.errors import AccessDenied, RouterError
-from redis_router.store.server import Info, Node, rights_that_lack
+from redis_router.store.server import Info, Node
 
 PINGS = 5
 SLOW_MS = 50.0
@@ -103,14 +103,17 @@ def _kind(info: Info) -> tuple[str, str]:
 
 
 def permissions(patient: Patient) -> Iterator[Said]:
-    """By asking: nothing is written."""
-    lacking, namespace = rights_that_lack(patient.client, patient.store.keys), patient.store.keys.namespace
-    user = _user(patient.url)
+    """By asking: nothing is written. Each node of a cluster has users of its own."""
+    user, keys = _user(patient.url), patient.store.keys
+    every = [(node, _permissions(user, keys.namespace, node.rights_that_lack(keys))) for node in patient.nodes]
+    yield from folded(every)
+
+
+def _permissions(user: str, namespace: str, lacking: Sequence[str]) -> Said:
     if not lacking:
-        yield Said(OK, f"user {user} may do all that a gateway and a worker do on {namespace}:*")
-        return
+        return Said(OK, f"user {user} may do all that a gateway and a worker do on {namespace}:*")
     commands = " ".join(sorted({f"+{each.partition(' ')[0]}" for each in lacking}))
-    yield Said(
+    return Said(
         ERROR,
         f"user {user} is refused: {', '.join(lacking)}",
         f"ACL SETUSER {user} ~{namespace}:* &{namespace}:events {commands}",
