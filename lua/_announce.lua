@@ -67,7 +67,8 @@ end
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
 -- Averages alone are pushed at most once in `push_interval` ms. `note` is of the batch: see `noted`.
 local function commit(keys, channel, by, record, now, now_us, action, push_interval, note)
-  local moved, last_push_ms = #record.transitions > 0 or action ~= nil, record.health.last_push_ms
+  local said, last_push_ms = record.said or {}, record.health.last_push_ms
+  local moved = #record.transitions > 0 or #said > 0 or action ~= nil
   local pushes = moved or now - last_push_ms >= push_interval or now < last_push_ms
   if pushes then record.health.last_push_ms = now end
   write(keys.health, changes(record, now_us), note)
@@ -76,6 +77,10 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
     local details = { 'from', t.from, 'to', t.to, 'reason', t.reason, 'generation', t.generation }
     log(keys.events, by, 'transition', details)
     push(channel, keys.health, by, 'transition', details, record)
+  end
+  for _, each in ipairs(said) do
+    log(keys.events, by, each.event, each.details)
+    push(channel, keys.health, by, each.event, each.details, record)
   end
   if action then
     local details = { 'detail', action.detail }

@@ -1,6 +1,6 @@
 -- The health record of one provider: its fields, how they are read, what of them is written, which of two copies wins.
 --
--- _record.lua, _circuit.lua and _announce.lua stand in front of every script, in this order. `circuit/record.py` is this
+-- _record.lua, _overrides.lua, _circuit.lua and _announce.lua stand in front of every script, in this order. `circuit/record.py` is this
 -- file's mirror in Python. No globals, no shebang: the scripts run unchanged on Redis 7.0+, Valkey and fakeredis.
 
 -- Of the fields below; each record names the schema that it was written by. It is raised when an older version would
@@ -22,6 +22,9 @@ local FIELDS = {
   'result_gap_ms', 'number?', 0, 'in_flight', 'number?', 0, 'concurrency_limit', 'number?', 0, 'limit_growth', 'number?', 0,
   'samples', 'number?', 0, 'usual_latency_ms', 'number?', 0, 'latency_deviation_ms', 'number?', 0,
   'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0, 'call_ms', 'number?', 0,
+  'override', 'word?', '', 'override_until_ms', 'number?', 0, 'override_by', 'word?', '', 'override_reason', 'word?', '',
+  'weight_override', 'number?', 0, 'weight_override_until_ms', 'number?', 0,
+  'weight_override_by', 'word?', '', 'weight_override_reason', 'word?', '',
 
   'failure_rate_threshold', 'number', 0.5, 'consecutive_failure_limit', 'number', 5,
   'half_open_success_threshold', 'number', 3, 'half_open_max_probes', 'number', 3, 'open_timeout_ms', 'number', 30000,

@@ -80,6 +80,7 @@ if asks_others then
   elseif word == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
 end
 keep_window(record)
+lapse(record, now)
 did = told(record.transitions)
 applied = text(applied)
 note.applied, note.did = applied, did

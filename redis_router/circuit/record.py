@@ -76,6 +76,9 @@ class ProviderHealth:
     usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
     call_ms                         moving average of whole calls, streams included, ms
+    override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
+    override_by, override_reason    who, and why
+    weight_override, …_until_ms, …_by, …_reason     another weight for a time
     circuit_version                 of the settings in force, where a router gave one
     declined_settings               a fingerprint of those that a replica came with last and were not taken
     version                         orders copies of the record: the higher one is newer
@@ -118,6 +121,14 @@ class ProviderHealth:
     near_latency_ms: float = stored(0.0, number, optional=True)
     near_load: float = stored(0.0, number, optional=True)
     call_ms: float = stored(0.0, number, optional=True)
+    override: str = stored("", str, optional=True)
+    override_until_ms: int = stored(0, moment, optional=True)
+    override_by: str = stored("", str, optional=True)
+    override_reason: str = stored("", str, optional=True)
+    weight_override: float = stored(0.0, _weight, optional=True)
+    weight_override_until_ms: int = stored(0, moment, optional=True)
+    weight_override_by: str = stored("", str, optional=True)
+    weight_override_reason: str = stored("", str, optional=True)
     config: CircuitConfig = field(default_factory=CircuitConfig)
     circuit_version: int = stored(0, whole, optional=True)
     declined_settings: str = stored("", str, optional=True)

@@ -170,6 +170,7 @@ class View:
                 self._settle()
             if due:
                 self._ring(due)
+                self.calls = self.calls or bool(self.timing.on_trial)  # an override ended: to claim permits
             if self._unshown:
                 self._metrics.health(self._unshown.values())
                 self._unshown = {}
@@ -283,6 +284,9 @@ def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
         and old.available is new.available
         and old.unavailable_reason == new.unavailable_reason
         and old.weight == new.weight
+        and (old.override, old.override_until_ms) == (new.override, new.override_until_ms)
+        and old.weight_override_until_ms == new.weight_override_until_ms
+        and old.weight_override == new.weight_override
         and abs(old.cooldown_until_ms - new.cooldown_until_ms) < NEWS_MS  # of many calls each says a few ms more
         and old.config == new.config
     )

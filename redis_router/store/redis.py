@@ -22,7 +22,7 @@ from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Leader, Reply, Spec, Status, text
+from redis_router.store.messages import Leader, LoggedEvent, Reply, Spec, Status, text
 
 
 class RedisStore:
@@ -212,6 +212,11 @@ class RedisStore:
             name, self._redis.run("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
         )
 
+    def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
+        keys = [self.keys.health(name), self.keys.events(name)]
+        args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
+        return messages.reply(name, self._redis.run("override", keys, args))
+
     # Election
 
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
@@ -262,6 +267,11 @@ class RedisStore:
     def last_seen(self) -> dict[str, int]:
         said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
         return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
+
+    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
+        with self._redis.asking():
+            found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
+        return [messages.logged(entry) for entry in reversed(found)]
 
     def last_event_ms(self, name: str) -> int:
         with self._redis.asking():
