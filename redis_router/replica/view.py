@@ -149,6 +149,8 @@ class View:
                 self._moved.add(new.name)
             if told and old.circuit_state is not new.circuit_state:
                 self._changes.append((old, new, by))
+            if told:
+                self.news.override(old, new, self._tables.now_ms())
             if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
                 self.news.cooldown(new, by, self._tables.now_ms())
         if self._is_time() and self._took <= QUICK_SECONDS:  # large tables are made by the thread that calls `settle`

@@ -19,7 +19,7 @@ from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.memory_records import Memory, MemorySubscription
+from redis_router.store.memory_records import Memory, MemorySubscription, differs
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec, Status
 
 COOLING_NEWS_MS = 1000
@@ -211,7 +211,9 @@ class MemoryStore:
             if change is None:
                 return Reply(Status.NOT_DUE, (), health)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply(Status.OK, (change,), self._save(health, "", [change]))
+            health, said = overrides.lapsed(health, self._now)
+            health = self._here.save(health, [change], said, self._now, self.writer, self.push_interval_ms)
+            return Reply(Status.OK, (change,), health)
 
     def update(
         self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
@@ -228,7 +230,7 @@ class MemoryStore:
             health = machine.updated(old, fields, source, self._now)
             if old.override_until_ms and not health.override_until_ms:
                 said += overrides.end_state(old, "available=1")[1]
-            detail = _differs(old, health, fields)
+            detail = differs(old, health, fields)
             said += [("updated", {"detail": detail})] if detail else []
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
             return Reply(
@@ -318,11 +320,3 @@ class MemoryStore:
 
     def _tell(self, kind: str, name: str = "") -> None:
         self._here.tell(Event(kind, name, self.writer, None))
-
-
-def _differs(old: ProviderHealth, new: ProviderHealth, given: Iterable[str]) -> str:
-    """What an update changed, each field with its old and new value."""
-    before, after, named = old.to_fields(), new.to_fields(), list[str]()
-    for field in given:
-        named += ["available", "unavailable_reason", "cooldown_until_ms"] if field == "available" else [field]
-    return " ".join(f"{name} {before[name]}>{after[name]}" for name in named if before[name] != after[name])

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
@@ -171,6 +171,14 @@ class Records:
 def _told(change: Transition) -> Said:
     words = {"from": change.from_state, "to": change.to_state, "reason": change.reason}
     return "transition", {**words, "generation": str(change.generation)}
+
+
+def differs(old: ProviderHealth, new: ProviderHealth, given: Iterable[str]) -> str:
+    """What an update changed, each field with its old and new value."""
+    before, after, named = old.to_fields(), new.to_fields(), list[str]()
+    for name in given:
+        named += [name, "unavailable_reason", "cooldown_until_ms"] if name == "available" else [name]
+    return " ".join(f"{name} {before[name]}>{after[name]}" for name in named if before[name] != after[name])
 
 
 class Memory:

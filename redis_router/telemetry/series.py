@@ -19,6 +19,10 @@ _COUNTERS = {
         "Circuit transitions this process decided alone, while Redis was away",
         ("provider", "from_state", "to_state"),
     ),
+    "observed_state_changes_total": (
+        "Circuit transitions this process caused that moved no calls, as the provider is under observe or force_closed",
+        ("provider", "from_state", "to_state"),
+    ),
     "requests_total": ("Outcomes recorded by this process", ("provider", "outcome")),
     "failures_total": ("Failures recorded by this process, by what they said", ("provider", "reason")),
     "half_open_permits_total": ("Half-open permits this process was given", ("provider",)),
@@ -37,6 +41,11 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
         "When a rate limit ends, seconds since the epoch; 0 where there was none",
         ("provider",),
         "livemax",
+    ),
+    "override_until_timestamp_seconds": (
+        "When an operator's override ends, seconds since the epoch; 0 where there is none, the year 9999 for ever",
+        ("provider", "override"),
+        "livemostrecent",
     ),
     "redis_up": ("1 while this process is in touch with Redis", (), "livemin"),
     "results_pending": ("Results recorded and not yet in Redis", (), "livesum"),
