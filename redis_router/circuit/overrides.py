@@ -129,6 +129,12 @@ def overridden(
     return changed(health, {field: value, **words}), [*said, entry]
 
 
+def observed(by: str) -> dict[str, object]:
+    """The fields of a record that begins under `observe`, for ever."""
+    words = {"override_by": by, "override_reason": "registered with observe=True"}
+    return {"override": Override.OBSERVE, "override_until_ms": FOR_EVER_MS, **words}
+
+
 def check_override(word: object, seconds: object, weight: object, reason: object, by: object) -> tuple[str, int, float]:
     """The word, how many ms it lasts (0 for ever) and the weight. Raises InvalidArgument before anything is stored."""
     known = [*map(str, Override), WEIGHT]

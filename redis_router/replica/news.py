@@ -48,6 +48,9 @@ class News:
             word, until_ms, by, reason = after
             if word == before[0]:
                 continue
+            if not word:
+                self._unsaid.append((logging.WARNING, f"{new.name}: {kind} {before[0]} ended"))
+                continue
             left = "for ever" if until_ms >= FOR_EVER_MS else f"for {max(0.0, until_ms - now_ms) / 1000:.0f} s"
             text = (
                 f"{kind} {word} {left}, by {by}: {reason or 'no reason given'}" if word else f"{kind} {before[0]} ended"

@@ -93,12 +93,14 @@ class Store(Protocol):
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
+    def register(
+        self, provider: Provider, config: CircuitConfig, circuit_version: int = 0, *, observe: bool = False
+    ) -> Reply:
         """Join the provider's record ('joined'), or write one where there is none ('created').
 
         'updated' where the record had settings of a lower version and has these now; 'declined' where it keeps its
         own, and nobody in the fleet has said so yet. A provider without a probe leaves the fleet's as it is;
-        `NO_PROBE` takes it away.
+        `NO_PROBE` takes it away. With `observe` a new record begins under that override; one that exists does not.
         """
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:

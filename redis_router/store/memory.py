@@ -13,7 +13,7 @@ from typing import Literal
 from redis_router.checks import NO_PROBE
 from redis_router.circuit import machine, overrides
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import CircuitState, ProviderHealth, Transition, changed
 from redis_router.errors import RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
@@ -75,7 +75,9 @@ class MemoryStore:
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
+    def register(
+        self, provider: Provider, config: CircuitConfig, circuit_version: int = 0, *, observe: bool = False
+    ) -> Reply:
         with self._lock:
             old = self._here.specs.get(provider.name) or Spec()
             probe = old.probe if provider.probe is None else provider.probe
@@ -90,6 +92,8 @@ class MemoryStore:
                 circuit_version=circuit_version,
                 config=config,
             )
+            if observe:
+                new = changed(new, overrides.observed(self.writer))
             return Reply(Status.CREATED, (), self._save(new, "registered"))
 
     def _join(self, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int) -> Reply:

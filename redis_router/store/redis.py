@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from redis_router.checks import NO_PROBE
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.overrides import observed
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.probe import Probe
@@ -60,7 +61,9 @@ class RedisStore:
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
+    def register(
+        self, provider: Provider, config: CircuitConfig, circuit_version: int = 0, *, observe: bool = False
+    ) -> Reply:
         old = self._spec(provider.name) or Spec()
         # the spec first: who hears of a new record looks for it there
         self._write_spec(provider, old.probe if provider.probe is None else provider.probe)
@@ -70,6 +73,8 @@ class RedisStore:
             "circuit_version": str(circuit_version),
             **config.to_fields(),
         }
+        if observe:
+            fields |= {name: str(value) for name, value in observed(self.writer).items()}
         settings = json.dumps({**config.to_fields(), "weight": provider.weight}, sort_keys=True)
         fingerprint = hashlib.sha1(settings.encode(), usedforsecurity=False).hexdigest()[:8]
         return self._register(provider.name, "registered", fingerprint, fields)

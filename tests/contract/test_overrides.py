@@ -141,6 +141,36 @@ class TestLetsIn:
         eventually(lambda: "openai: override observe for ever, by alice: a first week" in caplog.text)
 
 
+class TestObserveFromTheFirstDay:
+    def test_new_registrations_begin_under_it(self, router, circuit, backend):
+        """Until somebody ends it; who registers it again does not bring it back."""
+        for _ in range(2):
+            replica = router(circuit=circuit, observe=True)
+            replica.register_provider(OPENAI)
+            replica.start()
+        assert backend.record().override == "observe"
+        fail(replica, "openai", 3)
+        until(replica, "openai", "open")
+        assert serves(replica, "openai")
+        replica.end_override("openai")
+        assert serves(replica)
+        last = router(circuit=circuit, observe=True)
+        last.register_provider(OPENAI)
+        last.start()
+        assert backend.record().override == ""
+
+    @pytest.mark.redis("there is no Redis to be away")
+    def test_while_redis_is_away_from_the_beginning(self, router, circuit, outage):
+        """It holds at once."""
+        with outage():
+            replica = router(circuit=circuit, observe=True)
+            replica.register_provider(OPENAI)
+            replica.start()
+            fail_quietly(replica, "openai", 9)
+            eventually(lambda: replica.get_circuit_state("openai") == "open")
+            assert serves(replica, "openai")
+
+
 class TestWeight:
     def test_another_weight_for_a_time(self, router, circuit):
         """Beside an override of the state, and above the permanent weight."""
@@ -282,3 +312,9 @@ def half_open_record(backend):
     store.now_ms += 1000
     assert store.half_open("openai").health.circuit_state is CircuitState.HALF_OPEN
     return store
+
+
+def fail_quietly(replica, name, times):
+    """Without Redis nothing is seen through."""
+    for _ in range(times):
+        replica.record_result(name, success=False, latency_ms=10.0)
