@@ -42,20 +42,18 @@ class News:
         if seconds > 0:
             self._note(health, by, logging.INFO, f"{health.name} is rate limited: no calls for {seconds:.1f} s")
 
-    def override(self, old: ProviderHealth, new: ProviderHealth, now_ms: float) -> None:
+    def override(self, old: ProviderHealth, new: ProviderHealth, by: str, now_ms: float) -> None:
         """An operator said something for a time, or that ended."""
         for kind, before, after in zip(("override", "weight override"), _said(old), _said(new), strict=True):
-            word, until_ms, by, reason = after
+            word, until_ms, who, reason = after
             if word == before[0]:
                 continue
-            if not word:
-                self._unsaid.append((logging.WARNING, f"{new.name}: {kind} {before[0]} ended"))
-                continue
-            left = "for ever" if until_ms >= FOR_EVER_MS else f"for {max(0.0, until_ms - now_ms) / 1000:.0f} s"
-            text = (
-                f"{kind} {word} {left}, by {by}: {reason or 'no reason given'}" if word else f"{kind} {before[0]} ended"
-            )
-            self._unsaid.append((logging.WARNING, f"{new.name}: {text}"))
+            if word:
+                left = "for ever" if until_ms >= FOR_EVER_MS else f"for {max(0.0, until_ms - now_ms) / 1000:.0f} s"
+                text = f"{new.name}: {kind} {word} {left}, by {who}: {reason or 'no reason given'}"
+                self._note(new, by, logging.WARNING, text)
+            else:
+                self._note(new, by, logging.WARNING, f"{new.name}: {kind} {before[0]} ended")
 
     def _note(self, health: ProviderHealth, by: str, level: int, text: str) -> None:
         caused_here = self.is_of_this_replica(health) or by == self._replica

@@ -150,7 +150,7 @@ class View:
             if told and old.circuit_state is not new.circuit_state:
                 self._changes.append((old, new, by))
             if told:
-                self.news.override(old, new, self._tables.now_ms())
+                self.news.override(old, new, by, self._tables.now_ms())
             if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
                 self.news.cooldown(new, by, self._tables.now_ms())
         if self._is_time() and self._took <= QUICK_SECONDS:  # large tables are made by the thread that calls `settle`
