@@ -2,6 +2,7 @@
 
 local SEQ_TTL_MS = 3600000 -- how long a writer's last batch is remembered: longer than any retry of it
 local EVENTS_KEPT = 1000
+local COOLING_LOGGED_EVERY_MS = 600000 -- so many cooldowns would push what matters out of the log
 
 -- Exactly once: a note of this writer's last batch, with what it did and how many outcomes it had.
 local function noted(key) return { key = key, before = redis.call('GET', key) } end
@@ -84,8 +85,7 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
   end
   if action then
     local details = { 'detail', action.detail }
-    -- so many cooldowns would push what matters out of the log
-    if action.event ~= 'cooling' then log(keys.events, by, action.event, details) end
+    if not action.is_quiet then log(keys.events, by, action.event, details) end
     push(channel, keys.health, by, action.event, details, record)
   elseif not moved then
     push(channel, keys.health, by, 'averages', {}, record)

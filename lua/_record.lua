@@ -13,7 +13,7 @@ local SCHEMA = 1
 local FIELDS = {
   'circuit_state', 'word', 'closed', 'open_reason', 'word', '', 'last_failure', 'word', '',
   'available', 'number', 1, 'unavailable_reason', 'word', '', 'probe_result', 'word?', '',
-  'cooldown_until_ms', 'number?', 0, 'cooldown_ms', 'number?', 0,
+  'cooldown_until_ms', 'number?', 0, 'cooldown_ms', 'number?', 0, 'cooling_logged_ms', 'number?', 0,
   'latency_ms', 'number', 0, 'failure_rate', 'number', 0, 'weight', 'number', 1,
   'consecutive_failures', 'number', 0, 'consecutive_successes', 'number', 0, 'calls', 'number?', 0,
   'window_bucket', 'number?', 0, 'window_calls', 'word?', '', 'window_failures', 'word?', '', 'window_slow', 'word?', '',

@@ -18,7 +18,7 @@ END, WEIGHT = "end", "weight"
 """As the word of `Store.override`, beside those of `Override`."""
 
 Said = tuple[str, dict[str, str]]
-"""For the log of events: what happened, and its details."""
+"""For the log of events: what happened, and its details; without details it is told to who listens, and not kept."""
 
 
 class Override(StrEnum):

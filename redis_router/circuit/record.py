@@ -59,6 +59,7 @@ class ProviderHealth:
     last_failure                    why the last failed call failed, one word; '' where nobody said
     probe_result                    of the worker's last probe: `passes`, why it fails or cannot be made; '' before it
     cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
+    cooling_logged_ms               when a rate limit was written into the log of events last
     latency_ms                      moving average, ms; 0 until the first sample
     failure_rate                    moving average, 0 to 1
     calls                           since the circuit closed, up to `minimum_calls`, where there is no window
@@ -94,6 +95,7 @@ class ProviderHealth:
     probe_result: str = stored("", str, optional=True)
     cooldown_until_ms: int = stored(0, moment, optional=True)
     cooldown_ms: int = stored(0, at_most_a_week, optional=True)
+    cooling_logged_ms: int = stored(0, moment, optional=True)
     latency_ms: float = stored(0.0, number)
     failure_rate: float = stored(0.0, share)
     weight: float = stored(1.0, _weight)

@@ -51,9 +51,9 @@ class News:
             if word:
                 left = "for ever" if until_ms >= FOR_EVER_MS else f"for {max(0.0, until_ms - now_ms) / 1000:.0f} s"
                 text = f"{new.name}: {kind} {word} {left}, by {who}: {reason or 'no reason given'}"
-                self._note(new, by, logging.WARNING, text)
             else:
-                self._note(new, by, logging.WARNING, f"{new.name}: {kind} {before[0]} ended")
+                text = f"{new.name}: {kind} {before[0]} ended"
+            self._unsaid.append((logging.INFO, f"{text}; {self._seen_by(new, by)}"))  # no replica caused it
 
     def _note(self, health: ProviderHealth, by: str, level: int, text: str) -> None:
         caused_here = self.is_of_this_replica(health) or by == self._replica

@@ -22,6 +22,8 @@ from redis_router.store.keys import Keys
 from redis_router.store.memory_records import Memory, MemorySubscription, differs
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec, Status
 
+COOLING_LOGGED_EVERY_MS = 600_000
+"""So many cooldowns would push what matters out of the log."""
 COOLING_NEWS_MS = 1000
 """A cooldown that grows by less is told with the averages: of many calls under way, each says a few ms more."""
 
@@ -181,7 +183,10 @@ class MemoryStore:
         more = health.cooling_for_ms(now) - cooling
         is_news = more > 0 and (cooling == 0 or more >= COOLING_NEWS_MS)
         health, said = overrides.lapsed(health, now)
-        said += [("cooling", {"detail": f"{health.cooldown_until_ms - now} ms"})] if is_news else []
+        is_quiet = health.cooling_logged_ms and abs(now - health.cooling_logged_ms) < COOLING_LOGGED_EVERY_MS
+        if is_news:
+            said.append(("cooling", {} if is_quiet else {"detail": f"{health.cooldown_until_ms - now} ms"}))
+            health = health if is_quiet else replace(health, cooling_logged_ms=now)
         health = self._here.save(health, changes, said, now, self.writer, self.push_interval_ms)
         reply = Reply(Status.OK, tuple(changes), health, len(batch.results))
         entry.note_batch(self.session, batch.seq, reply)

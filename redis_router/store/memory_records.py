@@ -156,7 +156,7 @@ class Records:
         entry = self.entries[health.name]
         entry.health = health = replace(health, version=max(health.version + 1, now * 1000))
         for event, details in [*map(_told, changes), *said]:
-            if event != "cooling":  # so many would push what matters out of the log
+            if details:
                 entry.events.append(LoggedEvent(now, event, by, details))
             self.tell(Event(event, health.name, by, health))
         is_news = bool(changes or said)

@@ -132,7 +132,8 @@ class TestLetsIn:
         assert serves(first, "azure")
 
     def test_the_log_says_what_would_have_happened(self, pair, caplog):
-        """Aloud."""
+        """Aloud; who said so stands one step lower."""
+        caplog.set_level("INFO")
         first, _ = pair
         first.override("openai", "observe", seconds=None, reason="a first week", by="alice")
         fail(first, "openai", 3)

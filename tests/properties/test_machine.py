@@ -157,7 +157,7 @@ class Fleet:
     @property
     def told(self):
         """The log's entries of which both have the same details."""
-        kinds = ("transition", "override", "weight_override")
+        kinds = ("transition", "override", "weight_override", "cooling")
         return [replace(e, at_ms=0) for e in self.reader.events(self.name) if e.event in kinds]
 
     def _wait(self, step, ms):
