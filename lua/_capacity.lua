@@ -2,7 +2,7 @@
 --
 -- `circuit/capacity.py` is its mirror in Python, function for function, and says what each figure means.
 
-local SAMPLES_KEPT, GROWTH_COUNTED = 64, 1000000
+local SAMPLES_KEPT, LONGEST_KEPT, GROWTH_COUNTED = 64, 256, 1000000
 local FIRST_LIMIT = 2 -- of a provider of which nothing is known yet
 local LOW, NEAR = 0.5, 0.75
 local ANSWERS_WITHIN_MS = 5000 -- a provider that is full answers somebody within this, or within two calls' time
@@ -53,6 +53,8 @@ local function learn(health, latency_ms, load)
       limit = grow(health, limit, load)
     end
   end
+  local longest = health.longest_latency_ms
+  health.longest_latency_ms = max(latency_ms, longest + (usual - longest) / LONGEST_KEPT)
   health.samples = min(samples, SAMPLES_KEPT - 1)
   health.usual_latency_ms, health.latency_deviation_ms = usual, deviation
   health.floor_latency_ms, health.near_latency_ms = floor, near
@@ -96,29 +98,35 @@ local function call_lasted(health, duration_ms)
   health.call_ms = average == 0 and duration_ms or average + (duration_ms - average) / 16
 end
 
--- How many calls this replica has under way there now: into the fleet's sum, in which those count that spoke lately. In
--- the hash: session -> number and when; and under '' when the sum was made anew, so that dead replicas' calls go.
+-- What this replica has under way there now: into the fleet's sums, in which those count that spoke lately. In the hash:
+-- session -> calls, those overdue, and when; and under '' when the sums were made anew, so that dead replicas' calls go.
 local COUNTED_FOR_MS, SAID_EVERY_MS, SUMMED_EVERY_MS = 60000, 20000, 15000
-local function say_in_flight(health, key, session, says, now)
+local function read_said(text)
+  local calls, overdue, at = string.match(text or '', '^(%d+) (%d+) (%d+)$')
+  return tonumber(calls or 0), tonumber(overdue or 0), tonumber(at)
+end
+local function say_in_flight(health, key, session, calls, overdue, now)
   local said = redis.call('HMGET', key, session, '')
-  local before, at = string.match(said[1] or '', '^(%d+) (%d+)$')
+  local calls_before, overdue_before, at = read_said(said[1])
   local summed = said[2] and tonumber(said[2])
-  before = tonumber(before or 0)
-  local under_way = max(0, says)
-  if says < 0 then redis.call('HDEL', key, session) -- it leaves
-  elseif not at or before ~= under_way or abs(now - tonumber(at)) >= SAID_EVERY_MS then
-    redis.call('HSET', key, session, text(under_way) .. ' ' .. text(now))
+  if calls < 0 then -- it leaves
+    calls, overdue = 0, 0
+    redis.call('HDEL', key, session)
+  elseif not at or calls_before ~= calls or overdue_before ~= overdue or abs(now - at) >= SAID_EVERY_MS then
+    redis.call('HSET', key, session, text(calls) .. ' ' .. text(overdue) .. ' ' .. text(now))
   end
   if summed and now - summed < SUMMED_EVERY_MS and now >= summed then
-    health.in_flight = max(0, health.in_flight + under_way - before)
+    health.in_flight = max(0, health.in_flight + calls - calls_before)
+    health.overdue = max(0, health.overdue + overdue - overdue_before)
     return
   end
-  local sum, all = 0, redis.call('HGETALL', key)
+  local all = redis.call('HGETALL', key)
+  health.in_flight, health.overdue = 0, 0
   for i = 1, #all, 2 do
-    local number_said, at_ms = string.match(all[i + 1], '^(%d+) (%d+)$')
-    if number_said and abs(now - tonumber(at_ms)) <= COUNTED_FOR_MS then sum = sum + tonumber(number_said)
+    local calls_said, overdue_said, at_ms = read_said(all[i + 1])
+    if at_ms and abs(now - at_ms) <= COUNTED_FOR_MS then
+      health.in_flight, health.overdue = health.in_flight + calls_said, health.overdue + overdue_said
     elseif all[i] ~= '' then redis.call('HDEL', key, all[i]) end
   end
   redis.call('HSET', key, '', text(now))
-  health.in_flight = sum
 end

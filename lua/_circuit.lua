@@ -6,9 +6,18 @@
 
 local LOCAL_GENERATIONS = 2 ^ 50 -- added at the first transition that a replica makes by itself
 local BUCKETS = 10 -- of the sliding window
+local MOSTLY_FAILS = 0.4 -- from this failure rate on a provider is no better than nobody
 local REOPENINGS = 30 -- so many times at most the open timeout is multiplied
 local WEEK_MS = 604800000
 local CLOCK_SKEW_MS = 1000 -- another node's clock may be behind a little
+
+-- Do calls that need no permit go well although the circuit is not closed? `answered`: a call was answered now, or else it
+-- failed; `rate` is the failure rate after it. The circuit opened by a run of bad luck then, or a part of the calls fails.
+local function see_answer(health, answered, rate)
+  if health.circuit_state == 'closed' or rate >= MOSTLY_FAILS then
+    if not answered then health.still_answers = 0 end
+  elseif answered and health.circuit_state == 'open' then health.still_answers = 1 end
+end
 
 -- Did this call take longer than it should? Never, where the rule is off.
 local function is_slow(health, latency_ms)
@@ -123,6 +132,7 @@ local function transition(record, to, reason, now)
     { from = health.circuit_state, to = to, reason = reason, generation = text(health.generation) }
   health.circuit_state = to
   forget_window(record)
+  if to ~= 'half_open' then health.still_answers = 0 end
   if to == 'open' then
     health.open_reason = reason
     if not by_operator then health.available, health.unavailable_reason = 0, 'circuit' end
@@ -184,8 +194,10 @@ local function fold(record, success, latency_ms, generation, why, now, load, dur
   else
     health.failure_rate, health.last_failure = math.min(rate * 0.9 + 0.1, 1), why
   end
-  health.last_check_ms, health.last_result_ms = now, now
   local state = health.circuit_state
+  -- of an answer that was told of when it began, nothing is new
+  if state ~= 'closed' and (load >= 0 or not success) then see_answer(health, success, health.failure_rate) end
+  health.last_check_ms, health.last_result_ms = now, now
   -- a late result moves the averages, never the circuit
   if generation ~= health.generation or state == 'open' then return end
   local slow = is_slow(health, latency_ms)

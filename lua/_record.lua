@@ -11,7 +11,7 @@ local SCHEMA = 1
 -- Name, kind, default, in reading order: what is going on, the thresholds in force, bookkeeping. A field whose kind has
 -- a question mark is stored once it is not its default; all others always are.
 local FIELDS = {
-  'circuit_state', 'word', 'closed', 'open_reason', 'word', '', 'last_failure', 'word', '',
+  'circuit_state', 'word', 'closed', 'open_reason', 'word', '', 'still_answers', 'number?', 0, 'last_failure', 'word', '',
   'available', 'number', 1, 'unavailable_reason', 'word', '', 'probe_result', 'word?', '',
   'cooldown_until_ms', 'number?', 0, 'cooldown_ms', 'number?', 0, 'cooling_logged_ms', 'number?', 0,
   'latency_ms', 'number', 0, 'failure_rate', 'number', 0, 'weight', 'number', 1,
@@ -19,9 +19,10 @@ local FIELDS = {
   'window_bucket', 'number?', 0, 'window_calls', 'word?', '', 'window_failures', 'word?', '', 'window_slow', 'word?', '',
   'times_opened', 'number?', 0, 'open_timeout_factor', 'number?', 1, 'generation', 'number', 1,
   'last_state_change_ms', 'number', 0, 'last_check_ms', 'number', 0, 'last_result_ms', 'number', 0,
-  'result_gap_ms', 'number?', 0, 'in_flight', 'number?', 0, 'concurrency_limit', 'number?', 0, 'limit_growth', 'number?', 0,
+  'result_gap_ms', 'number?', 0, 'in_flight', 'number?', 0, 'overdue', 'number?', 0, 'concurrency_limit', 'number?', 0, 'limit_growth', 'number?', 0,
   'samples', 'number?', 0, 'usual_latency_ms', 'number?', 0, 'latency_deviation_ms', 'number?', 0,
-  'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0, 'call_ms', 'number?', 0,
+  'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0,
+  'longest_latency_ms', 'number?', 0, 'call_ms', 'number?', 0,
   'override', 'word?', '', 'override_until_ms', 'number?', 0, 'override_by', 'word?', '', 'override_reason', 'word?', '',
   'weight_override', 'number?', 0, 'weight_override_until_ms', 'number?', 0,
   'weight_override_by', 'word?', '', 'weight_override_reason', 'word?', '',

@@ -13,11 +13,12 @@
 -- ARGV[5]   push     ms between pushes of mere averages
 -- ARGV[6]   jitter   a random number from 0 to 1, for the time a circuit stays open: scripts have no chance of their own
 -- ARGV[7]   reporter the replica's session
--- ARGV[8]   in_flight  calls that the replica has under way there now
--- ARGV[9..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun,
+-- ARGV[8]   calls      that the replica has under way there now; -1: it leaves
+-- ARGV[9]   overdue    so many of them have waited for an answer for much longer than an answer takes
+-- ARGV[10..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun,
 --           after a failure a colon and why it failed; the generation in which the calls began, their permit or '', and
 --           for each, with blanks between, its latency in ms, of rate_limited how many ms to wait; after a colon the
---           load when it began, and after another how many ms the whole call took, where these are known
+--           load when it began, then how many ms the whole call took, and how many to wait after it, where these are known
 --
 -- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
 -- said, whose reply was lost; 'missing' applied nothing. A repeat may leave out outcomes that grew too old, from the
@@ -36,7 +37,7 @@ if did then
 end
 
 local health = record.health
-say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), now)
+say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), now)
 record.jitter = tonumber(ARGV[6])
 local asks_others, word = health.min_reporters > 1, nil
 if asks_others then
@@ -50,10 +51,10 @@ end
 local cooling = cooling_for_ms(health, now)
 
 applied = 0
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
-  for number, load, duration in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?(%S*)') do
+  for number, load, duration, wait in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?([^:%s]*):?(%S*)') do
     local at_load = tonumber(load) or 0
     if outcome == 'failure' and is_overload(health, why, at_load, now) then
       overload(health)
@@ -64,11 +65,13 @@ for i = 9, #ARGV, 4 do
         if says ~= nil then word = says end
       end
       fold(record, success, ms, generation, why, now, at_load, tonumber(duration) or 0)
+      if success and wait ~= '' then cool_down(health, tonumber(wait), now) end
     elseif outcome == 'rate_limited' then
       cool_down(health, tonumber(number), now)
       keep_rate(health, at_load)
-    elseif outcome == 'begun' and tonumber(number) > 0 then
-      learn(health, tonumber(number), at_load)
+    elseif outcome == 'begun' then
+      see_answer(health, true, health.failure_rate)
+      if tonumber(number) > 0 then learn(health, tonumber(number), at_load) end
     end
     applied = applied + 1
   end

@@ -9,7 +9,7 @@ from redis_router.circuit.config import RECOMMENDED, CircuitConfig
 from redis_router.errors import InvalidArgument
 from redis_router.routing.strategies import Strategy, resolve
 
-WHEN_ALL_OPEN = ("raise", "least_bad", "wait")
+WHEN_ALL_OPEN = ("panic", "raise", "least_bad", "wait")
 _PERMIT_TTL = partial(check_number, least=1.0, most=3600.0)
 
 
@@ -28,7 +28,7 @@ class Options:
     circuit_version: int = _checked(0, partial(check_count, least=0))
     rate_limit_cooldown: float = 5.0
     rate_limit_cooldown_max: float = 300.0
-    when_all_open: str = "raise"
+    when_all_open: str = "panic"
     max_ejection_percent: float = _checked(100.0, partial(check_number, most=100.0))
     flush_interval: float = _checked(0.02, check_seconds)
     push_interval: float = _checked(0.5, check_seconds)
@@ -52,6 +52,11 @@ class Options:
     def least_bad(self) -> bool:
         """Where nobody may be called, is the least bad provider called all the same?"""
         return self.when_all_open == "least_bad"
+
+    @property
+    def panics(self) -> bool:
+        """Where nobody may be called, are those called all the same that still answer?"""
+        return self.when_all_open == "panic"
 
     @property
     def keeps_bad(self) -> bool:

@@ -46,8 +46,9 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
                    or None for what `redis_router.classify` says
     rate_limit_cooldown      how long a rate limit holds that does not say for how long
     rate_limit_cooldown_max  the longest time of a rate limit that is believed
-    when_all_open  "raise" NoProviderAvailable; "least_bad": route to the least bad provider all the same; "wait": let
-                   `attempts` wait, as with its own `wait=True`
+    when_all_open  "panic": call those all the same that were seen to answer since their circuit opened, and raise
+                   NoProviderAvailable where there are none; "raise" it at once; "least_bad": call the least bad one,
+                   however bad; "wait": let `attempts` wait, as with its own `wait=True`
     max_ejection_percent  of a model's providers, so many at most are left out here for their circuit; 100 for all
     flush_interval     how long successes wait for company on their way to Redis
     push_interval      how often mere averages are pushed, for each provider over the fleet
@@ -76,7 +77,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         classify: Classifier | None = None,
         rate_limit_cooldown: float = 5.0,
         rate_limit_cooldown_max: float = 300.0,
-        when_all_open: str = "raise",
+        when_all_open: str = "panic",
         max_ejection_percent: float = 100.0,
         flush_interval: float = 0.02,
         push_interval: float = 0.5,
@@ -260,7 +261,8 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         latency_ms  how long it took, in ms; 0 where that was not measured. Not needed for a rate limit or to ignore
         model       for a provider with `circuit_per_model`
         reason      in one word, why a call failed
-        cooldown    of a rate limit: seconds for which the provider wants no calls; None for `rate_limit_cooldown`
+        cooldown    of a rate limit: seconds for which the provider wants no calls; None for `rate_limit_cooldown`. Of a
+                    success: the same, where the provider said that nothing is left of a limit
 
         The result counts for the circuit's generation of this moment, and in half-open for the longest trial call that
         `select_provider` handed out; `attempt` remembers when the call began and whether it was one.
@@ -269,4 +271,4 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         said = self._verdicts.said(success, outcome, reason, cooldown)
         if latency_ms is not None:
             latency_ms = check_latency(latency_ms)
-        report(self._context, name, model, said, latency_ms, keeps_bad=self.options.keeps_bad)
+        report(self._context, name, model, said, latency_ms, self.options)

@@ -1,9 +1,9 @@
 """Plays every scenario under every policy, prints a table for each, and writes them, JSON and charts.
 
 `pip install -e '.[bench]' && python -m benchmarks.quality`, a quarter of an hour on two cores. Each scenario is played
-with five seeds, the same for every policy: arrivals and service times are the same draws. `--quick` plays once, p2c and
-the original alone, and writes nothing. LiteLLM is left out, and named as missing, where it is not installed. The exit
-code is 1 where a target was missed.
+with five seeds, the same for every policy: arrivals and service times are the same draws. `--quick` plays once, the
+default and the original alone, and writes nothing. LiteLLM is left out, and named as missing, where it is not
+installed. The exit code is 1 where a target was missed.
 
 With `--worlds N --seed S` random worlds are played in place of the scenarios: see `benchmarks.quality.worlds`.
 """
@@ -24,13 +24,16 @@ from benchmarks.quality.policies import GUIDE, Oracle, Original, ours
 from benchmarks.quality.scenarios import LENGTH, RATE, REPLICAS, SCENARIOS, providers
 from benchmarks.quality.world import Make, Run, Scenario, Tally
 from benchmarks.quality.worlds import command
-from redis_router import CircuitConfig, Latency
-from redis_router.routing.strategies import STRATEGIES
+from redis_router import RECOMMENDED, CircuitConfig
 from redis_router.testing.server import EmbeddedServer
 
 RESULTS = Path(__file__).parents[1] / "results"
 ORACLE, ORIGINAL, GUIDED = "oracle", "the original", "p2c, guide"
 PEERS = {"LiteLLM simple-shuffle": "simple-shuffle", "LiteLLM latency-based": "latency-based-routing"}
+DEFAULT = "adaptive"
+"""What a router does that is told nothing: this strategy, with `RECOMMENDED` thresholds."""
+TRIPPING = 10
+"""Calls that may fail before a circuit opens."""
 NOISE = 1.05
 """Two medians that are nearer than this are taken for equal: seeds alone move a p99 by so much."""
 
@@ -54,7 +57,7 @@ class Score:
 def policies() -> list[str]:
     """Who plays, in the order of the tables."""
     peers = [*PEERS] if importlib.util.find_spec("litellm") else []
-    return [ORACLE, ORIGINAL, *peers, *STRATEGIES, "latency, tolerance 0.2, guide", GUIDED]
+    return [ORACLE, DEFAULT, "p2c", GUIDED, "latency", ORIGINAL, *peers]
 
 
 def maker(policy: str, url: str) -> Make:
@@ -69,9 +72,7 @@ def maker(policy: str, url: str) -> Make:
         return litellm_router(PEERS[policy])
     if policy == GUIDED:
         return ours(url, "p2c", GUIDE)
-    if policy.startswith("latency, tolerance"):
-        return ours(url, lambda: Latency(tolerance=0.2), GUIDE)
-    return ours(url, policy, CircuitConfig())
+    return ours(url, policy, RECOMMENDED if policy == DEFAULT else CircuitConfig())
 
 
 def play(job: tuple[Scenario, str, int]) -> Tally:
@@ -103,12 +104,12 @@ def score(scenario: Scenario, policy: str, tallies: Sequence[Tally]) -> Score:
 
 
 def verdicts(scores: Sequence[Score]) -> list[tuple[bool, str]]:
-    """The targets for p2c with the guide's settings, each kept or missed."""
+    """The targets for the default, each kept or missed."""
     found: list[tuple[bool, str]] = []
     for scenario in dict.fromkeys(each.scenario for each in scores):
         row = {each.policy: each for each in scores if each.scenario == scenario}
-        mine, oracle = row[GUIDED], row[ORACLE]
-        tripping = 100 * GUIDE.minimum_calls / (RATE * LENGTH)
+        mine, oracle = row[DEFAULT], row[ORACLE]
+        tripping = 100 * TRIPPING / (RATE * LENGTH)
         most = 1.2 * oracle.failed_percent + tripping
         found.append((mine.failed_percent <= most, f"{scenario}: {mine.failed_percent:.2f} % failed, ≤ {most:.2f} %"))
         ratio = mine.p99 / oracle.p99
@@ -147,8 +148,8 @@ def charts(folder: Path, scores: Sequence[Score]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = [ORACLE, GUIDED, "p2c", "latency", ORIGINAL, *PEERS]
-    colours = ["#2c3e50", "#c0392b", "#e67e22", "#f1c40f", "#95a5a6", "#5dade2", "#1f618d"]
+    shown = [ORACLE, DEFAULT, GUIDED, "p2c", "latency", ORIGINAL, *PEERS]
+    colours = ["#2c3e50", "#27ae60", "#c0392b", "#e67e22", "#f1c40f", "#95a5a6", "#5dade2", "#1f618d"]
     names = list(dict.fromkeys(each.scenario for each in scores))
     for what, label, name in (
         ("p99", "p99 of a request, s: less is better", "quality-p99"),
@@ -192,7 +193,7 @@ def write(folder: Path, scores: Sequence[Score], kept: Sequence[tuple[bool, str]
         " first 10 s after it. The share of the best is that of the provider with most calls before the incident.",
         "",
         *(part for name in names for part in (table(name, scores), "")),
-        f"## Targets for {GUIDED}",
+        f"## Targets for {DEFAULT}, the default",
         "",
         *(f"- {'kept' if is_kept else '**missed**'}: {what}" for is_kept, what in kept),
         "",
@@ -209,13 +210,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0], epilog=epilog
     )
-    parser.add_argument("--quick", action="store_true", help="one seed, for p2c and what it is compared with")
+    parser.add_argument("--quick", action="store_true", help="one seed, for the default and what it is compared with")
     parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS], help="only this one")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     arguments = parser.parse_args()
     scenarios = [each for each in SCENARIOS if not arguments.scenario or each.name in arguments.scenario]
     seeds = [1] if arguments.quick else [1, 2, 3, 4, 5]
-    playing = [ORACLE, ORIGINAL, "p2c", GUIDED] if arguments.quick else policies()
+    playing = [ORACLE, DEFAULT, ORIGINAL] if arguments.quick else policies()
     if not set(PEERS) <= set(playing):
         print("without LiteLLM: " + ("--quick" if arguments.quick else "pip install -e '.[bench]'"))
     jobs = [(scenario, policy, seed) for scenario in scenarios for policy in playing for seed in seeds]

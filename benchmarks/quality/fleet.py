@@ -17,7 +17,7 @@ from benchmarks.quality.world import TRIES, Answer, Run
 from redis_router import Attempt, Attempts, CircuitConfig, CircuitState, NoProviderAvailable, Outcome, ProviderHealth
 from redis_router import Provider as Registered
 from redis_router.circuit.machine import is_local
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.options import Options
 from redis_router.replica.alone import Alone
 from redis_router.replica.permits import Permit
@@ -154,7 +154,7 @@ class Replica:
         self.seq: dict[str, int] = defaultdict(int)
         self.renew_at = 0.0
         strategy = looking(fleet.strategy(), fleet.now_ms)
-        self.tables = Tables(strategy, fleet.now_ms, DEFAULTS.least_bad, DEFAULTS.max_ejection_percent)
+        self.tables = Tables(strategy, fleet.now_ms, DEFAULTS.least_bad, DEFAULTS.panics, DEFAULTS.max_ejection_percent)
         rules = Rules(best_first(fleet.strategy()), fleet.now_ms, DEFAULTS.least_bad, fleet.monotonic)
         verdicts = Verdicts(None, DEFAULTS.rate_limit_cooldown, DEFAULTS.rate_limit_cooldown_max)
         self.context = Context(self, Chooser(self, rules), verdicts, fleet.monotonic)  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ class Fleet:
             self._send(replica, name, batch)
 
     def _send(self, replica: Replica, name: str, batch: list[Result]) -> None:
-        under_way = len(replica.view.table.candidates[name].in_flight)
+        under_way = replica.view.table.candidates[name].under_way(self.monotonic())
         replica.seq[name] += 1
         replica.store.now_ms = self.now_ms()
         (reply,) = replica.store.record([Batch(name, replica.seq[name], batch, under_way)])
@@ -249,7 +249,7 @@ class Fleet:
         self._world.after(ROUND_TRIP, partial(self._show_reply, replica, reply, batch, under_way))
         self._announce(reply)
 
-    def _show_reply(self, replica: Replica, reply: Reply, batch: list[Result], under_way: int) -> None:
+    def _show_reply(self, replica: Replica, reply: Reply, batch: list[Result], under_way: UnderWay) -> None:
         assert reply.health is not None
         replica.view.table.candidates[reply.health.name].here.told = under_way
         self._show(replica, reply.health)
@@ -319,7 +319,7 @@ class Fleet:
                 replica.show(shown)
             self._tend(replica)
             for name, candidate in replica.view.table.candidates.items():
-                if len(candidate.in_flight) != candidate.here.told:
+                if candidate.under_way(self.monotonic()) != candidate.here.told:
                     self._send(replica, name, [])
         self._world.after(TICK, self._tick)
 

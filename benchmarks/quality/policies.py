@@ -9,7 +9,7 @@ from benchmarks.quality.world import Answer, ByCall, Provider, Run
 from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import Result
-from redis_router.routing.strategies import Strategy, resolve
+from redis_router.routing.strategies import resolve
 
 
 class Oracle(ByCall):
@@ -85,7 +85,6 @@ GUIDE = CircuitConfig(
 """Thresholds for `p2c`, set by hand; a slow call is one that takes longer than 99 % of the best provider's do."""
 
 
-def ours(url: str, strategy: str | Callable[[], Strategy], config: CircuitConfig) -> Callable[[Run], Fleet]:
+def ours(url: str, strategy: str, config: CircuitConfig) -> Callable[[Run], Fleet]:
     """A policy of ours, for `Run.play`."""
-    make = partial(resolve, strategy) if isinstance(strategy, str) else strategy
-    return lambda run: Fleet(run, url, make, config)
+    return lambda run: Fleet(run, url, partial(resolve, strategy), config)

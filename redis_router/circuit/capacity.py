@@ -1,11 +1,12 @@
 """How fast a provider answers, and how many calls at once it takes: learned from calls that went well.
 
-The mirror of `lua/_capacity.lua`, function for function; the tests play random histories through both. A call tells
+The mirror of `lua/_capacity.lua`, where `learn` is one function; the tests play random histories through both. A call tells
 how long its answer took, and how many calls the fleet had under way there when it began, itself included: its load.
 From that are learned
 
 usual   the average latency of calls that did not wait, over about 64 of them, and how far they are from it
 floor   the average latency of calls at low load, over about 8: it follows a provider that becomes slow, or quick again
+longest the longest latency, which is forgotten over some 256 answers
 near    the average latency, and the load, of calls near the limit, over about 12
 limit   calls at once that it takes without making them wait
 
@@ -20,6 +21,7 @@ from redis_router.circuit.record import ProviderHealth
 
 SAMPLES_KEPT = 64
 GROWTH_COUNTED = 1_000_000
+LONGEST_KEPT = 256
 FIRST_LIMIT = 2.0
 """Of a provider of which nothing is known yet."""
 LOW, NEAR = 0.5, 0.75
@@ -34,22 +36,37 @@ TOLERATED, UNSURE = 1.25, 1.5
 
 def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str, float]:
     """What changes in the record by an answer that took so long, of a call that began at this load, 0 where unknown."""
-    samples, limit, near_load = health.samples + 1, health.concurrency_limit, health.near_load
-    usual, deviation, floor, near = (
-        health.usual_latency_ms,
-        health.latency_deviation_ms,
-        health.floor_latency_ms,
-        health.near_latency_ms,
-    )
-    if samples == 1:
-        usual = floor = near = latency_ms
+    samples, limit = health.samples + 1, health.concurrency_limit
     if limit == 0 and load > 0:
         limit = FIRST_LIMIT
     elif load == 0:  # who says nothing of calls under way forgets the limit by and by: nobody would keep within it
         limit = 0.9 * limit if limit > 1.2 else 0.0
-    is_low = samples <= 8 or load <= max(1.0, LOW * min(limit, near_load or limit))
+    is_low = samples <= 8 or load <= max(1.0, LOW * min(limit, health.near_load or limit))
     is_near = load > max(1.0, NEAR * limit)
-    if is_low or not is_near:
+    averages = _averages(health, latency_ms, samples, counts=is_low or not is_near, is_low=is_low)
+    changes = averages | {"samples": min(samples, SAMPLES_KEPT - 1), "concurrency_limit": limit}
+    if is_near:
+        floor, near = averages["floor_latency_ms"], averages["near_latency_ms"]
+        near_load = health.near_load + (load - health.near_load) / 12 if health.near_load else load
+        growth = health.limit_growth
+        if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor:
+            call = max(health.call_ms, floor)
+            limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
+        elif latency_ms <= 2 * floor:
+            limit, growth = grown(limit, growth, load)
+        changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
+    return changes
+
+
+def _averages(
+    health: ProviderHealth, latency_ms: float, samples: int, *, counts: bool, is_low: bool
+) -> dict[str, float]:
+    """The averages of latencies after this one; `counts`: it did not wait, `is_low`: hardly anybody was before it."""
+    usual, deviation = health.usual_latency_ms, health.latency_deviation_ms
+    floor, near, longest = health.floor_latency_ms, health.near_latency_ms, health.longest_latency_ms
+    if samples == 1:
+        usual = floor = near = latency_ms
+    if counts:
         bounded = min(latency_ms, 4 * usual)
         usual += (bounded - usual) / samples
         deviation += (abs(bounded - usual) - deviation) / samples if samples > 1 else 0.0
@@ -59,23 +76,12 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
     else:
         near += (min(latency_ms, 8 * floor) - near) / 12
         floor += min(0.0, near - floor) / 16
-    growth = health.limit_growth
-    if is_near:
-        near_load += (load - near_load) / 12 if near_load else load
-        if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor:
-            call = max(health.call_ms, floor)
-            limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
-        elif latency_ms <= 2 * floor:
-            limit, growth = grown(limit, growth, load)
     return {
-        "samples": min(samples, SAMPLES_KEPT - 1),
         "usual_latency_ms": usual,
         "latency_deviation_ms": deviation,
         "floor_latency_ms": floor,
         "near_latency_ms": near,
-        "near_load": near_load,
-        "concurrency_limit": limit,
-        "limit_growth": growth,
+        "longest_latency_ms": max(latency_ms, longest + (usual - longest) / LONGEST_KEPT),
     }
 
 

@@ -23,6 +23,8 @@ LOCAL_GENERATIONS = 1 << 50
 NO_GENERATION = 0
 """A circuit's generations begin at 1: a result that carries this one moves the averages, and no circuit."""
 BUCKETS = 10
+MOSTLY_FAILS = 0.4
+"""From this failure rate on a provider is no better than nobody."""
 REOPENINGS = 30
 
 
@@ -60,6 +62,17 @@ def failure_rate_average(rate: float, success: bool) -> float:
     if success:
         return 0.0 if rate * 0.5 < 0.01 else rate * 0.5
     return min(rate * 0.9 + 0.1, 1.0)
+
+
+def still_answers(health: ProviderHealth, answered: bool, rate: float) -> bool:
+    """Do calls that need no permit go well although the circuit is not closed?
+
+    `answered`: a call was answered now, or else it failed; `rate` is the failure rate after it. The circuit opened by a
+    run of bad luck then, or a part of the calls fails. The answer to a call that began before counts, too.
+    """
+    if health.circuit_state is CLOSED or rate >= MOSTLY_FAILS:
+        return health.still_answers and answered
+    return health.still_answers or (answered and health.circuit_state is OPEN)
 
 
 def is_slow(config: CircuitConfig, latency_ms: float) -> bool:
@@ -143,6 +156,8 @@ def transition(health: ProviderHealth, to: CircuitState, reason: str, now_ms: in
     health = replace(health, circuit_state=to, generation=health.generation + 1, last_state_change_ms=now_ms)
     health = replace(health, calls=0, window_bucket=0, window_calls="", window_failures="", window_slow="")
     by_operator = health.unavailable_reason == TakenOutBy.OPERATOR  # an operator's word outlives what the circuit does
+    if to is not HALF_OPEN:
+        health = replace(health, still_answers=False)
     if to is OPEN:
         health = replace(health, open_reason=reason)
         if not by_operator:
@@ -174,7 +189,10 @@ def complains(health: ProviderHealth, result: Result, now_ms: float) -> bool | N
 
 
 def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> ProviderHealth:
-    """A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds."""
+    """A rate limit is no verdict on the circuit: nobody calls until it is over, and the longer of two holds.
+
+    So it is after a call that was refused, and after one that was answered and was the last to fit.
+    """
     until = int(now_ms + cooldown_ms)
     if until <= now_ms + health.cooling_for_ms(now_ms):
         return health
@@ -182,13 +200,16 @@ def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> Provid
 
 
 def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> dict[str, object]:
+    rate = failure_rate_average(health.failure_rate, success)
     changes: dict[str, object] = {
         "latency_ms": latency_average(health.latency_ms, result.latency_ms),
-        "failure_rate": failure_rate_average(health.failure_rate, success),
+        "failure_rate": rate,
         "last_check_ms": now_ms,
         "last_result_ms": now_ms,
         "result_gap_ms": max(0, now_ms - health.last_result_ms) if health.last_result_ms else 0,
     }
+    if not success or result.load >= 0:  # else that it began to answer was told before
+        changes["still_answers"] = still_answers(health, success, rate)
     if not success:
         return changes | {"last_failure": result.reason}
     changes["call_ms"] = capacity.call_lasted(health, result.duration_ms or result.latency_ms)
@@ -211,23 +232,31 @@ def fold(
     if result.outcome is Outcome.IGNORED:
         return health, None
     if result.outcome is Outcome.BEGUN:
-        known = result.latency_ms > 0
-        return changed(health, capacity.learned(health, result.latency_ms, result.load)) if known else health, None
+        changes: dict[str, object] = {"still_answers": still_answers(health, True, health.failure_rate)}
+        if result.latency_ms > 0:
+            changes |= capacity.learned(health, result.latency_ms, result.load)
+        return changed(health, changes), None
     success = result.outcome is Outcome.SUCCESS
     if not success and capacity.is_overload(health, result.reason, result.load, now_ms):
         return changed(health, capacity.overloaded(health)), None
+    if success and result.cooldown_ms:
+        health = cool_down(health, result.cooldown_ms, now_ms)
     changes = _averaged(health, result, success, now_ms)
     if result.generation != health.generation or health.circuit_state is OPEN:
         return changed(health, changes), None  # a late result moves the averages, never the circuit
-    slow = is_slow(health.config, result.latency_ms)
     if success:
         changes["consecutive_successes"] = health.consecutive_successes + 1
         if health.circuit_state is CLOSED:
             changes["consecutive_failures"] = 0
     else:
         changes |= {"consecutive_failures": health.consecutive_failures + 1, "consecutive_successes": 0}
-    health = changed(health, changes)
     believed = others is None or health.config.min_reporters <= others + 1
+    slow = is_slow(health.config, result.latency_ms)
+    return _decided(changed(health, changes), success, slow, now_ms, jitter, believed=believed)
+
+
+def _decided(health: ProviderHealth, success: bool, slow: bool, now_ms: int, jitter: float, *, believed: bool) -> Step:
+    """What the circuit makes of this call, where enough replicas complain, or nobody asks them: `believed`."""
     if health.circuit_state is CLOSED:
         health = count(health, success, slow, now_ms)
         rule = rule_fired(health, success, slow)

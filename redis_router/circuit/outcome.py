@@ -29,7 +29,7 @@ class Result(NamedTuple):
     permit       the token of a trial call, or ''
     reason       of a failure: one word that says why, or ''
     duration_ms  of the whole call, for the metrics; 0 where that is `latency_ms`
-    cooldown_ms  of rate_limited: for how long the provider wants no calls
+    cooldown_ms  for how long the provider wants no calls: of rate_limited, or of a success that was the last to fit
     load         calls that the fleet had under way there when this one began, itself included; 0 where that is
                  unknown, below 0 where its answer's beginning was told before
 
@@ -53,6 +53,22 @@ made = tuple.__new__
 
 TOLD_BEFORE = -1.0
 """As `load`: what the beginning of the answer says was told when it began."""
+
+
+class UnderWay(NamedTuple):
+    """What one replica has under way at a provider, as it tells the fleet.
+
+    calls    that did not end
+    overdue  of these, so many have waited for an answer for much longer than an answer takes
+    """
+
+    calls: int = 0
+    overdue: int = 0
+
+
+NOTHING = UnderWay()
+GONE = UnderWay(-1)
+"""This replica leaves: it has none, and counts no more as one that calls the provider."""
 
 
 def is_request(result: Result) -> bool:

@@ -56,6 +56,7 @@ class ProviderHealth:
 
     available, unavailable_reason   0 with one of `TakenOutBy`
     open_reason                     the rule that opened the circuit last; kept after it closes
+    still_answers                   calls were answered since the circuit opened, and most are: better than nobody
     last_failure                    why the last failed call failed, one word; '' where nobody said
     probe_result                    of the worker's last probe: `passes`, why it fails or cannot be made; '' before it
     cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
@@ -71,11 +72,13 @@ class ProviderHealth:
                                     a transition; a call's result or a probe's; a call's result
     result_gap_ms                   between the last two results
     in_flight                       calls under way over the fleet, as its replicas said last
+    overdue                         of these, so many have waited for much longer than an answer takes
     concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
     limit_growth                    quick answers near the limit since it was cut; 0 where it never was
     samples                         answers that the following are made of, up to 63
     usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
+    longest_latency_ms              the longest of some hundreds of answers: what is older is overdue
     call_ms                         moving average of whole calls, streams included, ms
     override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
     override_by, override_reason    who, and why
@@ -89,6 +92,7 @@ class ProviderHealth:
     name: str
     circuit_state: CircuitState = stored(CircuitState.CLOSED, CircuitState)
     open_reason: str = stored("", str)
+    still_answers: bool = stored(False, flag, optional=True)
     last_failure: str = stored("", str, optional=True)
     available: bool = stored(True, flag)
     unavailable_reason: str = stored("", str)
@@ -114,6 +118,7 @@ class ProviderHealth:
     last_result_ms: int = stored(0, moment, optional=True)
     result_gap_ms: int = stored(0, whole, optional=True)
     in_flight: int = stored(0, whole, optional=True)
+    overdue: int = stored(0, whole, optional=True)
     concurrency_limit: float = stored(0.0, number, optional=True)
     limit_growth: int = stored(0, whole, optional=True)
     samples: int = stored(0, whole, optional=True)
@@ -122,6 +127,7 @@ class ProviderHealth:
     floor_latency_ms: float = stored(0.0, number, optional=True)
     near_latency_ms: float = stored(0.0, number, optional=True)
     near_load: float = stored(0.0, number, optional=True)
+    longest_latency_ms: float = stored(0.0, number, optional=True)
     call_ms: float = stored(0.0, number, optional=True)
     override: str = stored("", str, optional=True)
     override_until_ms: int = stored(0, moment, optional=True)

@@ -95,15 +95,18 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
 
 
 def _calls(health: ProviderHealth) -> str:
-    """Under way over the fleet, of those that it takes at once without making them wait."""
+    """Under way over the fleet, of those that it takes at once without making them wait; and those overdue."""
+    overdue = f" ({health.overdue} overdue)" if health.overdue else ""
     if not health.concurrency_limit:
-        return str(health.in_flight) if health.in_flight else "-"
-    return f"{health.in_flight}/{health.concurrency_limit:.0f}"
+        return f"{health.in_flight}{overdue}" if health.in_flight else "-"
+    return f"{health.in_flight}/{health.concurrency_limit:.0f}{overdue}"
 
 
 def _available(health: ProviderHealth, now_ms: int) -> str:
     if word := override_of(health, now_ms):
         return _overridden(word, health.override_until_ms, health.override_by, now_ms)
+    if health.still_answers and health.unavailable_reason == TakenOutBy.CIRCUIT:
+        return "if nobody else is"
     if health.circuit_state == "half_open" and health.unavailable_reason == TakenOutBy.CIRCUIT:
         return "trial calls"
     if health.weight == 0 and health.unavailable_reason != TakenOutBy.OPERATOR:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 from redis_router.circuit.machine import OPEN
+from redis_router.circuit.outcome import GONE
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import AccessDenied, RedisRefused
 from redis_router.replica.facts import Fact, Lost, Refused, Stored
@@ -12,12 +13,12 @@ from redis_router.replica.parts import Parts
 from redis_router.replica.registration import REFUSED_SECONDS
 from redis_router.routing.candidate import Candidate
 from redis_router.runtime.log import log
-from redis_router.store.contract import COUNTED_FOR_MS, GONE, Batch
+from redis_router.store.contract import COUNTED_FOR_MS, Batch
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
 SAY_INTERVAL = 0.25
-"""Seconds after which a call that began is told of at the latest, where no result of its provider goes before."""
+"""Seconds after which a call that began, or is overdue, is told of at the latest, where no result goes before."""
 SAY_AGAIN_INTERVAL = 20.0
 """Seconds between words on calls that last: the fleet forgets those of a replica that says nothing for a minute."""
 SILENT_SECONDS = 2.0
@@ -72,7 +73,7 @@ class Exchange:
             self._say_again_at = now + SAY_AGAIN_INTERVAL
         unusable, redis_now = self._records.unusable, self._records.redis_now_ms()
         for name, candidate in self._view.table.candidates.items():
-            is_told = len(candidate.in_flight) == candidate.here.told and not (again and candidate.in_flight)
+            is_told = candidate.under_way(now) == candidate.here.told and not (again and candidate.in_flight)
             if name not in unusable and (not is_told or self._is_silent(candidate, redis_now, now)):
                 to_say.append(candidate)
         yield from self._outbox.say_in_flight(self._store, to_say)
@@ -93,7 +94,7 @@ class Exchange:
         called = [
             name
             for name, candidate in self._view.table.candidates.items()
-            if candidate.here.told or redis_now - candidate.health.last_result_ms < COUNTED_FOR_MS
+            if candidate.here.told.calls or redis_now - candidate.health.last_result_ms < COUNTED_FOR_MS
         ]
         self._store.record([Batch(name, self._outbox.number(), (), GONE) for name in called])
 

@@ -6,7 +6,7 @@ Told apart by their class alone: as tuples they are equal where their fields are
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.circuit.record import ProviderHealth
 from redis_router.store.messages import Event, Reply
 
@@ -64,12 +64,12 @@ class Led(NamedTuple):
 class Applied(NamedTuple):
     """The store took these results; the reply has the record after them.
 
-    in_flight  calls that this replica had under way there, as it said with them
+    under_way  what this replica had under way there, as it said with them
     """
 
     reply: Reply
     results: Sequence[Result]
-    in_flight: int
+    under_way: UnderWay
 
 
 class Missing(NamedTuple):

@@ -173,7 +173,7 @@ class Outbox:
     def send(self, store: Store, known: Mapping[str, Candidate]) -> Iterator[Fact]:
         """Send what was drained and must not wait, or has waited for long enough; tells what came of it.
 
-        With it goes how many calls are under way at each, of those in `known`.
+        With it goes what is under way at each, of those in `known`.
 
         What has no record in the store stays, after it was told. What is refused for good is dropped.
         Raises RedisUnavailable where the store did not serve, after all that it did serve; and AccessDenied, which is
@@ -216,14 +216,15 @@ class Outbox:
 
     def say_in_flight(self, store: Store, candidates: Iterable[Candidate]) -> Iterator[Fact]:
         """Send a batch without outcomes for each of which nothing is on its way; tells of what is taken."""
+        now = time.monotonic()
         batches = [
-            Batch(c.health.name, self._queues.number(), (), len(c.in_flight))
+            Batch(c.health.name, self._queues.number(), (), c.under_way(now))
             for c in candidates
             if not self.carries(c.health.name)
         ]
         for batch, reply in zip(batches, store.record(batches) if batches else (), strict=True):
             if isinstance(reply, Reply) and not reply.unreadable:
-                yield Applied(reply, (), batch.in_flight)
+                yield Applied(reply, (), batch.under_way)
 
     def tell_settled(self, until: float) -> None:
         """Set the markers of what was drained up to this monotonic moment, but for those of what still waits."""
@@ -280,7 +281,7 @@ class Outbox:
         if why := sent.refused or reply.unreadable:
             yield Refused(provider, why, undecided)
         else:
-            yield Applied(reply, sent.results, sent.in_flight)
+            yield Applied(reply, sent.results, sent.under_way)
 
     def _abandon_buffer(self) -> int:
         left: list[Result] = []

@@ -48,7 +48,7 @@ class Parts:
         waiters, served, leaves = Waiters(), Served(options.observe), Flag()
         records = Records(served.providers.keys())
         strategy = looking(resolve(options.strategy), records.now_ms)
-        tables = Tables(strategy, records.now_ms, options.least_bad, options.max_ejection_percent)
+        tables = Tables(strategy, records.now_ms, options.least_bad, options.panics, options.max_ejection_percent)
         outbox = Outbox(metrics, options.buffer_limit, options.result_ttl, options.flush_interval)
         return cls(
             store=store,

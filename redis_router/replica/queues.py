@@ -6,13 +6,14 @@ under it, and what came after waits.
 
 import math
 import threading
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, repeat
 
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import NOTHING, Result, UnderWay
 from redis_router.routing.candidate import Candidate
 from redis_router.store.contract import Batch
 
@@ -26,8 +27,8 @@ class Sent:
     seq: int
     results: list[Result]
     since: list[float]
-    in_flight: int = 0
-    """Calls that this replica had under way there when the batch was made."""
+    under_way: UnderWay = NOTHING
+    """What this replica had under way there when the batch was made."""
     refused: str = ""
     """Why Redis refused it: then it is asked for without outcomes, as it may have been applied all the same."""
 
@@ -124,20 +125,21 @@ class Queues:
     ) -> list[Batch]:
         """At most one for each provider: what has no answer goes again under its old number, if it came after `since`.
 
-        Each says how many calls are under way there, of those in `known`. None for a provider of which fewer than
+        Each says what is under way there, of those in `known`. None for a provider of which fewer than
         `least` results wait, that is `held`, or that is not among `only`.
         """
+        now = time.monotonic()
         with self.lock:
             batches = []
             for name, queue in self._queues.items():
                 if name in held or (only is not None and name not in only and queue.sent is None):
                     continue
                 if queue.sent is None and len(queue.results) >= least:
-                    under_way = len(known[name].in_flight) if name in known else 0
+                    under_way = known[name].under_way(now) if name in known else NOTHING
                     queue.sent = Sent(next(self._numbers), *queue.take(BATCH_LIMIT), under_way)
                 if queue.sent is not None:
                     young = queue.sent.younger_than(since)
-                    batches.append(Batch(name, queue.sent.seq, young, queue.sent.in_flight))
+                    batches.append(Batch(name, queue.sent.seq, young, queue.sent.under_way))
             return batches
 
     def sent(self, provider: str) -> Sent | None:

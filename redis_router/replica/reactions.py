@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from redis_router.circuit.outcome import Outcome, Result
+from redis_router.circuit.outcome import Outcome, Result, UnderWay
 from redis_router.circuit.record import ProviderHealth
 from redis_router.replica.facts import (
     Applied,
@@ -79,8 +79,8 @@ class Reactions:
                 self._view.take(new, first=old is None, by=by)
             case Stored(health, by):
                 self.take_in(self._parts.records.apply(health, by))
-            case Applied(reply, results, in_flight):
-                self._applied(reply.health, results, in_flight)
+            case Applied(reply, results, under_way):
+                self._applied(reply.health, results, under_way)
             case Missing(name):
                 self._join_or_restore(name)
             case Lost(name):
@@ -106,7 +106,7 @@ class Reactions:
             case Led(epoch):
                 self._parts.metrics.saw_epoch(epoch)
 
-    def _applied(self, health: ProviderHealth | None, results: Sequence[Result], in_flight: int) -> None:
+    def _applied(self, health: ProviderHealth | None, results: Sequence[Result], under_way: UnderWay) -> None:
         if health is None:
             return
         name = health.name
@@ -114,7 +114,7 @@ class Reactions:
             self._leaving.add(name)  # a late result: the metrics have the provider again
             return
         if (candidate := self._view.table.candidates.get(name)) is not None:
-            candidate.here.told = in_flight
+            candidate.here.told = under_way
         self.take_in(self._parts.records.apply(health, self._parts.store.writer, accepted=True))
         if not self._view.alone.decides_on(name):
             self._view.decide(results)
@@ -124,7 +124,7 @@ class Reactions:
             self._parts.permits.returned(name)
         if candidate is None or not candidate.here.limited_until or self._view.alone.on_all:
             return
-        if any(result.outcome is Outcome.RATE_LIMITED for result in results):
+        if any(result.outcome is Outcome.RATE_LIMITED or result.cooldown_ms for result in results):
             candidate.here.limited_until = 0.0  # from here on the record says it
 
     def _join_or_restore(self, name: str) -> None:

@@ -289,6 +289,7 @@ def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
         and (old.override, old.override_until_ms) == (new.override, new.override_until_ms)
         and old.weight_override_until_ms == new.weight_override_until_ms
         and old.weight_override == new.weight_override
+        and old.still_answers is new.still_answers
         and abs(old.cooldown_until_ms - new.cooldown_until_ms) < NEWS_MS  # of many calls each says a few ms more
         and old.config == new.config
     )

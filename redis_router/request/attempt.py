@@ -138,6 +138,9 @@ class Attempt(Generic[ClientT]):
         """
         if self._first_token is None:
             self._first_token = self._context.now()
+            in_flight = self._candidate.here.in_flight
+            if id(self) in in_flight:
+                in_flight[id(self)] = math.inf
             name, latency_ms = self._candidate.health.name, (self._first_token - self._started) * 1000
             begun = (name, Outcome.BEGUN, latency_ms, NO_GENERATION, "", "", 0.0, 0.0, self._load)
             self._context.engine.outbox.put(made(Result, begun))
@@ -153,16 +156,15 @@ class Attempt(Generic[ClientT]):
             else:
                 self._permit.until = None  # renewed for as long as the call runs
         here = self._candidate.here
-        here.in_flight.append(None)
+        self._started = here.in_flight[id(self)] = self._context.now()
         self._load = len(here.in_flight) + here.elsewhere
-        self._started = self._context.now()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False] | bool:
         duration = self._context.now() - self._started
-        self._candidate.here.in_flight.pop()
+        self._candidate.here.in_flight.pop(id(self), None)
         verdict = self._verdict
         if verdict is None:
             verdict = SUCCESS if error is None else self._context.verdicts(error, self._waited(duration))

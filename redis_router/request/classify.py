@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from redis_router.checks import check_flag, check_number, check_reason
 from redis_router.circuit.outcome import Outcome
 from redis_router.errors import InvalidArgument, RouterError
+from redis_router.request.retry_after import nothing_left
 from redis_router.request.retry_after import retry_after as retry_after
 from redis_router.runtime.log import log
 
@@ -22,7 +23,8 @@ class Verdict(NamedTuple):
     """What a call says about its provider.
 
     reason    one word for operators: why it failed
-    cooldown  of rate_limited: seconds for which the provider wants no calls; None where it did not say
+    cooldown  of rate_limited: seconds for which the provider wants no calls; None where it did not say. Of success: the
+              same, where this call was the last that fits into its limit
     """
 
     outcome: Outcome
@@ -81,7 +83,7 @@ def classify(said: object) -> Verdict:
                   401, 402 and 403, too: a bad key is down until someone acts
     rate_limited  429, with what its headers say of when to come back
     ignored       other 4xx; cancellation; the caller's own deadline (`asyncio.timeout`, `asyncio.wait_for`)
-    success       a response below 400
+    success       a response below 400, with what its headers say of when the next call fits, where nothing is left
 
     A group of exceptions, as `asyncio.TaskGroup` raises, is as bad as the worst in it, however deep: a failure is worse
     than a rate limit, and that worse than what is ignored; of several rate limits the longest counts. A cancellation
@@ -146,7 +148,7 @@ def _by_status(status: int, said: object) -> Verdict:
         return Verdict(Outcome.FAILURE, "payment_required")
     if status >= 500 or status == 408:
         return Verdict(Outcome.FAILURE, f"http_{status}")
-    return IGNORED if status >= 400 else SUCCESS
+    return IGNORED if status >= 400 else Verdict(Outcome.SUCCESS, cooldown=nothing_left(_headers(said)))
 
 
 class Verdicts:
@@ -194,8 +196,8 @@ class Verdicts:
             raise InvalidArgument(f"unknown outcome {outcome!r}: choose {others}") from None
         if found is Outcome.BEGUN:
             raise InvalidArgument("outcome is 'begun': say it with `first_token()` of an attempt")
-        if cooldown is not None and found is not Outcome.RATE_LIMITED:
-            raise InvalidArgument(f"cooldown is {cooldown!r} for a {found}: it goes with outcome='rate_limited'")
+        if cooldown is not None and found not in (Outcome.RATE_LIMITED, Outcome.SUCCESS):
+            raise InvalidArgument(f"cooldown is {cooldown!r} for {found}: it goes with 'rate_limited' or 'success'")
         why = check_reason(reason) if found is Outcome.FAILURE else ""
         return self.bounded(Verdict(found, why, cooldown))
 
@@ -208,10 +210,11 @@ class Verdicts:
 
     def bounded(self, verdict: Verdict) -> Verdict:
         """With a reason and a cooldown that can be used. Raises InvalidArgument where they cannot."""
-        outcome = Outcome(verdict.outcome)
-        if outcome is not Outcome.RATE_LIMITED:
+        outcome, wanted = Outcome(verdict.outcome), verdict.cooldown
+        if outcome is Outcome.RATE_LIMITED and wanted is None:
+            wanted = self._cooldown
+        if wanted is None or outcome not in (Outcome.RATE_LIMITED, Outcome.SUCCESS):
             return Verdict(outcome, check_reason(verdict.reason))
-        wanted = self._cooldown if verdict.cooldown is None else verdict.cooldown
         return Verdict(outcome, "", min(check_number("cooldown", wanted, most=math.inf), self._most))
 
 

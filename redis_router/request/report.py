@@ -2,18 +2,20 @@
 
 from redis_router.circuit.machine import HALF_OPEN, NO_GENERATION
 from redis_router.circuit.outcome import Outcome, Result, made
+from redis_router.circuit.overrides import acting
 from redis_router.errors import InvalidArgument, UnknownProvider
+from redis_router.options import Options
 from redis_router.request.classify import Verdict
 from redis_router.request.context import Context
 from redis_router.routing.candidate import Candidate
 
 
 def report(
-    context: Context, name: str, model: str | None, said: Verdict, latency_ms: float | None, *, keeps_bad: bool
+    context: Context, name: str, model: str | None, said: Verdict, latency_ms: float | None, options: Options
 ) -> None:
     """Record it for the generation of this moment, and the longest trial call that was handed out.
 
-    `keeps_bad` as `Options` has it. Raises InvalidArgument and UnknownProvider.
+    Raises InvalidArgument and UnknownProvider.
     """
     if latency_ms is None and said.outcome in (Outcome.SUCCESS, Outcome.FAILURE):
         raise InvalidArgument("latency_ms is missing: give what the call took, in ms, or 0 for not measured")
@@ -26,7 +28,8 @@ def report(
     health = candidate.health
     record, generation = health.name, health.generation
     permit = engine.permits.reported(record, generation)
-    if permit is None and keeps_bad and health.circuit_state is HALF_OPEN:
+    is_kept = options.keeps_bad or (options.panics and health.still_answers)
+    if permit is None and is_kept and acting(health, engine.now_ms()).circuit_state is HALF_OPEN:
         generation = NO_GENERATION  # it was called although it should not be
     token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
     if hold:

@@ -1,4 +1,4 @@
-"""When a provider that refused a call may be called again: what its headers say."""
+"""When a provider may be called again, by its headers: where it refused a call, or answered the last one to fit."""
 
 import math
 import re
@@ -30,6 +30,31 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
             waits[name] = max(0.0, until)
     used_up = [wait for name, wait in waits.items() if _float(headers.get(name.replace("reset", "remaining"))) == 0]
     return max(used_up) if used_up else min(waits.values(), default=None)
+
+
+ENOUGH_TOKENS = 0.01
+"""So much of a limit on tokens is back before the next call: how many that one needs, nobody knows."""
+
+
+def nothing_left(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds until a provider that answered takes another call; None where it has something left, or does not say.
+
+    Of each limit it says what is left and until when it is full again: `x-ratelimit-remaining-requests: 0`, with
+    `-limit-requests` and `-reset-requests` (openai), or `anthropic-ratelimit-tokens-remaining`, `-limit`, `-reset`.
+    They fill up steadily, so that one request fits after reset / limit. Limits of 0 or less are none (Azure). Names in
+    lower case; `now` is in seconds since the epoch, by default the answer's own `Date`.
+    """
+    if now is None:
+        now = _http_date(headers.get("date", "")) or time.time()
+    waits = []
+    for name, value in headers.items():
+        if "ratelimit" not in name or "remaining" not in name or _float(value) != 0:
+            continue
+        limit = _float(headers.get(name.replace("remaining", "limit"))) or 0.0
+        full_in = _duration(headers.get(name.replace("remaining", "reset"), ""), now) or 0.0
+        if limit > 0 and full_in > 0:
+            waits.append(full_in * min(1.0, max(1 / limit, ENOUGH_TOKENS if "token" in name else 0.0)))
+    return max(waits, default=None)
 
 
 def _float(text: str | None) -> float | None:

@@ -2,31 +2,39 @@
 
 from dataclasses import dataclass, field
 
+from redis_router.circuit.outcome import NOTHING, UnderWay
 from redis_router.circuit.record import ProviderHealth
 from redis_router.provider import Provider
+
+FEWEST_SAMPLES = 3
+"""Of a provider that answered less often nobody knows how long an answer takes."""
+OVERDUE_MS, OVERDUE_TIMES, OVERDUE_DEVIATIONS, OVERDUE_LONGEST = 500.0, 2.0, 4.0, 1.2
+"""An answer is overdue after so many ms, after so many times the average and so many mean deviations, and after so many
+times the longest of some hundreds: one call in twenty may be a long one."""
 
 
 @dataclass(slots=True)
 class Here:
     """What this replica alone knows of a provider: the same object in every table.
 
-    in_flight      one entry for each attempt of this replica that is under way: a list, as appending is atomic
-    told           how many of them the fleet's record counts, as this replica said last
+    in_flight      each attempt of this replica that is under way, by its id: the monotonic moment in s since which its
+                   answer is waited for; infinite where that has begun
+    told           what of them the fleet's record counts, as this replica said last
     elsewhere      calls under way at other replicas, by the record that was taken in last
     limited_until  a rate limit that this replica was told of and the fleet's record may not show yet: monotonic
                    seconds, 0 for none
     looked_at_ms   when a call was sent here only to see how it is, on Redis's clock
     """
 
-    in_flight: list[None] = field(default_factory=list)
-    told: int = 0
+    in_flight: dict[int, float] = field(default_factory=dict)
+    told: UnderWay = NOTHING
     elsewhere: int = 0
     limited_until: float = 0.0
     looked_at_ms: float = 0.0
 
     def heard(self, in_flight: int) -> None:
         """So many calls are under way over the fleet, those counted in that this replica said last."""
-        self.elsewhere = max(0, in_flight - self.told)
+        self.elsewhere = max(0, in_flight - self.told.calls)
 
     def limited_for(self, now: float) -> float:
         """Seconds for which it wants no calls, as this replica knows itself; 0 for none. `now` is monotonic, in s."""
@@ -56,8 +64,8 @@ class Candidate:
     here: Here = field(default_factory=Here, compare=False, repr=False)
 
     @property
-    def in_flight(self) -> list[None]:
-        """One entry for each attempt of this replica that is under way."""
+    def in_flight(self) -> dict[int, float]:
+        """Each attempt of this replica that is under way, and since when it waits for its answer: see `Here`."""
         return self.here.in_flight
 
     @property
@@ -69,3 +77,15 @@ class Candidate:
     def load(self) -> int:
         """Calls that the whole fleet has under way, as far as it is known here."""
         return self.here.elsewhere + len(self.here.in_flight)
+
+    def under_way(self, now: float) -> UnderWay:
+        """What this replica has under way there at this monotonic moment, in s."""
+        calls, health = self.here.in_flight, self.health
+        if not calls or health.samples < FEWEST_SAMPLES:
+            return UnderWay(len(calls))
+        average = max(health.usual_latency_ms, health.floor_latency_ms, health.near_latency_ms)
+        deviations = OVERDUE_DEVIATIONS * health.latency_deviation_ms
+        longest = OVERDUE_LONGEST * health.longest_latency_ms
+        since = now - max(OVERDUE_MS, OVERDUE_TIMES * average + deviations, longest) / 1000
+        waiting = list(calls.values())
+        return UnderWay(len(waiting), sum(began < since for began in waiting))

@@ -94,6 +94,7 @@ class Tables:
     """Makes routing tables.
 
     now_ms                Redis's clock, in ms
+    panics                where nobody may be called, those stay in play that still answer
     least_bad             where nobody may be called, the least bad one stays in play
     max_ejection_percent  of a model's providers whose circuit is not closed, so many at most are left out
     """
@@ -101,6 +102,7 @@ class Tables:
     strategy: Strategy
     now_ms: Callable[[], float]
     least_bad: bool = False
+    panics: bool = False
     max_ejection_percent: float = 100.0
 
     def build(
@@ -163,7 +165,7 @@ class Tables:
 
         Such a call carries generation 0: it moves the averages, never the circuit.
         """
-        if self.max_ejection_percent == 100.0 and (any_routable or not self.least_bad):
+        if self.max_ejection_percent == 100.0 and (any_routable or not (self.least_bad or self.panics)):
             return []
         in_service = [c for c in candidates if not c.health.is_drained]
         ejected = [c for c in in_service if c.health.circuit_state is not CLOSED]
@@ -171,6 +173,8 @@ class Tables:
         if number <= 0 and self.least_bad and not any_routable:
             ejected, number = in_service, 1
         bad = sorted(ejected, key=lambda c: _badness(c.health, now))[: max(0, number)]
+        if self.panics and not bad and not any_routable:
+            bad = [c for c in ejected if c.health.still_answers and not c.health.cooling_for_ms(now)]
         return [Candidate(c.provider, replace(c.health, generation=NO_GENERATION), c.here) for c in bad]
 
     def _pick(self, model: str, pool: "Pool") -> Pick:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import NOTHING, Result, UnderWay
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.provider import Provider
@@ -14,21 +14,19 @@ from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
 
 COUNTED_FOR_MS = 60_000
 """So long after its word a replica's calls under way count, and it counts as one that calls the provider."""
-GONE = -1
-"""As calls in flight: this replica leaves, and has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Results of one provider under one sequence number: applied once, however often it is sent.
 
-    in_flight  calls that this replica has under way there, or `GONE`
+    under_way  what this replica has under way there, or `GONE`
     """
 
     provider: str
     seq: int
     results: Sequence[Result]
-    in_flight: int = 0
+    under_way: UnderWay = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class MemoryStore:
             before = did if did is not None and batch.seq == seq else Reply(Status.OK, (), None)
             return replace(before, status=Status.REPLAYED, health=entry.health)
         health, changes, word = entry.health, list[Transition](), None
-        health = entry.say_in_flight(health, self.session, batch.in_flight, now)
+        health = entry.say_in_flight(health, self.session, batch.under_way, now)
         others = None if self._clock is not None else entry.other_reporters(self.session, health.config, now)
         cooling, jitter = health.cooling_for_ms(now), self.jitter()
         for result in batch.results:

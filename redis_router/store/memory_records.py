@@ -10,6 +10,7 @@ from typing import Literal
 from weakref import WeakSet
 
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.outcome import GONE, NOTHING, UnderWay
 from redis_router.circuit.overrides import Said
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
 from redis_router.store.contract import COUNTED_FOR_MS
@@ -37,8 +38,8 @@ class Entry:
     """By session, the latest last: its last batch, and what it did."""
     reporters: dict[str, float] = field(default_factory=dict)
     """By session: when it complained, ms."""
-    in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By session: how many calls it has under way, and when it said so, ms."""
+    in_flight: dict[str, tuple[UnderWay, int]] = field(default_factory=dict)
+    """By session: what it has under way, and when it said so, ms."""
     summed_ms: int | None = None
     events: deque[LoggedEvent] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
     pushed_ms: float = 0.0
@@ -60,19 +61,21 @@ class Entry:
         if len(self.applied) > SESSIONS_KEPT:
             del self.applied[next(iter(self.applied))]
 
-    def say_in_flight(self, health: ProviderHealth, session: str, number: int, now: int) -> ProviderHealth:
+    def say_in_flight(self, health: ProviderHealth, session: str, says: UnderWay, now: int) -> ProviderHealth:
         """The record with the fleet's sum, in which those count that said so lately: as in `lua/_capacity.lua`."""
-        before, at = self.in_flight.get(session, (0, None))
-        if number < 0:  # it leaves
+        before, at = self.in_flight.get(session, (NOTHING, None))
+        if says == GONE:
             self.in_flight.pop(session, None)
-            number = 0
-        elif at is None or before != number or abs(now - at) >= SAID_EVERY_MS:
-            self.in_flight[session] = number, now
+            says = NOTHING
+        elif at is None or before != says or abs(now - at) >= SAID_EVERY_MS:
+            self.in_flight[session] = says, now
         if self.summed_ms is not None and 0 <= now - self.summed_ms < SUMMED_EVERY_MS:
-            return replace(health, in_flight=max(0, health.in_flight + number - before))
+            in_flight = max(0, health.in_flight + says.calls - before.calls)
+            return replace(health, in_flight=in_flight, overdue=max(0, health.overdue + says.overdue - before.overdue))
         self.in_flight = {who: it for who, it in self.in_flight.items() if abs(now - it[1]) <= COUNTED_FOR_MS}
         self.summed_ms = now
-        return replace(health, in_flight=sum(many for many, _ in self.in_flight.values()))
+        said = [each for each, _ in self.in_flight.values()]
+        return replace(health, in_flight=sum(it.calls for it in said), overdue=sum(it.overdue for it in said))
 
     def other_reporters(self, session: str, config: CircuitConfig, now: int) -> int | None:
         """How many other replicas complain at this moment; None where that is not asked for, or more cannot."""

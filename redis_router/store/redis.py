@@ -173,7 +173,8 @@ class RedisStore:
             self.push_interval_ms,
             self.jitter(),
             self.session,
-            batch.in_flight,
+            batch.under_way.calls,
+            batch.under_way.overdue,
         ]
         args += wire.outcomes(batch.results)
         return args

@@ -27,7 +27,9 @@ def _cooldown(result: Result) -> str:
 
 
 def _measured(result: Result) -> str:
-    """Its latency; where they are known, the load when it began, and how long the whole call took."""
+    """Its latency; where they are known, the load when it began, the duration of the whole call, and the cooldown."""
+    if result.cooldown_ms:
+        return f"{result.latency_ms:.9g}:{result.load:.9g}:{result.duration_ms:.9g}:{result.cooldown_ms:.9g}"
     if result.duration_ms and result.duration_ms != result.latency_ms:
         return f"{result.latency_ms:.9g}:{result.load:.9g}:{result.duration_ms:.9g}"
     return f"{result.latency_ms:.9g}:{result.load:.9g}" if result.load else f"{result.latency_ms:.9g}"

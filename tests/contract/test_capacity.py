@@ -3,8 +3,8 @@
 import pytest
 
 from redis_router import CircuitConfig, CircuitState, Outcome
-from redis_router.circuit.outcome import Result
-from redis_router.store.contract import GONE, Batch
+from redis_router.circuit.outcome import GONE, Result, UnderWay
+from redis_router.store.contract import Batch
 from tests.contract.records import OPENAI
 
 START = 1_700_000_000_000
@@ -19,10 +19,10 @@ class Replica:
         store.now_ms = START
         store.register(OPENAI, CONFIG)
 
-    def says(self, seconds, *results, in_flight=0):
+    def says(self, seconds, *results, in_flight=0, overdue=0):
         self.seq += 1
         self.store.now_ms = START + round(seconds * 1000)
-        (reply,) = self.store.record([Batch("openai", self.seq, results, in_flight)])
+        (reply,) = self.store.record([Batch("openai", self.seq, results, UnderWay(in_flight, overdue))])
         return reply.health
 
 
@@ -63,8 +63,19 @@ class TestInFlight:
         leaving.says(0, answered(1), in_flight=4)
         failures = [Result("openai", Outcome.FAILURE, 10.0, 1)] * 3
         assert other.says(1, *failures).circuit_state is CircuitState.CLOSED
-        assert leaving.says(2, in_flight=GONE).in_flight == 0
+        assert leaving.says(2, in_flight=GONE.calls).in_flight == 0
         assert other.says(3, *failures).circuit_state is CircuitState.OPEN
+
+    def test_so_is_what_of_them_is_overdue(self, replica):
+        """It goes with the call that was, and with the replica that said so."""
+        one, other = replica("one"), replica("other")
+        assert one.says(0, in_flight=5, overdue=2).overdue == 2
+        assert other.says(1, in_flight=3, overdue=3).overdue == 5
+        assert one.says(2, in_flight=5, overdue=1).overdue == 4
+        assert one.says(3, in_flight=1).overdue == 3
+        for seconds in range(10, 110, 10):
+            health = one.says(seconds, in_flight=1)
+        assert (health.in_flight, health.overdue) == (1, 0)
 
     def test_nothing_is_counted_twice_where_a_batch_is_sent_twice(self, replica):
         """As with its results."""

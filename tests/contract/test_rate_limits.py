@@ -1,5 +1,7 @@
 """A provider wants no calls for a while: here at once, soon in the fleet, and for how long."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from redis_router import InvalidArgument, NoProviderAvailable
@@ -78,6 +80,32 @@ class TestRateLimits:
         assert backend.permits() == {}
 
 
+class TestTheLastThatFits:
+    def test_its_provider_rests_without_a_call_that_fails(self, bad_and_good):
+        """All replicas leave it alone until the next call fits; it counts as the success that it is."""
+        first, second = bad_and_good(), bad_and_good()
+        with first.attempt("m", exclude=["good"]) as attempt:
+            attempt.classify(SimpleNamespace(status_code=200, headers={
+                "X-RateLimit-Remaining-Requests": "0",
+                "X-RateLimit-Limit-Requests": "10",
+                "X-RateLimit-Reset-Requests": "200s",
+            }))  # fmt: skip
+        assert {first.select_provider("m").name for _ in range(10)} == {"good"}
+        eventually(lambda: {second.select_provider("m").name for _ in range(10)} == {"good"})
+        found = health(first, "bad")
+        assert 19_000 < found.cooldown_ms <= 20_000
+        assert (found.circuit_state, found.consecutive_successes, found.samples) == ("closed", 1, 1)
+        assert metric(first, "requests_total", provider="bad", outcome="success") == 1
+
+    def test_by_hand(self, bad_and_good):
+        """And it is over when it is over."""
+        replica = bad_and_good()
+        replica.record_result("bad", success=True, latency_ms=5.0, cooldown=0.3)
+        assert {replica.select_provider("m").name for _ in range(10)} == {"good"}
+        assert health(replica, "bad").cooldown_ms == 300
+        eventually(lambda: "bad" in {replica.select_provider("m").name for _ in range(10)})
+
+
 class TestByHand:
     def test_a_rate_limit_holds_for_the_fleet(self, bad_and_good):
         """Without an attempt: outcome and cooldown."""
@@ -106,7 +134,7 @@ class TestByHand:
             ({"outcome": "slow", "latency_ms": 1.0}, "unknown outcome 'slow': choose success, failure"),
             ({"success": True}, "latency_ms is missing"),
             ({"outcome": "failure"}, "latency_ms is missing"),
-            ({"success": False, "latency_ms": 1.0, "cooldown": 3.0}, "cooldown is 3.0 for a failure"),
+            ({"success": False, "latency_ms": 1.0, "cooldown": 3.0}, "cooldown is 3.0 for failure"),
             ({"outcome": "rate_limited", "cooldown": -1.0}, "cooldown"),
             ({"outcome": "rate_limited", "cooldown": float("nan")}, "cooldown"),
         ],

@@ -45,7 +45,8 @@ def keeps(backend, redis_client):
 
 LEARNED = (
     "result_gap_ms", "in_flight", "concurrency_limit", "limit_growth", "samples", "usual_latency_ms",
-    "latency_deviation_ms", "floor_latency_ms", "near_latency_ms", "near_load", "call_ms",
+    "latency_deviation_ms", "floor_latency_ms", "near_latency_ms", "near_load", "longest_latency_ms", "call_ms",
+    "overdue", "still_answers",
 )  # fmt: skip
 """What the version before does not know of, and leaves as it is."""
 
@@ -62,7 +63,7 @@ def the_version_before():
 
 def _args_of_before(args):
     """Five keys, and nothing of calls in flight."""
-    return [5, *args[1:6], *args[7:14], *args[15:]]
+    return [5, *args[1:6], *args[7:14], *args[16:]]
 
 
 def _script_of_before(name):
@@ -161,6 +162,20 @@ class TestReplicasOfTheVersionBefore:
         assert "schema" not in keeps()
         assert recorded(after, "openai", 1, result("openai", True)).status == "ok"
         assert keeps()["schema"] == str(SCHEMA)
+
+    @pytest.mark.redis("there are no versions beside each other")
+    def test_they_leave_an_override_alone_and_do_not_obey_it(self, backend):
+        """It does not obey, which the page says: it gives permits. Who is of this version goes on obeying."""
+        before, after = backend.store("before", now_ms=1_000), backend.store("after", now_ms=1_000)
+        after.register(OPENAI, CONFIG)
+        after.override("openai", "drain", 60_000, 0, "alice", "maintenance")
+        with the_version_before():
+            recorded(before, "openai", 1, *[result("openai", False)] * CONFIG.consecutive_failure_limit)
+            before.now_ms = after.now_ms = 2_000 + round(CONFIG.open_timeout * 1000)
+            assert before.half_open("openai").health.override == "drain"
+            assert before.claim("openai", ["a"], 1_000)[1] == ["a"]
+        assert after.claim("openai", ["b"], 1_000)[1] == []
+        assert backend.record().override_reason == "maintenance"
 
     def test_a_field_that_is_unknown_is_read_past(self):
         """By this version, too: so a later one may add such a field."""

@@ -10,7 +10,7 @@ import pytest
 from redis_router import Candidate, CircuitState, Outcome, Provider, ProviderHealth
 from redis_router.circuit.capacity import cut, learned
 from redis_router.circuit.machine import fold, transition
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.routing.candidate import Here
 from redis_router.routing.strategies.adaptive import FIRST_LOOK_MS, LAST_LOOK_MS, LOOKS, STEEPNESS, Adaptive, _row
 from redis_router.routing.strategies.base import Pick
@@ -44,7 +44,7 @@ def records() -> list[ProviderHealth]:
 
 def candidate(health: ProviderHealth, here: float = 0, told: float = 0) -> Candidate:
     """With so many calls of this replica under way, of which it told so many."""
-    mine = Here([None] * int(here), int(told))
+    mine = Here(dict.fromkeys(range(int(here)), 0.0), UnderWay(int(told)))
     mine.heard(health.in_flight)
     return Candidate(Provider(health.name, ("m",)), health, mine)
 
@@ -90,6 +90,18 @@ def test_a_provider_that_became_slow():
     slow = _row(candidate(replace(openai, floor_latency_ms=1300.0))).expected
     assert slow > _row(candidate(azure)).expected
     assert f"would be {slow:g}, and azure" in " ".join(PAGES[PAGE].split())
+
+
+def test_calls_that_hang():
+    """When one is overdue, and what two of openai's eight cost."""
+    text = section(PAGE, "Calls that hang")
+    openai = candidate(replace(records()[0], in_flight=8), here=2, told=2)
+    hanging = Candidate(openai.provider, replace(openai.health, overdue=2), openai.here)
+    assert f"is {_row(openai).expected:g} + 3000 · 2 / 6 = {_row(hanging).expected:g}, and" in text
+    assert _row(openai).expected < _row(candidate(records()[1])).expected < _row(hanging).expected
+    openai.in_flight.update({0: 10.0, 1: 10.0 + 2.240})
+    assert "160 = 2240 ms" in text
+    assert [openai.under_way(now).overdue for now in (12.2, 12.3, 14.6)] == [0, 1, 2]
 
 
 def test_the_room():

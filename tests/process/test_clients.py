@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import threading
+import time
 from functools import partial
 
 import aiohttp
@@ -14,7 +16,7 @@ import requests
 from redis_router import Outcome, Provider, Router, Verdict, classify
 from tests.support import eventually, metric
 from tests.support.fleet import new_router
-from tests.support.http import ANSWER, llm_server
+from tests.support.http import ANSWER, llm_server, openai_answer
 
 TEXT = "".join(ANSWER)
 TIMEOUT = 0.5
@@ -324,3 +326,60 @@ def test_bare_responses(servers, status):
     for post in (httpx.post, requests.post):
         server.faults.append((status, {}))
         assert classify(post(url, json={})).outcome == expected
+
+
+class Bucket:
+    """Answers over HTTP while there is room; says what is left as openai does, and refuses what does not fit."""
+
+    def __init__(self, limit, refill):
+        self.limit, self.refill = limit, refill
+        self.left, self.at = float(limit), time.monotonic()
+        self.lock = threading.Lock()
+
+    def popleft(self):
+        with self.lock:
+            now = time.monotonic()
+            self.left, self.at = min(self.limit, self.left + (now - self.at) * self.refill), now
+            if self.left < 1:
+                return 429, {"retry-after": "1"}
+            self.left -= 1
+            full_in = (self.limit - int(self.left)) / self.refill
+            said = {"remaining": int(self.left), "limit": self.limit, "reset": f"{full_in:.3f}s"}
+            return 200, {f"x-ratelimit-{what}-requests": str(value) for what, value in said.items()}, openai_answer()
+
+
+def by_httpx(attempt):
+    """The whole response is at hand."""
+    response = attempt.provider.client.post("/chat/completions", json=QUESTION)
+    attempt.classify(response)
+    return response.json()["choices"][0]["message"]["content"]
+
+
+def by_openai(attempt):
+    """What `create` returns has no headers; the raw response has them."""
+    raw = attempt.provider.client.chat.completions.with_raw_response.create(**QUESTION)
+    attempt.classify(raw)
+    return text_of(raw.parse())
+
+
+@pytest.mark.parametrize("ask", [by_httpx, by_openai])
+def test_a_provider_that_says_when_it_is_full_never_refuses(one_real, ask):
+    """A bucket of five calls, which fills up slowly, and a peer that takes the rest: no call meets a 429."""
+    options = {"namespace": one_real.namespace, "strategy": "weighted"}
+    with llm_server() as limited, llm_server() as free, new_router(one_real.url, **options) as router:
+        limited.faults = Bucket(5, 0.5)
+        for server, name, weight in ((limited, "limited", 50.0), (free, "free", 1.0)):
+            base = f"{server.url}/v1"
+            client = (
+                httpx.Client(base_url=base)
+                if ask is by_httpx
+                else openai.OpenAI(base_url=base, api_key="none", max_retries=0)
+            )
+            router.register_provider(Provider(name, ("m",), weight=weight, client=client))
+        for _ in range(40):
+            with router.attempt("m") as attempt:
+                assert ask(attempt) == TEXT
+        assert router.flush()
+        assert metric(router, "requests_total", provider="limited", outcome="rate_limited") == 0
+        assert metric(router, "requests_total", provider="limited", outcome="success") >= 5
+        assert metric(router, "requests_total", provider="free", outcome="success") > 20

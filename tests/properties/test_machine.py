@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider
 from redis_router.circuit import machine as circuit
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import GONE, Result, UnderWay
 from redis_router.circuit.overrides import END, WEIGHT, Override
 from redis_router.store.contract import Batch
 from redis_router.store.memory import MemoryStore
@@ -90,7 +90,7 @@ class Fleet:
 
     def __init__(self, one, other, reader, name: str) -> None:
         self.one, self.other, self.reader, self.name = one, other, reader, name
-        self.seq, self.batch, self.in_flight, self.now_ms = 0, [], 0, 1_000
+        self.seq, self.batch, self.under_way, self.now_ms = 0, [], UnderWay(), 1_000
         self.records = []
         for store in (one, other):
             store.jitter = lambda: 0.25
@@ -135,9 +135,10 @@ class Fleet:
                 )
                 for outcome, number, offset, load, took in given_
             ]
-            self.in_flight = len(given_) % 7 - 1  # GONE, too
+            calls = len(given_) % 7 - 1
+            self.under_way = UnderWay(calls, max(0, calls) // 2) if calls >= 0 else GONE
         writer = self.other if step == "record by another" else self.one
-        (reply,) = writer.record([Batch(self.name, self.seq, self.batch, self.in_flight)])
+        (reply,) = writer.record([Batch(self.name, self.seq, self.batch, self.under_way)])
         return self._reply(reply)
 
     def _half_open(self, step, epoch):

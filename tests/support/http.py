@@ -110,7 +110,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             elif body.get("stream"):
                 self._stream(_openai_events() if "chat" in self.path else _anthropic_events(), fault)
             else:
-                self._answer(200, {}, _openai_answer() if "chat" in self.path else _anthropic_answer())
+                self._answer(200, {}, openai_answer() if "chat" in self.path else _anthropic_answer())
 
         def _answer(self, status: int, headers: dict[str, str], body: Any = None) -> None:
             content = json.dumps(body or {"error": {"message": "as told", "type": "told"}}).encode()
@@ -158,7 +158,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _openai_answer() -> dict[str, Any]:
+def openai_answer() -> dict[str, Any]:
     message = {"role": "assistant", "content": "".join(ANSWER)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}

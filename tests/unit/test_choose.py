@@ -130,12 +130,12 @@ def test_a_choice_changes_nothing(world):
     """Neither the table nor what this replica knows: asking twice finds the same set of providers."""
     states = world["states"]
     table = built([record(n, state) for n, state in states.items()], world["strategy"], MODELS, world["limited"])
-    before = {name: (list(c.here.in_flight), c.here.limited_until) for name, c in table.candidates.items()}
+    before = {name: (dict(c.here.in_flight), c.here.limited_until) for name, c in table.candidates.items()}
     for _ in range(3):
         choose(table, world["asked"], rules(), tried=world["tried"], excluded=world["excluded"])
         another_is_left(table, world["asked"], rules(), world["tried"])
         fallbacks(table, "m", "a", rules())
-    after = {name: (list(c.here.in_flight), c.here.limited_until) for name, c in table.candidates.items()}
+    after = {name: (dict(c.here.in_flight), c.here.limited_until) for name, c in table.candidates.items()}
     assert before == after
 
 

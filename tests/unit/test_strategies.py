@@ -1,5 +1,6 @@
 """Each strategy's choice, and that it does not depend on how often the table changed."""
 
+import math
 import random
 from collections import Counter
 from itertools import pairwise
@@ -8,7 +9,7 @@ import pytest
 
 from redis_router import Candidate, InvalidArgument, Outcome, Provider, ProviderHealth
 from redis_router.circuit import machine as circuit
-from redis_router.circuit.outcome import Result
+from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.routing.strategies import (
     STRATEGIES,
     Latency,
@@ -94,10 +95,16 @@ def test_a_users_own_object_is_accepted():
     assert picks(Last(), candidates(a={}, b={})) == {"b": 600}
 
 
+def begin(candidate, since=math.inf):
+    """One more call of this replica is under way, and waits for its answer since this moment."""
+    candidate.in_flight[len(candidate.in_flight)] = since
+
+
 def in_flight(found, **calls):
     """With so many calls of this replica under way."""
     for candidate in found:
-        candidate.in_flight.extend([None] * calls.get(candidate.provider.name, 0))
+        for _ in range(calls.get(candidate.provider.name, 0)):
+            begin(candidate)
     return found
 
 
@@ -142,7 +149,7 @@ def test_p2c_sees_calls_that_begin_later():
     taken = Counter()
     for _ in range(200):  # none of them ends
         candidate = pick()
-        candidate.in_flight.append(None)
+        begin(candidate)
         taken[candidate.provider.name] += 1
     assert abs(taken["a"] - taken["b"]) < 20  # by chance alone it would be up to 70
 
@@ -298,11 +305,59 @@ def test_the_quickest_has_the_calls_until_it_is_full(strategy):
     taken = []
     for _ in range(8):
         taken.append(pick())
-        taken[-1].in_flight.append(None)
+        begin(taken[-1])
     assert [each.provider.name for each in taken] == list("aaaabbbb")
     found[0].in_flight.clear()
     found[0].here.heard(4)
     assert resolve(strategy).prepare("m", found)().provider.name == "a", "both are full, and this one is the quicker"
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "latency"])
+@pytest.mark.parametrize(("times", "is_alike"), [(1.05, True), (1.2, False)])
+def test_those_alike_share_the_calls(strategy, times, is_alike):
+    """Two deployments of one model are never equal to the last digit; and one in reserve is not for load."""
+    slower = {key: times * value if key.endswith("_ms") else value for key, value in MEASURED.items()}
+    found = candidates(a=MEASURED | {"concurrency_limit": 50.0}, b=slower | {"concurrency_limit": 50.0})
+    taken = picks(strategy, found, times=2_000)
+    assert taken["a"] + taken["b"] == 2_000
+    assert (900 < taken["b"] < 1_100) if is_alike else taken["b"] == 0
+
+
+def test_adaptive_leaves_a_provider_where_calls_hang():
+    """Long before they time out; where nobody else answers quicker than these hang, it stays."""
+    slower = {key: 3 * value if key.endswith("_ms") else value for key, value in MEASURED.items()}
+    limits = {"concurrency_limit": 50.0}
+    hanging = candidates(a=MEASURED | limits | {"in_flight": 20, "overdue": 16}, b=slower | limits)
+    one_of_many = candidates(a=MEASURED | limits | {"in_flight": 20, "overdue": 1}, b=slower | limits)
+    for found in (hanging, one_of_many):
+        for each in found:
+            each.here.heard(each.health.in_flight)
+    assert resolve("adaptive").prepare("m", hanging)().provider.name == "b"
+    assert resolve("adaptive").prepare("m", one_of_many)().provider.name == "a"
+    own = candidates(a=MEASURED | limits | {"in_flight": 40, "overdue": 4}, b=slower | limits)
+    own[0].here.told = UnderWay(4, 4)  # this replica's own calls hang, those of others do not
+    own[0].here.heard(40)
+    assert resolve("adaptive").prepare("m", in_flight(own, a=4))().provider.name == "b"
+
+
+def test_a_call_is_overdue_after_a_time_that_goes_by_its_providers_answers():
+    """Twice the average and four deviations, at least half a second; never where its answer began.
+
+    Where some calls always took long, those of today may, too.
+    """
+    (quick, slow, unknown, varied) = candidates(
+        quick=MEASURED | {"latency_deviation_ms": 10.0},
+        slow=MEASURED | {"usual_latency_ms": 1_000.0, "latency_deviation_ms": 500.0},
+        unknown={},
+        varied=MEASURED | {"latency_deviation_ms": 10.0, "longest_latency_ms": 5_000.0},
+    )
+    for candidate in (quick, slow, unknown, varied):
+        for since in (90.0, 95.0, 99.0, 99.6, math.inf):
+            begin(candidate, since)
+    assert quick.under_way(100.0) == UnderWay(5, 3)
+    assert slow.under_way(100.0) == UnderWay(5, 2)
+    assert unknown.under_way(100.0) == UnderWay(5, 0)
+    assert varied.under_way(100.0) == UnderWay(5, 1)
 
 
 @pytest.mark.parametrize("strategy", ["adaptive", "latency"])
@@ -311,7 +366,7 @@ def test_one_without_a_sample_gets_one_call_at_a_time(strategy):
     found = candidates(new={}, a=MEASURED | {"concurrency_limit": 50.0})
     pick = looking(resolve(strategy), lambda: 1_000_000.0).prepare("m", found)
     for _ in range(40):
-        pick().in_flight.append(None)
+        begin(pick())
     assert len(found[0].in_flight) == 1
 
 

@@ -219,7 +219,7 @@ def test_only_so_many_are_ejected():
 def test_calls_in_flight_outlive_the_table():
     """Whatever is made anew, the count goes on."""
     before = TABLES.build([A, B], {})
-    before.candidates["a"].in_flight.append(None)
+    before.candidates["a"].in_flight[1] = 0.0
     updated = TABLES.updated(before, [record("a", latency_ms=5.0)])
     rebuilt = TABLES.build([A, B, ANY], {}, updated)
     assert rebuilt.candidates["a"].in_flight is before.candidates["a"].in_flight

@@ -12,7 +12,7 @@ import pytest
 
 from redis_router import InvalidArgument, NoProviderAvailable, Outcome, RouterError, Verdict, classify
 from redis_router.request.classify import IGNORED, Verdicts, Waited
-from redis_router.request.retry_after import retry_after
+from redis_router.request.retry_after import nothing_left, retry_after
 
 NOW = 1_795_000_000.0
 
@@ -174,6 +174,68 @@ def http_date(seconds):
 def test_when_to_come_back(headers, expected):
     """In seconds, from whatever the provider says."""
     assert retry_after(headers, NOW) == (None if expected is None else pytest.approx(expected, abs=0.01))
+
+
+def left(remaining, limit="60", reset="60s", of="requests"):
+    """What openai says of one limit."""
+    said = {"remaining": remaining, "limit": limit, "reset": reset}
+    return {f"x-ratelimit-{what}-{of}": value for what, value in said.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        (left("3"), None),
+        (left("0"), 1.0),
+        (left("0", "1", "8s"), 8.0),
+        (left("0") | left("0", "90000", "40s", of="tokens"), 1.0),
+        (left("9") | left("0", "90000", "40s", of="tokens"), 0.4),
+        (left("0", "-1"), None),  # Azure's word for no limit
+        (left("-1", "60"), None),
+        (left("0", "0"), None),
+        (left("0", None), None),
+        (left("0", reset=None), None),
+        (left("0", reset="0s"), None),
+        (left("0", reset="whenever"), None),
+        (left("nan"), None),
+        (left("0", "inf"), None),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-limit": "50",
+                "anthropic-ratelimit-requests-reset": datetime.fromtimestamp(NOW + 60, UTC).isoformat(),
+            },
+            1.2,
+        ),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-limit": "50",
+                "anthropic-ratelimit-requests-reset": datetime.fromtimestamp(NOW - 60, UTC).isoformat(),
+            },
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_when_the_next_call_fits(headers, expected):
+    """After an answer that was the last to fit, as limits fill up steadily."""
+    assert nothing_left(headers, NOW) == (None if expected is None else pytest.approx(expected, abs=0.001))
+
+
+def test_the_moment_of_a_reset_is_by_the_providers_own_clock():
+    """Ours may be an hour off."""
+    reset = datetime.fromtimestamp(NOW + 60, UTC).isoformat()
+    said = {"remaining": "0", "limit": "1", "reset": reset}
+    headers = {f"anthropic-ratelimit-requests-{what}": text for what, text in said.items()}
+    assert nothing_left(headers | {"date": http_date(0)}) == pytest.approx(60, abs=1)
+
+
+def test_an_answer_that_was_the_last_to_fit_is_a_success_with_a_cooldown():
+    """Bounded as that of a rate limit; without such headers there is none."""
+    last = SimpleNamespace(status_code=200, headers=left("0", "1", "8s"))
+    assert classify(last) == Verdict(Outcome.SUCCESS, cooldown=8.0)
+    verdicts = Verdicts(None, cooldown=5.0, most=3.0)
+    assert verdicts(last) == Verdict(Outcome.SUCCESS, cooldown=3.0)
+    assert verdicts(SimpleNamespace(status_code=200, headers=left("7"))) == Verdict(Outcome.SUCCESS)
 
 
 def test_headers_are_found_beside_the_status():

@@ -1,9 +1,9 @@
 """The default: the quickest provider, as long as it has room, by what the whole fleet knows.
 
 Each provider has an expected time: its usual latency and how far calls are from it, the waiting that its calls under
-way make likely, and what its failures cost. The least wins. Every replica reckons with the same record, to which it
-adds its own calls since. So there is nothing to agree on, and a replica that sees a provider fill up goes elsewhere
-before anybody's answer was late. `docs/how-choosing-works.md` reckons an example.
+way make likely, and what its failures and the calls that hang there cost. The least wins. Every replica reckons with
+the same record, to which it adds its own calls since. So there is nothing to agree on, and a replica that sees a
+provider fill up goes elsewhere before anybody's answer was late. `docs/how-choosing-works.md` reckons an example.
 """
 
 import math
@@ -62,8 +62,22 @@ def _row(candidate: Candidate) -> Row:
     latency = usual if BECAME_QUICK * usual < floor < BECAME_SLOW * usual else floor
     doubted = (1 - OPTIMISM / math.sqrt(health.samples + 1)) / health.weight
     spread = DEVIATIONS * min(health.latency_deviation_ms, 2 * latency)
-    expected = (latency + spread) * doubted + FAILURE_COSTS_MS * health.failure_rate
+    expected = (latency + spread) * doubted + FAILURE_COSTS_MS * health.failure_rate + _held_up_ms(candidate)
     return row_of(candidate, expected, usual * doubted)
+
+
+def _held_up_ms(candidate: Candidate) -> float:
+    """What a call may cost because calls hang there, long before their time-outs tell.
+
+    By Little's law overdue / (calls a second) is what they add to the average call, and (calls in time) / call is how
+    many a second go well. Of the fleet's calls, or of this replica's own, where it alone has the trouble.
+    """
+    overdue, own, health = candidate.health.overdue, candidate.here.told.overdue, candidate.health
+    if not overdue and not own:
+        return 0.0
+    of_all = overdue / max(1, candidate.load - overdue)
+    of_own = own / max(1, len(candidate.in_flight) - own)
+    return max(of_all, of_own) * max(health.call_ms, health.floor_latency_ms)
 
 
 def _pick(rows: Sequence[Row]) -> Pick:

@@ -9,6 +9,8 @@ from redis_router.circuit.capacity import FIRST_LIMIT
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.strategies.base import Pick
 
+ALIKE = 1.1
+"""Expected times that differ by less than this are taken for equal: nobody knows them so well."""
 SURCHARGE = 0.5
 """Of the latency, for a call above the limit: how long the queue is, is never known for sure."""
 
@@ -41,21 +43,21 @@ def row_of(candidate: Candidate, expected: float, promise: float) -> Row:
 
 
 def first_with_room(rows: Sequence[Row]) -> Pick:
-    """The first of these, equals at random, while it has room; then the least time with its waiting. In order."""
-    first, ties = rows[0].candidate, sum(row.expected == rows[0].expected for row in rows)
+    """The first of these, those alike at random, while it has room; then the least time with its waiting. In order."""
+    first, ties = rows[0].candidate, sum(row.expected <= ALIKE * rows[0].expected for row in rows)
     calls, room, draw = first.in_flight, rows[0].room, random.random
     in_order = [as_tuple(row) for row in rows]
     if ties == 1:
         return lambda: first if len(calls) < room else least(in_order)
 
-    def pick_one_of_equals() -> Candidate:
+    def pick_one_of_those_alike() -> Candidate:
         _, calls, room, _, candidate = in_order[int(draw() * ties)]
         return candidate if len(calls) < room else least(in_order)
 
-    return pick_one_of_equals
+    return pick_one_of_those_alike
 
 
-InOrder = tuple[float, list[None], int, float, Candidate]
+InOrder = tuple[float, dict[int, float], int, float, Candidate]
 """Of a row: what is expected, calls under way here, room, per call, the candidate. To unpack it is quick."""
 
 
