@@ -103,13 +103,14 @@ def _calls(health: ProviderHealth) -> str:
 
 
 def _available(health: ProviderHealth, now_ms: int) -> str:
-    if word := override_of(health, now_ms):
+    by_operator = health.unavailable_reason == TakenOutBy.OPERATOR
+    if not by_operator and (word := override_of(health, now_ms)):
         return _overridden(word, health.override_until_ms, health.override_by, now_ms)
     if health.still_answers and health.unavailable_reason == TakenOutBy.CIRCUIT:
         return "if nobody else is"
     if health.circuit_state == "half_open" and health.unavailable_reason == TakenOutBy.CIRCUIT:
         return "trial calls"
-    if health.weight == 0 and health.unavailable_reason != TakenOutBy.OPERATOR:
+    if health.weight == 0 and not by_operator:
         return "no (weight 0)"
     if not health.available:
         return f"no ({health.unavailable_reason})"

@@ -7,7 +7,7 @@ from redis_router.circuit.overrides import END, FOR_EVER_MS
 from redis_router.circuit.record import CircuitState
 from redis_router.store.messages import Status
 from tests.support import eventually, metric
-from tests.support.fleet import AZURE, OPENAI, QUICK, fail, recorded, result, until
+from tests.support.fleet import AZURE, OPENAI, QUICK, fail, half_open, recorded, result, until
 
 A_MOMENT = 1.0
 """Seconds: an override of a test that waits for its end."""
@@ -64,6 +64,14 @@ class TestTakesOut:
         assert store.claim("openai", ["a", "b"], 60_000)[1] == ["a"]
         store.now_ms += 1000
         assert store.claim("openai", ["a", "b"], 60_000)[1] == ["a", "b"]
+
+    def test_trial_calls_begin_when_it_ends(self, alone_on_openai, checker):
+        """A circuit that became half-open meanwhile: permits are claimed at that moment, without traffic before."""
+        replica = alone_on_openai()
+        half_open(replica, checker())
+        replica.drain("openai", seconds=A_MOMENT)
+        assert serves(replica)
+        eventually(lambda: serves_a_trial(replica))
 
     def test_least_bad_does_not_call_it(self, alone_on_openai):
         """An operator's word is no circuit: nobody is better than somebody who is taken out."""
@@ -303,6 +311,15 @@ class TestOperator:
         with pytest.raises(InvalidArgument, match=said):
             operator.override(**{"name": "openai", "override": "drain", **given})
         assert operator.status().records["openai"].override == ""
+
+
+def serves_a_trial(replica):
+    """Does a call with a permit go to it?"""
+    try:
+        with replica.attempt("gpt-4o") as attempt:
+            return attempt.permit is not None
+    except NoProviderAvailable:
+        return False
 
 
 def half_open_record(backend):
