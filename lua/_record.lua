@@ -1,7 +1,8 @@
 -- The health record of one provider: its fields, how they are read, what of them is written, which of two copies wins.
 --
--- _record.lua, _overrides.lua, _circuit.lua and _announce.lua stand in front of every script, in this order. `circuit/record.py` is this
--- file's mirror in Python. No globals, no shebang: the scripts run unchanged on Redis 7.0+, Valkey and fakeredis.
+-- _record.lua, _overrides.lua, _capacity.lua, _circuit.lua and _announce.lua stand in front of every script, in this order.
+-- `circuit/record.py` is this file's mirror in Python. No globals, no shebang: the scripts run unchanged on Redis 7.0+,
+-- Valkey and fakeredis.
 
 -- Of the fields below; each record names the schema that it was written by. It is raised when an older version would
 -- misread what a newer one writes. A field that older versions may overlook needs no new schema: they leave it alone.
