@@ -75,6 +75,9 @@ class _Gauges:
     failure_rate: Gauge
     latency_average: Gauge
     cooldown_until: Gauge
+    in_flight: Gauge
+    overdue: Gauge
+    limit: Gauge
     state: CircuitState | None = None
 
 
@@ -214,6 +217,9 @@ class Metrics(Collector):
             gauges.failure_rate.set(health.failure_rate)
             gauges.latency_average.set(health.latency_ms / 1000)
             gauges.cooldown_until.set(health.cooldown_until_ms / 1000)
+            gauges.in_flight.set(health.in_flight)
+            gauges.overdue.set(health.overdue)
+            gauges.limit.set(health.concurrency_limit)
 
     def _gauges_of(self, provider: str) -> "_Gauges":
         gauges = self._gauges[provider] = _Gauges(
@@ -221,6 +227,9 @@ class Metrics(Collector):
             self._series.gauge("failure_rate").labels(provider),
             self._series.gauge("latency_average_seconds").labels(provider),
             self._series.gauge("cooldown_until_timestamp_seconds").labels(provider),
+            self._series.gauge("calls_in_flight").labels(provider),
+            self._series.gauge("calls_overdue").labels(provider),
+            self._series.gauge("concurrency_limit").labels(provider),
         )
         return gauges
 
@@ -242,6 +251,8 @@ class Metrics(Collector):
                 self._series.gauge("circuit_state").labels(provider, state.value).set(0)
             self._series.gauge("cooldown_until_timestamp_seconds").labels(provider).set(0)
             self._series.gauge("available").labels(provider).set(1)
+            for calls in ("calls_in_flight", "calls_overdue"):
+                self._series.gauge(calls).labels(provider).set(0)
 
     def watch_pending(self, owner: HasPending) -> None:
         """Count these waiting results in; summed over a registry's routers."""

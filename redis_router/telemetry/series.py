@@ -38,6 +38,13 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
         ("provider",),
         "livemax",
     ),
+    "calls_in_flight": ("Calls under way over the fleet", ("provider",), "livemostrecent"),
+    "calls_overdue": (
+        "Of these, those that wait for longer than answers take",
+        ("provider",),
+        "livemostrecent",
+    ),
+    "concurrency_limit": ("Calls at once that it takes, as learned; 0 for unknown", ("provider",), "livemostrecent"),
     "redis_up": ("1 while this process is in touch with Redis", (), "livemin"),
     "results_pending": ("Results recorded and not yet in Redis", (), "livesum"),
     "leader": ("1 while this process holds the worker lease", (), "livemax"),
