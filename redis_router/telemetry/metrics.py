@@ -76,6 +76,9 @@ class _Gauges:
     failure_rate: Gauge
     latency_average: Gauge
     cooldown_until: Gauge
+    in_flight: Gauge
+    overdue: Gauge
+    limit: Gauge
     state: CircuitState | None = None
     overrides: set[str] = field(default_factory=set)
 
@@ -220,6 +223,9 @@ class Metrics(Collector):
             gauges.failure_rate.set(health.failure_rate)
             gauges.latency_average.set(health.latency_ms / 1000)
             gauges.cooldown_until.set(health.cooldown_until_ms / 1000)
+            gauges.in_flight.set(health.in_flight)
+            gauges.overdue.set(health.overdue)
+            gauges.limit.set(health.concurrency_limit)
             if health.override_until_ms or health.weight_override_until_ms or gauges.overrides:
                 self._show_overrides(health, gauges)
 
@@ -237,6 +243,9 @@ class Metrics(Collector):
             self._series.gauge("failure_rate").labels(provider),
             self._series.gauge("latency_average_seconds").labels(provider),
             self._series.gauge("cooldown_until_timestamp_seconds").labels(provider),
+            self._series.gauge("calls_in_flight").labels(provider),
+            self._series.gauge("calls_overdue").labels(provider),
+            self._series.gauge("concurrency_limit").labels(provider),
         )
         return gauges
 
@@ -258,6 +267,8 @@ class Metrics(Collector):
                 self._series.gauge("circuit_state").labels(provider, state.value).set(0)
             self._series.gauge("cooldown_until_timestamp_seconds").labels(provider).set(0)
             self._series.gauge("available").labels(provider).set(1)
+            for calls in ("calls_in_flight", "calls_overdue"):
+                self._series.gauge(calls).labels(provider).set(0)
             for word in known.overrides:
                 self._series.gauge("override_until_timestamp_seconds").labels(provider, word).set(0)
 

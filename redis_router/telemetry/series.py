@@ -42,6 +42,13 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
         ("provider",),
         "livemax",
     ),
+    "calls_in_flight": ("Calls under way over the fleet", ("provider",), "livemostrecent"),
+    "calls_overdue": (
+        "Of these, those that wait for longer than answers take",
+        ("provider",),
+        "livemostrecent",
+    ),
+    "concurrency_limit": ("Calls at once that it takes, as learned; 0 for unknown", ("provider",), "livemostrecent"),
     "override_until_timestamp_seconds": (
         "When an operator's override ends, seconds since the epoch; 0 where there is none, the year 9999 for ever",
         ("provider", "override"),
