@@ -233,9 +233,7 @@ class MemoryStore:
                 return Reply(Status.MISSING, (), None)
             if 0 < epoch < entry.health.leader_epoch:
                 return Reply(Status.FENCED, (), entry.health)
-            health = machine.updated(entry.health, fields, source, self._now)
-            before = entry.health
-            old, said = overrides.lapsed(before, self._now)
+            old, said = overrides.lapsed(entry.health, self._now)
             health = machine.updated(old, fields, source, self._now)
             if old.override_until_ms and not health.override_until_ms:
                 said += overrides.end_state(old, "available=1")[1]
