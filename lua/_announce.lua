@@ -2,6 +2,7 @@
 
 local SEQ_TTL_MS = 3600000 -- how long a writer's last batch is remembered: longer than any retry of it
 local EVENTS_KEPT = 1000
+local COOLING_LOGGED_EVERY_MS = 600000 -- so many cooldowns would push what matters out of the log
 
 -- Exactly once: a note of this writer's last batch, with what it did and how many outcomes it had.
 local function noted(key) return { key = key, before = redis.call('GET', key) } end
@@ -67,7 +68,8 @@ end
 -- Saves, logs and announces what a script did, in that order. `action` names an operator's or worker's change.
 -- Averages alone are pushed at most once in `push_interval` ms. `note` is of the batch: see `noted`.
 local function commit(keys, channel, by, record, now, now_us, action, push_interval, note)
-  local moved, last_push_ms = #record.transitions > 0 or action ~= nil, record.health.last_push_ms
+  local said, last_push_ms = record.said or {}, record.health.last_push_ms
+  local moved = #record.transitions > 0 or #said > 0 or action ~= nil
   local pushes = moved or now - last_push_ms >= push_interval or now < last_push_ms
   if pushes then record.health.last_push_ms = now end
   write(keys.health, changes(record, now_us), note)
@@ -77,10 +79,13 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
     log(keys.events, by, 'transition', details)
     push(channel, keys.health, by, 'transition', details, record)
   end
+  for _, each in ipairs(said) do
+    log(keys.events, by, each.event, each.details)
+    push(channel, keys.health, by, each.event, each.details, record)
+  end
   if action then
     local details = { 'detail', action.detail }
-    -- so many cooldowns would push what matters out of the log
-    if action.event ~= 'cooling' then log(keys.events, by, action.event, details) end
+    if not action.is_quiet then log(keys.events, by, action.event, details) end
     push(channel, keys.health, by, action.event, details, record)
   elseif not moved then
     push(channel, keys.health, by, 'averages', {}, record)

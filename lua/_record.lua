@@ -1,7 +1,8 @@
 -- The health record of one provider: its fields, how they are read, what of them is written, which of two copies wins.
 --
--- _record.lua, _circuit.lua and _announce.lua stand in front of every script, in this order. `circuit/record.py` is this
--- file's mirror in Python. No globals, no shebang: the scripts run unchanged on Redis 7.0+, Valkey and fakeredis.
+-- _record.lua, _overrides.lua, _capacity.lua, _circuit.lua and _announce.lua stand in front of every script, in this order.
+-- `circuit/record.py` is this file's mirror in Python. No globals, no shebang: the scripts run unchanged on Redis 7.0+,
+-- Valkey and fakeredis.
 
 -- Of the fields below; each record names the schema that it was written by. It is raised when an older version would
 -- misread what a newer one writes. A field that older versions may overlook needs no new schema: they leave it alone.
@@ -13,7 +14,7 @@ local SCHEMA = 1
 local FIELDS = {
   'circuit_state', 'word', 'closed', 'open_reason', 'word', '', 'still_answers', 'number?', 0, 'last_failure', 'word', '',
   'available', 'number', 1, 'unavailable_reason', 'word', '', 'probe_result', 'word?', '',
-  'cooldown_until_ms', 'number?', 0, 'cooldown_ms', 'number?', 0,
+  'cooldown_until_ms', 'number?', 0, 'cooldown_ms', 'number?', 0, 'cooling_logged_ms', 'number?', 0,
   'latency_ms', 'number', 0, 'failure_rate', 'number', 0, 'weight', 'number', 1,
   'consecutive_failures', 'number', 0, 'consecutive_successes', 'number', 0, 'calls', 'number?', 0,
   'window_bucket', 'number?', 0, 'window_calls', 'word?', '', 'window_failures', 'word?', '', 'window_slow', 'word?', '',
@@ -23,6 +24,9 @@ local FIELDS = {
   'samples', 'number?', 0, 'usual_latency_ms', 'number?', 0, 'latency_deviation_ms', 'number?', 0,
   'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0,
   'longest_latency_ms', 'number?', 0, 'call_ms', 'number?', 0,
+  'override', 'word?', '', 'override_until_ms', 'number?', 0, 'override_by', 'word?', '', 'override_reason', 'word?', '',
+  'weight_override', 'number?', 0, 'weight_override_until_ms', 'number?', 0,
+  'weight_override_by', 'word?', '', 'weight_override_reason', 'word?', '',
 
   'failure_rate_threshold', 'number', 0.5, 'consecutive_failure_limit', 'number', 5,
   'half_open_success_threshold', 'number', 3, 'half_open_max_probes', 'number', 3, 'open_timeout_ms', 'number', 30000,

@@ -19,8 +19,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 -- nobody asks for so long: Redis's clock was set back, and a dead replica's permits must not stay until it caught up
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. text(now + 10 * tonumber(ARGV[2])), '+inf')
 local free = 0
-local in_service = health.unavailable_reason ~= 'operator' and health.weight > 0
-if health.circuit_state == 'half_open' and in_service and cooling_for_ms(health, now) == 0 then
+if health.circuit_state == 'half_open' and is_in_service(health, now) and cooling_for_ms(health, now) == 0 then
   free = health.half_open_max_probes - redis.call('ZCARD', KEYS[2])
 end
 local expiry = text(now + tonumber(ARGV[2]))

@@ -22,6 +22,7 @@ if did then return reply('replayed', did, record) end
 if epoch > 0 and epoch < record.health.leader_epoch then return reply('fenced', '', record) end
 half_open(record, now)
 if #record.transitions == 0 then return reply('not_due', '', record) end
+lapse(record, now)
 record.health.leader_epoch = math.max(record.health.leader_epoch, epoch)
 did = told(record.transitions)
 note.applied, note.did = '0', did

@@ -83,6 +83,7 @@ if asks_others then
   elseif word == false then redis.call('ZREM', KEYS[5], ARGV[7]) end
 end
 keep_window(record)
+lapse(record, now)
 did = told(record.transitions)
 applied = text(applied)
 note.applied, note.did = applied, did
@@ -90,6 +91,8 @@ local more, news = cooling_for_ms(health, now) - cooling, nil
 -- told at once where it is news; of many calls that were under way, each says a few ms more
 if more > 0 and (cooling == 0 or more >= 1000) then
   news = { event = 'cooling', detail = text(health.cooldown_until_ms - now) .. ' ms' }
+  news.is_quiet = math.abs(now - health.cooling_logged_ms) < COOLING_LOGGED_EVERY_MS and health.cooling_logged_ms > 0
+  if not news.is_quiet then health.cooling_logged_ms = now end
 end
 commit({ health = KEYS[1], events = KEYS[4] }, ARGV[2], ARGV[3], record, now, now_us, news, tonumber(ARGV[5]), note)
 return reply('ok', did, record, applied)

@@ -27,7 +27,7 @@ local function join()
   local taken = { circuit_version = theirs.circuit_version }
   for i = 6, #ARGV, 2 do
     local field = ARGV[i]
-    local of_a_record = field == 'generation' or field == 'circuit_version' or (newer and field == 'weight')
+    local of_a_record = string.find(field, '^override') or field == 'generation' or field == 'circuit_version' or (newer and field == 'weight')
     if not of_a_record and ours[field] ~= theirs[field] then
       taken[field] = theirs[field]
       details[#details + 1] = field .. ' ' .. text(ours[field]) .. '>' .. text(theirs[field])

@@ -19,10 +19,12 @@ if not record then return reply('missing', '') end
 local health, changed, given = record.health, {}, { unpack(ARGV, 6) }
 if epoch > 0 and epoch < health.leader_epoch then return reply('fenced', '', record) end
 
+lapse(record, now)
+
 local function set(field, value)
   if health[field] ~= value then
+    changed[#changed + 1] = field .. ' ' .. text(health[field]) .. '>' .. text(value)
     health[field] = value
-    changed[#changed + 1] = field .. '=' .. text(value)
   end
 end
 
@@ -39,7 +41,10 @@ for i = 6, #ARGV, 2 do
     if may then
       set('available', value)
       set('unavailable_reason', value == 1 and '' or source)
-      if value == 1 and source == 'operator' then set('cooldown_until_ms', 0) end -- back in service means now
+      if value == 1 and source == 'operator' then -- back in service means now
+        set('cooldown_until_ms', 0)
+        if health.override == 'drain' or health.override == 'force_open' then end_state(record, 'available=1') end
+      end
     end
   end
 end

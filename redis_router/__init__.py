@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis_router.circuit.config import RECOMMENDED, CircuitConfig
 from redis_router.circuit.outcome import Outcome
+from redis_router.circuit.overrides import Override
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 from redis_router.errors import (
     AccessDenied,
@@ -14,6 +15,7 @@ from redis_router.errors import (
     RouterError,
     UnknownProvider,
 )
+from redis_router.overriding import Operator
 from redis_router.probe import Probe
 from redis_router.provider import Provider, RegisteredModel
 from redis_router.request.attempt import Attempt
@@ -40,7 +42,9 @@ __all__ = [
     "InvalidArgument",
     "Latency",
     "NoProviderAvailable",
+    "Operator",
     "Outcome",
+    "Override",
     "Probe",
     "Provider",
     "ProviderHealth",

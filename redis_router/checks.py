@@ -10,6 +10,8 @@ from redis_router.errors import InvalidArgument
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}")
 _REASON = re.compile(r"[A-Za-z0-9_.-]{0,40}")
 _MAX_MODEL_CHARS = 256
+MAX_REASON = 200
+"""Characters of an operator's reason."""
 _MAX_COUNT = 1_000_000
 _MAX_SECONDS = 7 * 24 * 3600.0
 _MAX_LATENCY_MS = _MAX_SECONDS * 1000
@@ -88,6 +90,16 @@ def check_reason(value: object) -> str:
     if isinstance(value, str) and _REASON.fullmatch(value):
         return value
     raise InvalidArgument(f"reason {value!r} is not usable: give at most 40 letters, digits or _ . -")
+
+
+def check_text(what: str, value: object, most: int) -> str:
+    """A short text for people, on one line; '' for none."""
+    if isinstance(value, str) and len(value) <= most and value.isprintable():
+        return value
+    shown = (
+        f"{value[:40]!r}… of {len(value)} characters" if isinstance(value, str) and len(value) > most else repr(value)
+    )
+    raise InvalidArgument(f"{what} is {shown}: give at most {most} printable characters, on one line")
 
 
 def check_model(value: object) -> str:

@@ -1,12 +1,17 @@
 """What operators tell the whole fleet through a router. Unlike requests it waits for Redis, and raises."""
 
+from collections.abc import Callable
+from functools import partial
+
 from redis_router.checks import check_flag, check_weight
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.machine import as_the_fleet_counts
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
+from redis_router.overriding import ALL, Overriding, names_in_fleet
 from redis_router.replica.engine import Engine
 from redis_router.runtime.log import log
+from redis_router.store.messages import Reply
 
 JOIN_SECONDS = 5.0
 """For so long an operator's call waits for the record of a provider that was registered a moment ago."""
@@ -78,6 +83,13 @@ class Operators:
         for record in self.records_in_fleet(name):
             self._update(record, fields)
 
+    def override(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
+        """See `Overriding.override`."""
+        self.check_open()
+        records = names_in_fleet(self._engine.store, ALL) if name == ALL else self.records_in_fleet(name)
+        for record in records:
+            self._write(record, partial(self._engine.store.override, record, word, lasts_ms, weight, by, reason))
+
     def set_circuit_config(self, config: CircuitConfig, provider: str | None) -> bool:
         """See `Router.set_circuit_config`; False where it is for all that are registered here, and nobody is."""
         in_redis = self._engine.running or self._engine.closed
@@ -95,21 +107,27 @@ class Operators:
         return bool(records)
 
     def _update(self, name: str, fields: dict[str, str]) -> None:
+        self._write(name, partial(self._engine.store.update, name, fields))
+
+    def _write(self, name: str, write: Callable[[], Reply]) -> None:
         self.check_open()
-        reply = self._engine.store.update(name, fields)
+        reply = write()
         if reply.health is None and self._engine.running and self._engine.flush(JOIN_SECONDS):
-            reply = self._engine.store.update(name, fields)  # it was registered a moment ago, and is joined now
+            reply = write()  # it was registered a moment ago, and is joined now
         if reply.health is None:
             raise RedisRefused(f"provider {name!r} has no record in Redis: call start() on a router that registers it")
         self._engine.apply(reply.health, self._replica)
 
 
-class Operated:
+class Operated(Overriding):
     """What operators ask of a router, and say to the fleet through it."""
 
     _engine: Engine
     _operators: Operators
     _circuit: CircuitConfig
+
+    def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
+        self._operators.override(name, word, lasts_ms, weight, by, reason)
 
     def get_health_status(self) -> dict[str, ProviderHealth]:
         """Every registered provider's record as this replica knows it, all fields.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from redis_router.checks import check_count, check_name, check_number, check_seconds
+from redis_router.checks import check_count, check_flag, check_name, check_number, check_seconds
 from redis_router.circuit.config import RECOMMENDED, CircuitConfig
 from redis_router.errors import InvalidArgument
 from redis_router.routing.strategies import Strategy, resolve
@@ -24,6 +24,7 @@ class Options:
     strategy: str | Strategy = "adaptive"
     namespace: str = _checked("rr", check_name)
     circuit: CircuitConfig = RECOMMENDED
+    observe: bool = _checked(False, check_flag)
     circuit_version: int = _checked(0, partial(check_count, least=0))
     rate_limit_cooldown: float = 5.0
     rate_limit_cooldown_max: float = 300.0

@@ -37,6 +37,8 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
                    that exists keeps its own
     circuit_version  of these thresholds: where it is higher than the record's, they replace the record's, once, for the
                    fleet; raise it with a deploy that changes thresholds
+    observe        providers that this router registers first begin under the override `observe`, for ever: the rules
+                   move no calls, and the log and metrics tell what would have happened, until `end_override`
     replica        this process's name in logs and permits, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
     on_transition  called with each Transition this replica sees, on a background thread
@@ -68,6 +70,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         namespace: str = "rr",
         circuit: CircuitConfig | None = None,
         circuit_version: int = 0,
+        observe: bool = False,
         replica: str | None = None,
         registry: CollectorRegistry | None = None,
         on_transition: TransitionListener | None = None,
@@ -89,6 +92,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
             namespace=namespace,
             circuit=RECOMMENDED if circuit is None else circuit,
             circuit_version=circuit_version,
+            observe=observe,
             rate_limit_cooldown=rate_limit_cooldown,
             rate_limit_cooldown_max=rate_limit_cooldown_max,
             when_all_open=when_all_open,

@@ -1,8 +1,8 @@
 """How fast a provider answers, and how many calls at once it takes: learned from calls that went well.
 
-The mirror of `lua/_capacity.lua`, where `learn` is one function; the tests play random histories through both. A call tells
-how long its answer took, and how many calls the fleet had under way there when it began, itself included: its load.
-From that are learned
+The mirror of `lua/_capacity.lua`, where `learn` is one function; the tests play random histories through both. A call
+tells how long its answer took, and how many calls the fleet had under way there when it began, itself included: its
+load. From that are learned
 
 usual   the average latency of calls that did not wait, over about 64 of them, and how far they are from it
 floor   the average latency of calls at low load, over about 8: it follows a provider that becomes slow, or quick again

@@ -1,5 +1,7 @@
 """When a circuit opens and how it comes back: the thresholds of one provider, which stand in its record."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
@@ -141,3 +143,9 @@ def _config_of(*texts: str | None) -> CircuitConfig:
     if values["open_timeout_max"]:
         values["open_timeout_max"] = max(values["open_timeout_max"], values["open_timeout"])
     return CircuitConfig(**values)
+
+
+def fingerprint(config: CircuitConfig, weight: float) -> str:
+    """Of a provider's settings: by it a record says which ones were not taken."""
+    settings = json.dumps({**config.to_fields(), "weight": weight}, sort_keys=True)
+    return hashlib.sha1(settings.encode(), usedforsecurity=False).hexdigest()[:8]

@@ -6,7 +6,7 @@ from typing import Any
 
 WEEK_MS = 604_800_000
 _LARGEST = 2.0**53
-_LAST_MOMENT_MS = 253_402_300_799_000
+LAST_MOMENT_MS = 253_402_300_799_000
 """The end of the year 9999: later ones are no moments."""
 
 
@@ -36,7 +36,7 @@ def whole(text: str, most: float = _LARGEST) -> int:
 
 def moment(text: str) -> int:
     """Milliseconds since the epoch. Raises ValueError."""
-    return whole(text, _LAST_MOMENT_MS)
+    return whole(text, LAST_MOMENT_MS)
 
 
 def at_most_a_week(text: str) -> int:

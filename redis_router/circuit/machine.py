@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from redis_router.circuit import capacity
+from redis_router.circuit import capacity, overrides
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy, Transition, changed
@@ -294,6 +294,8 @@ def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_
         new = replace(new, available=available, unavailable_reason="" if available else source)
         if available and by_operator:
             new = replace(new, cooldown_until_ms=0)  # back in service means now
+            if new.override in overrides.TAKES_OUT:
+                new, _ = overrides.end_state(new, "available=1")
     return replace(new, last_check_ms=now_ms)
 
 

@@ -60,6 +60,7 @@ class ProviderHealth:
     last_failure                    why the last failed call failed, one word; '' where nobody said
     probe_result                    of the worker's last probe: `passes`, why it fails or cannot be made; '' before it
     cooldown_until_ms, cooldown_ms  a rate limit: it wants no calls before this moment, so many ms after it said so
+    cooling_logged_ms               when a rate limit was written into the log of events last
     latency_ms                      moving average, ms; 0 until the first sample
     failure_rate                    moving average, 0 to 1
     calls                           since the circuit closed, up to `minimum_calls`, where there is no window
@@ -79,6 +80,9 @@ class ProviderHealth:
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
     longest_latency_ms              the longest of some hundreds of answers: what is older is overdue
     call_ms                         moving average of whole calls, streams included, ms
+    override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
+    override_by, override_reason    who, and why
+    weight_override, …_until_ms, …_by, …_reason     another weight for a time
     circuit_version                 of the settings in force, where a router gave one
     declined_settings               a fingerprint of those that a replica came with last and were not taken
     version                         orders copies of the record: the higher one is newer
@@ -95,6 +99,7 @@ class ProviderHealth:
     probe_result: str = stored("", str, optional=True)
     cooldown_until_ms: int = stored(0, moment, optional=True)
     cooldown_ms: int = stored(0, at_most_a_week, optional=True)
+    cooling_logged_ms: int = stored(0, moment, optional=True)
     latency_ms: float = stored(0.0, number)
     failure_rate: float = stored(0.0, share)
     weight: float = stored(1.0, _weight)
@@ -124,6 +129,14 @@ class ProviderHealth:
     near_load: float = stored(0.0, number, optional=True)
     longest_latency_ms: float = stored(0.0, number, optional=True)
     call_ms: float = stored(0.0, number, optional=True)
+    override: str = stored("", str, optional=True)
+    override_until_ms: int = stored(0, moment, optional=True)
+    override_by: str = stored("", str, optional=True)
+    override_reason: str = stored("", str, optional=True)
+    weight_override: float = stored(0.0, _weight, optional=True)
+    weight_override_until_ms: int = stored(0, moment, optional=True)
+    weight_override_by: str = stored("", str, optional=True)
+    weight_override_reason: str = stored("", str, optional=True)
     config: CircuitConfig = field(default_factory=CircuitConfig)
     circuit_version: int = stored(0, whole, optional=True)
     declined_settings: str = stored("", str, optional=True)

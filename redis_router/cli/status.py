@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from redis_router.circuit.overrides import FOR_EVER_MS, override_of
 from redis_router.circuit.record import ProviderHealth, TakenOutBy
 from redis_router.cli.arguments import Commands, of_redis, opened_store
 from redis_router.cli.terminal import lasted, printable, say
@@ -88,7 +89,7 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
         f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
         f"{health.failure_rate:.1%}",
         _calls(health),
-        f"{health.weight:g}",
+        _weight(health, snapshot.now_ms),
         ", ".join(map(str, snapshot.specs[health.name].models)),
     )
 
@@ -102,16 +103,32 @@ def _calls(health: ProviderHealth) -> str:
 
 
 def _available(health: ProviderHealth, now_ms: int) -> str:
+    by_operator = health.unavailable_reason == TakenOutBy.OPERATOR
+    if not by_operator and (word := override_of(health, now_ms)):
+        return _overridden(word, health.override_until_ms, health.override_by, now_ms)
     if health.still_answers and health.unavailable_reason == TakenOutBy.CIRCUIT:
         return "if nobody else is"
     if health.circuit_state == "half_open" and health.unavailable_reason == TakenOutBy.CIRCUIT:
         return "trial calls"
-    if health.weight == 0 and health.unavailable_reason != TakenOutBy.OPERATOR:
+    if health.weight == 0 and not by_operator:
         return "no (weight 0)"
     if not health.available:
         return f"no ({health.unavailable_reason})"
     cooling = health.cooling_for_ms(now_ms)
     return f"no (rate limited, {cooling / 1000:.0f} s)" if cooling else "yes"
+
+
+def _overridden(word: str, until_ms: int, by: str, now_ms: int) -> str:
+    """drain by alice@ops-1, 29 min left."""
+    left = "for ever" if until_ms >= FOR_EVER_MS else f"{lasted(until_ms - now_ms)} left"
+    return f"{word} by {by or 'somebody'}, {left}"
+
+
+def _weight(health: ProviderHealth, now_ms: int) -> str:
+    if health.weight_override_until_ms <= now_ms:
+        return f"{health.weight:g}"
+    until_ms, by = health.weight_override_until_ms, health.weight_override_by
+    return f"{health.weight:g}, {_overridden(f'{health.weight_override:g}', until_ms, by, now_ms)}"
 
 
 def _next_try(health: ProviderHealth, now_ms: int) -> str:

@@ -128,7 +128,7 @@ class Exchange:
             yield Refused(health.name, str(error))
             return
         for change in reply.transitions:
-            self._metrics.transition(change)
+            self._metrics.transition(change, reply.health)
             if self._store.has_workers:
                 self._metrics.safety_net_used(health.name)
                 log.warning(

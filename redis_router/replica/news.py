@@ -4,6 +4,7 @@ import logging
 from collections import deque
 
 from redis_router.circuit.machine import is_local
+from redis_router.circuit.overrides import FOR_EVER_MS, LETS_IN
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.replica.alone import Alone
 from redis_router.runtime.log import log
@@ -31,7 +32,8 @@ class News:
 
     def transition(self, change: Transition, health: ProviderHealth, by: str) -> None:
         """A circuit moved; `by` is the process that caused it, '' where that is unknown."""
-        text = f"{change.provider} is {change.to_state} ({change.reason}), was {change.from_state}"
+        verb = "would be" if health.override in LETS_IN else "is"
+        text = f"{change.provider} {verb} {change.to_state} ({change.reason}), was {change.from_state}"
         self._note(health, by, logging.WARNING, text)
 
     def cooldown(self, health: ProviderHealth, by: str, now_ms: float) -> None:
@@ -39,6 +41,19 @@ class News:
         seconds = health.cooling_for_ms(now_ms) / 1000
         if seconds > 0:
             self._note(health, by, logging.INFO, f"{health.name} is rate limited: no calls for {seconds:.1f} s")
+
+    def override(self, old: ProviderHealth, new: ProviderHealth, by: str, now_ms: float) -> None:
+        """An operator said something for a time, or that ended."""
+        for kind, before, after in zip(("override", "weight override"), _said(old), _said(new), strict=True):
+            word, until_ms, who, reason = after
+            if word == before[0]:
+                continue
+            if word:
+                left = "for ever" if until_ms >= FOR_EVER_MS else f"for {max(0.0, until_ms - now_ms) / 1000:.0f} s"
+                text = f"{new.name}: {kind} {word} {left}, by {who}: {reason or 'no reason given'}"
+            else:
+                text = f"{new.name}: {kind} {before[0]} ended"
+            self._unsaid.append((logging.INFO, f"{text}; {self._seen_by(new, by)}"))  # no replica caused it
 
     def _note(self, health: ProviderHealth, by: str, level: int, text: str) -> None:
         caused_here = self.is_of_this_replica(health) or by == self._replica
@@ -61,3 +76,12 @@ class News:
             except IndexError:  # another thread said it
                 return
             log.log(level, "%s", text)
+
+
+def _said(health: ProviderHealth) -> tuple[tuple[str, int, str, str], ...]:
+    """What operators said of its state and of its weight: the word, until when, who and why."""
+    weight = f"{health.weight_override:g}" if health.weight_override_until_ms else ""
+    return (
+        (health.override, health.override_until_ms, health.override_by, health.override_reason),
+        (weight, health.weight_override_until_ms, health.weight_override_by, health.weight_override_reason),
+    )

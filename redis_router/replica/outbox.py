@@ -274,7 +274,7 @@ class Outbox:
         if sent is None:
             return  # closed meanwhile, and counted as dropped
         for change in reply.transitions:
-            self._metrics.transition(change)
+            self._metrics.transition(change, reply.health)
         expired = len(sent.results) - reply.applied
         self._drop("refused" if sent.refused else "expired", sent.results[:expired])
         self._metrics.results(provider, sent.results[expired:])

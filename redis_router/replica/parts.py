@@ -45,7 +45,7 @@ class Parts:
     @classmethod
     def make(cls, store: Store, metrics: Metrics, options: Options, listener: Listener) -> "Parts":
         """For one router, by its options."""
-        waiters, served, leaves = Waiters(), Served(), Flag()
+        waiters, served, leaves = Waiters(), Served(options.observe), Flag()
         records = Records(served.providers.keys())
         strategy = looking(resolve(options.strategy), records.now_ms)
         tables = Tables(strategy, records.now_ms, options.least_bad, options.panics, options.max_ejection_percent)
@@ -61,7 +61,7 @@ class Parts:
             view=View(tables, metrics, listener, waiters, served, store.writer),
             outbox=outbox,
             permits=Permits(outbox, metrics, store.session, options.permit_ttl),
-            registration=Registration(served, records, options.circuit_version),
+            registration=Registration(served, records, options.circuit_version, options.observe),
             demand=Demand(),
             link=Link(store.where, metrics),
             push=PushChannel(store, records, leaves, options.refresh_interval),

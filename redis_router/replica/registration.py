@@ -23,10 +23,11 @@ SEEN_SECONDS = 300.0
 class Registration:
     """What waits for it; the thread that talks to the store does it."""
 
-    def __init__(self, served: Served, records: Records, circuit_version: int) -> None:
+    def __init__(self, served: Served, records: Records, circuit_version: int, observe: bool) -> None:
         self._served = served
         self._records = records
         self._circuit_version = circuit_version
+        self._observe = observe
         self._seen_at = -SEEN_SECONDS
         self._to_join: dict[str, object] = {}
         self._to_restore: dict[str, object] = {}
@@ -90,7 +91,7 @@ class Registration:
         provider, config = self._served.providers.get(name), self._served.configs.get(name)
         if provider is None or config is None:
             return
-        reply = store.register(provider, config, self._circuit_version)
+        reply = store.register(provider, config, self._circuit_version, observe=self._observe)
         if reply.health is None:
             raise RedisRefused(reply.unreadable)
         yield Stored(reply.health, store.writer)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.overrides import FOR_EVER_MS, Override
 from redis_router.circuit.record import ProviderHealth
 from redis_router.provider import Provider
 
@@ -14,7 +15,8 @@ RETIRED_SECONDS = 3600.0
 class Served:
     """By the names of their records. One thread at a time changes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: bool = False) -> None:
+        self._observe = observe
         self.providers: dict[str, Provider] = {}
         self.configs: dict[str, CircuitConfig] = {}
         self.retired: dict[str, float] = {}
@@ -62,4 +64,11 @@ class Served:
 
     def new_record(self, name: str) -> ProviderHealth:
         """The record of a provider of which nothing is known yet."""
-        return ProviderHealth(name, weight=self.providers[name].weight, config=self.configs[name])
+        word, until_ms = (Override.OBSERVE, FOR_EVER_MS) if self._observe else ("", 0)
+        return ProviderHealth(
+            name,
+            weight=self.providers[name].weight,
+            config=self.configs[name],
+            override=word,
+            override_until_ms=until_ms,
+        )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from redis_router.circuit.machine import OPEN
+from redis_router.circuit.overrides import acting
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth
 from redis_router.routing.table import changes_in_ms, depends_on_time, is_half_open
 
@@ -26,7 +27,7 @@ class Timing:
         """These are shown from now on."""
         now = self._clock()
         for health in records:
-            if is_half_open(health):
+            if is_half_open(acting(health, now)):
                 self.on_trial[health.name] = health
             else:
                 self.on_trial.pop(health.name, None)

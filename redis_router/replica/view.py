@@ -149,6 +149,8 @@ class View:
                 self._moved.add(new.name)
             if told and old.circuit_state is not new.circuit_state:
                 self._changes.append((old, new, by))
+            if told:
+                self.news.override(old, new, by, self._tables.now_ms())
             if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
                 self.news.cooldown(new, by, self._tables.now_ms())
         if self._is_time() and self._took <= QUICK_SECONDS:  # large tables are made by the thread that calls `settle`
@@ -170,6 +172,7 @@ class View:
                 self._settle()
             if due:
                 self._ring(due)
+                self.calls = self.calls or bool(self.timing.on_trial)  # an override ended: to claim permits
             if self._unshown:
                 self._metrics.health(self._unshown.values())
                 self._unshown = {}
@@ -283,6 +286,9 @@ def _routes_alike(old: ProviderHealth, new: ProviderHealth) -> bool:
         and old.available is new.available
         and old.unavailable_reason == new.unavailable_reason
         and old.weight == new.weight
+        and (old.override, old.override_until_ms) == (new.override, new.override_until_ms)
+        and old.weight_override_until_ms == new.weight_override_until_ms
+        and old.weight_override == new.weight_override
         and old.still_answers is new.still_answers
         and abs(old.cooldown_until_ms - new.cooldown_until_ms) < NEWS_MS  # of many calls each says a few ms more
         and old.config == new.config

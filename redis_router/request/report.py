@@ -2,6 +2,7 @@
 
 from redis_router.circuit.machine import HALF_OPEN, NO_GENERATION
 from redis_router.circuit.outcome import Outcome, Result, made
+from redis_router.circuit.overrides import acting
 from redis_router.errors import InvalidArgument, UnknownProvider
 from redis_router.options import Options
 from redis_router.request.classify import Verdict
@@ -28,7 +29,7 @@ def report(
     record, generation = health.name, health.generation
     permit = engine.permits.reported(record, generation)
     is_kept = options.keeps_bad or (options.panics and health.still_answers)
-    if permit is None and is_kept and health.circuit_state is HALF_OPEN:
+    if permit is None and is_kept and acting(health, engine.now_ms()).circuit_state is HALF_OPEN:
         generation = NO_GENERATION  # it was called although it should not be
     token, hold = "" if permit is None else permit.token, said.cooldown or 0.0
     if hold:

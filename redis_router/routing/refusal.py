@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from redis_router.circuit.record import CircuitState, TakenOutBy
+from redis_router.circuit.overrides import FOR_EVER_MS, TAKES_OUT, acting, override_of
+from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.errors import Why
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.table import RoutingTable
@@ -18,6 +19,7 @@ class Unavailable(Enum):
     EXCLUDED = "excluded by the caller"
     TRIED = "tried already"
     OPERATOR = "drained: taken out of service by an operator"
+    OVERRIDDEN = "{override} by {by} {until}{reason}"
     NO_WEIGHT = "drained: its weight is 0"
     OPEN = "circuit open until {until} ({open_reason}{last_failure})"
     COOLING = "cooling until {until} (rate limited)"
@@ -104,7 +106,10 @@ Refusal = UnknownModel | NobodyNow
 
 def reason_of(candidate: Candidate, now_ms: float, now: float) -> Reason:
     """What in its state keeps a provider from being called without a permit."""
-    health = candidate.health
+    health = acting(candidate.health, now_ms)
+    word = override_of(health, now_ms)
+    if word in TAKES_OUT:
+        return _overridden(health, word, now_ms)
     cooling = max(health.cooling_for_ms(now_ms) / 1000, candidate.here.limited_for(now))
     if health.unavailable_reason == TakenOutBy.OPERATOR:
         return Reason.of(Unavailable.OPERATOR)
@@ -122,6 +127,15 @@ def reason_of(candidate: Candidate, now_ms: float, now: float) -> Reason:
     if not health.available:
         return Reason.of(Unavailable.OUT_OF_SERVICE, unavailable_reason=health.unavailable_reason)
     return Reason.of(Unavailable.JUST_BACK)
+
+
+def _overridden(health: ProviderHealth, word: str, now_ms: float) -> Reason:
+    ends = health.override_until_ms < FOR_EVER_MS
+    left = (health.override_until_ms - now_ms) / 1000 if ends else None
+    until = "until somebody ends it" if left is None else f"until {_moment(now_ms, left)}"
+    reason = f" ({health.override_reason})" if health.override_reason else ""
+    words = {"override": word, "by": health.override_by or "somebody", "until": until, "reason": reason}
+    return Reason.of(Unavailable.OVERRIDDEN, left, **words)
 
 
 def _moment(now_ms: float, wait: float) -> str:

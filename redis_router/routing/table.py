@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from redis_router.circuit.machine import CLOSED, HALF_OPEN, NO_GENERATION
+from redis_router.circuit.overrides import acting, left_ms
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, TakenOutBy
 from redis_router.errors import InvalidArgument
 from redis_router.provider import ANY_MODEL, Provider
@@ -154,6 +155,7 @@ class Tables:
 
     def _pool(self, candidates: Sequence[Candidate]) -> "Pool":
         now = self.now_ms()
+        candidates = [_acting(candidate, now) for candidate in candidates]
         routable = [c for c in candidates if is_routable(c.health, now)]
         on_trial = tuple(c for c in candidates if is_half_open(c.health) and not c.health.cooling_for_ms(now))
         return Pool(tuple(candidates), (*routable, *self._kept(candidates, bool(routable), now)), on_trial)
@@ -195,6 +197,12 @@ class Pool:
     on_trial: tuple[Candidate, ...]
 
 
+def _acting(candidate: Candidate, now_ms: float) -> Candidate:
+    """With what operators said for this moment; in a table's candidates the records stay as they are."""
+    health = acting(candidate.health, now_ms)
+    return candidate if health is candidate.health else Candidate(candidate.provider, health, candidate.here)
+
+
 def _badness(health: ProviderHealth, now_ms: float) -> tuple[bool, bool, float, float]:
     """Orders providers that should not be called: those whose probe fails last, then the cooling ones."""
     cooling = health.cooling_for_ms(now_ms)
@@ -218,17 +226,19 @@ def _eased_in(share: float, pick: Pick, others: Pick) -> Pick:
 
 def depends_on_time(health: ProviderHealth) -> bool:
     """Does what a table makes of this record depend on the moment?"""
-    return health.cooldown_until_ms > 0 or health.config.slow_start > 0
+    overridden = health.override_until_ms > 0 or health.weight_override_until_ms > 0
+    return overridden or health.cooldown_until_ms > 0 or health.config.slow_start > 0
 
 
 def changes_in_ms(health: ProviderHealth, now_ms: float) -> float | None:
     """Milliseconds until time alone changes what a table makes of this record; None for never.
 
-    The end of a rate limit, or a step of slow start.
+    The end of an override or of a rate limit, or a step of slow start.
     """
-    if cooling := health.cooling_for_ms(now_ms):
-        return cooling
-    return health.config.slow_start * 1000 / RAMP_STEPS if _share(health, now_ms) < 1 else None
+    left, wait = left_ms(health, now_ms), health.cooling_for_ms(now_ms) or None
+    if wait is None and _share(acting(health, now_ms), now_ms) < 1:
+        wait = health.config.slow_start * 1000 / RAMP_STEPS
+    return min((each for each in (left, wait) if each is not None), default=None)
 
 
 def prepare(strategy: Strategy, model: str, candidates: Sequence[Candidate]) -> Pick:

@@ -10,7 +10,7 @@ from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.provider import Provider
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Event, Leader, Reply, Spec
+from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
 
 COUNTED_FOR_MS = 60_000
 """So long after its word a replica's calls under way count, and it counts as one that calls the provider."""
@@ -91,12 +91,14 @@ class Store(Protocol):
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
+    def register(
+        self, provider: Provider, config: CircuitConfig, circuit_version: int = 0, *, observe: bool = False
+    ) -> Reply:
         """Join the provider's record ('joined'), or write one where there is none ('created').
 
         'updated' where the record had settings of a lower version and has these now; 'declined' where it keeps its
         own, and nobody in the fleet has said so yet. A provider without a probe leaves the fleet's as it is;
-        `NO_PROBE` takes it away.
+        `NO_PROBE` takes it away. With `observe` a new record begins under that override; one that exists does not.
         """
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
@@ -135,6 +137,12 @@ class Store(Protocol):
     ) -> Reply:
         """Change settings of a record: `available`, `weight`, thresholds."""
 
+    def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
+        """Say for a time what calls see of a provider: a word of `circuit/overrides.py`; `lasts_ms` 0 for ever.
+
+        'end' ends all that is in force.
+        """
+
     # Election
 
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
@@ -156,6 +164,9 @@ class Store(Protocol):
 
     def last_seen(self) -> dict[str, int]:
         """When a replica that serves it said so last, by provider; ms since the epoch."""
+
+    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
+        """A provider's log from this moment on, oldest first; the last `most` of it."""
 
     def last_event_ms(self, name: str) -> int:
         """When the last entry came into a provider's log, ms since the epoch; 0 where there is none."""

@@ -11,17 +11,19 @@ from dataclasses import replace
 from typing import Literal
 
 from redis_router.checks import NO_PROBE
-from redis_router.circuit import machine
+from redis_router.circuit import machine, overrides
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import CircuitState, ProviderHealth, Transition, changed
 from redis_router.errors import RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.memory_records import Memory, MemorySubscription
-from redis_router.store.messages import Event, Leader, Reply, Spec, Status
+from redis_router.store.memory_records import Memory, MemorySubscription, differs
+from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec, Status
 
+COOLING_LOGGED_EVERY_MS = 600_000
+"""So many cooldowns would push what matters out of the log."""
 COOLING_NEWS_MS = 1000
 """A cooldown that grows by less is told with the averages: of many calls under way, each says a few ms more."""
 
@@ -75,7 +77,9 @@ class MemoryStore:
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
+    def register(
+        self, provider: Provider, config: CircuitConfig, circuit_version: int = 0, *, observe: bool = False
+    ) -> Reply:
         with self._lock:
             old = self._here.specs.get(provider.name) or Spec()
             probe = old.probe if provider.probe is None else provider.probe
@@ -90,6 +94,8 @@ class MemoryStore:
                 circuit_version=circuit_version,
                 config=config,
             )
+            if observe:
+                new = changed(new, overrides.observed(self.writer))
             return Reply(Status.CREATED, (), self._save(new, "registered"))
 
     def _join(self, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int) -> Reply:
@@ -127,6 +133,7 @@ class MemoryStore:
             entry.summed_ms = None
             entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
+            entry.events.append(LoggedEvent(self._now, "deregistered", self.writer, {"detail": ""}))
             self._tell("deregistered", name)
             return existed
 
@@ -175,7 +182,12 @@ class MemoryStore:
         entry.note_word(self.session, word, bool(changes), now)
         more = health.cooling_for_ms(now) - cooling
         is_news = more > 0 and (cooling == 0 or more >= COOLING_NEWS_MS)
-        health = self._save(health, "cooling" if is_news else "", changes)
+        health, said = overrides.lapsed(health, now)
+        is_quiet = health.cooling_logged_ms and abs(now - health.cooling_logged_ms) < COOLING_LOGGED_EVERY_MS
+        if is_news:
+            said.append(("cooling", {} if is_quiet else {"detail": f"{health.cooldown_until_ms - now} ms"}))
+            health = health if is_quiet else replace(health, cooling_logged_ms=now)
+        health = self._here.save(health, changes, said, now, self.writer, self.push_interval_ms)
         reply = Reply(Status.OK, tuple(changes), health, len(batch.results))
         entry.note_batch(self.session, batch.seq, reply)
         return reply
@@ -190,7 +202,8 @@ class MemoryStore:
             if entry is None or entry.health is None:
                 return 0, []
             health = entry.health
-            takes = health.circuit_state is CircuitState.HALF_OPEN and not health.is_drained
+            in_service = not overrides.acting(health, now).is_drained
+            takes = health.circuit_state is CircuitState.HALF_OPEN and in_service
             free = health.config.half_open_max_probes if takes and not health.cooling_for_ms(now) else 0
             return health.generation, entry.claim(tokens, free, now, ttl_ms)
 
@@ -207,7 +220,9 @@ class MemoryStore:
             if change is None:
                 return Reply(Status.NOT_DUE, (), health)
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply(Status.OK, (change,), self._save(health, "", [change]))
+            health, said = overrides.lapsed(health, self._now)
+            health = self._here.save(health, [change], said, self._now, self.writer, self.push_interval_ms)
+            return Reply(Status.OK, (change,), health)
 
     def update(
         self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
@@ -218,10 +233,24 @@ class MemoryStore:
                 return Reply(Status.MISSING, (), None)
             if 0 < epoch < entry.health.leader_epoch:
                 return Reply(Status.FENCED, (), entry.health)
-            health = machine.updated(entry.health, fields, source, self._now)
-            is_news = health != replace(entry.health, last_check_ms=health.last_check_ms)
+            old, said = overrides.lapsed(entry.health, self._now)
+            health = machine.updated(old, fields, source, self._now)
+            if old.override_until_ms and not health.override_until_ms:
+                said += overrides.end_state(old, "available=1")[1]
+            detail = differs(old, health, fields)
+            said += [("updated", {"detail": detail})] if detail else []
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply(Status.OK, (), self._save(health, "updated" if is_news else ""))
+            return Reply(
+                Status.OK, (), self._here.save(health, (), said, self._now, self.writer, self.push_interval_ms)
+            )
+
+    def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
+        with self._lock:
+            entry = self._here.entries.get(name)
+            if entry is None or entry.health is None:
+                return Reply(Status.MISSING, (), None)
+            health, said = overrides.overridden(entry.health, word, lasts_ms, weight, by, reason, self._now)
+            return Reply(Status.OK, (), self._here.save(health, (), said, self._now, by, self.push_interval_ms))
 
     # Election
 
@@ -264,10 +293,15 @@ class MemoryStore:
         with self._lock:
             return dict(self._here.seen)
 
+    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
+        with self._lock:
+            entry = self._here.entries.get(name)
+            return [each for each in (entry.events if entry else ()) if each.at_ms >= since_ms][-most:]
+
     def last_event_ms(self, name: str) -> int:
         with self._lock:
             entry = self._here.entries.get(name)
-            return int(entry.events_ms[-1]) if entry is not None and entry.events_ms else 0
+            return entry.events[-1].at_ms if entry is not None and entry.events else 0
 
     def scan(self) -> Iterator[str]:
         yield from ()
@@ -288,7 +322,8 @@ class MemoryStore:
     # Saving
 
     def _save(self, health: ProviderHealth, action: str, changes: Sequence[Transition] = ()) -> ProviderHealth:
-        return self._here.save(health, action, changes, self._now, self.writer, self.push_interval_ms)
+        said = [(action, {"detail": ""})] if action else []
+        return self._here.save(health, changes, said, self._now, self.writer, self.push_interval_ms)
 
     def _tell(self, kind: str, name: str = "") -> None:
         self._here.tell(Event(kind, name, self.writer, None))

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
@@ -11,9 +11,10 @@ from weakref import WeakSet
 
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import GONE, NOTHING, UnderWay
+from redis_router.circuit.overrides import Said
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
 from redis_router.store.contract import COUNTED_FOR_MS
-from redis_router.store.messages import Event, Leader, Reply, Spec
+from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
 
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000
@@ -40,7 +41,7 @@ class Entry:
     in_flight: dict[str, tuple[UnderWay, int]] = field(default_factory=dict)
     """By session: what it has under way, and when it said so, ms."""
     summed_ms: int | None = None
-    events_ms: deque[float] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
+    events: deque[LoggedEvent] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
     pushed_ms: float = 0.0
 
     def claim(self, tokens: Sequence[str], free: int, now: int, ttl_ms: int) -> list[str]:
@@ -146,24 +147,41 @@ class Records:
             listener.put(event)
 
     def save(
-        self, health: ProviderHealth, action: str, changes: Sequence[Transition], now: int, writer: str, quiet_ms: int
+        self,
+        health: ProviderHealth,
+        changes: Sequence[Transition],
+        said: Sequence[Said],
+        now: int,
+        by: str,
+        quiet_ms: int,
     ) -> ProviderHealth:
         """Write the record, and tell everybody: at once of what moved, of averages after `quiet_ms` of silence."""
         entry = self.entries[health.name]
         entry.health = health = replace(health, version=max(health.version + 1, now * 1000))
-        for _ in changes:
-            entry.events_ms.append(now)
-            self.tell(Event("transition", health.name, writer, health))
-        if action:
-            entry.events_ms.append(now)
-            self.tell(Event(action, health.name, writer, health))
-        is_news = bool(changes or action)
+        for event, details in [*map(_told, changes), *said]:
+            if details:
+                entry.events.append(LoggedEvent(now, event, by, details))
+            self.tell(Event(event, health.name, by, health))
+        is_news = bool(changes or said)
         if not is_news and not 0 <= now - entry.pushed_ms < quiet_ms:
-            self.tell(Event("averages", health.name, writer, health))
+            self.tell(Event("averages", health.name, by, health))
             is_news = True
         if is_news:
             entry.pushed_ms = now
         return health
+
+
+def _told(change: Transition) -> Said:
+    words = {"from": change.from_state, "to": change.to_state, "reason": change.reason}
+    return "transition", {**words, "generation": str(change.generation)}
+
+
+def differs(old: ProviderHealth, new: ProviderHealth, given: Iterable[str]) -> str:
+    """What an update changed, each field with its old and new value."""
+    before, after, named = old.to_fields(), new.to_fields(), list[str]()
+    for name in given:
+        named += [name, "unavailable_reason", "cooldown_until_ms"] if name == "available" else [name]
+    return " ".join(f"{name} {before[name]}>{after[name]}" for name in named if before[name] != after[name])
 
 
 class Memory:

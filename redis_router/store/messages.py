@@ -72,6 +72,16 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An entry of a provider's log: what happened, when (ms on Redis's clock), who did it, and the details."""
+
+    at_ms: int
+    event: str
+    by: str
+    details: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """Who holds the worker lease. `remaining_ms` was right when it was read; 0 or less: nobody holds it."""
 
@@ -146,6 +156,15 @@ def reply(provider: str, raw: Any) -> Reply:
 
 def _transition(provider: str, from_state: str, to_state: str, reason: str, generation: str) -> Transition:
     return Transition(provider, CircuitState(from_state), CircuitState(to_state), reason, int(generation))
+
+
+def logged(entry: Any) -> LoggedEvent:
+    """One entry of a provider's log. Raises RedisRefused."""
+    with reading("an entry of a provider's log in Redis", "XDEL it"):
+        number, fields = entry
+        found = {text(name): text(value) for name, value in fields.items()}
+        at_ms = int(text(number).partition("-")[0])
+        return LoggedEvent(at_ms, found.pop("event", ""), found.pop("by", ""), found)
 
 
 def leader(raw: Sequence[Any]) -> Leader:

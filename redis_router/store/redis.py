@@ -3,7 +3,6 @@
 Every method raises RedisUnavailable or RedisRefused.
 """
 
-import hashlib
 import json
 import random
 import secrets
@@ -12,7 +11,8 @@ from itertools import count
 from typing import Any, Literal
 
 from redis_router.checks import NO_PROBE
-from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.config import CircuitConfig, fingerprint
+from redis_router.circuit.overrides import observed
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.probe import Probe
@@ -22,7 +22,7 @@ from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Leader, Reply, Spec, Status, text
+from redis_router.store.messages import Leader, LoggedEvent, Reply, Spec, Status, text
 
 
 class RedisStore:
@@ -60,7 +60,9 @@ class RedisStore:
 
     # Registration
 
-    def register(self, provider: Provider, config: CircuitConfig, circuit_version: int = 0) -> Reply:
+    def register(
+        self, provider: Provider, config: CircuitConfig, circuit_version: int = 0, *, observe: bool = False
+    ) -> Reply:
         old = self._spec(provider.name) or Spec()
         # the spec first: who hears of a new record looks for it there
         self._write_spec(provider, old.probe if provider.probe is None else provider.probe)
@@ -70,6 +72,8 @@ class RedisStore:
             "circuit_version": str(circuit_version),
             **config.to_fields(),
         }
+        if observe:
+            fields |= {name: str(value) for name, value in observed(self.writer).items()}
         return self._register(provider.name, "registered", fingerprint(config, provider.weight), fields)
 
     def restore(self, provider: Provider, copy: ProviderHealth) -> Reply:
@@ -211,6 +215,11 @@ class RedisStore:
             name, self._redis.run("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
         )
 
+    def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
+        keys = [self.keys.health(name), self.keys.events(name)]
+        args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
+        return messages.reply(name, self._redis.run("override", keys, args))
+
     # Election
 
     def campaign(self, lease_ms: int, seen: int = 0) -> tuple[str, Leader]:
@@ -262,6 +271,11 @@ class RedisStore:
         said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
         return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
 
+    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
+        with self._redis.asking():
+            found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
+        return [messages.logged(entry) for entry in reversed(found)]
+
     def last_event_ms(self, name: str) -> int:
         with self._redis.asking():
             last = self.client.xrevrange(self.keys.events(name), count=1)
@@ -288,9 +302,3 @@ class RedisStore:
     @property
     def _now(self) -> str | int:
         return "" if self.now_ms is None else self.now_ms
-
-
-def fingerprint(config: CircuitConfig, weight: float) -> str:
-    """Of a provider's settings: by it a record says which ones were not taken."""
-    settings = json.dumps({**config.to_fields(), "weight": weight}, sort_keys=True)
-    return hashlib.sha1(settings.encode(), usedforsecurity=False).hexdigest()[:8]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
 FOLDERS = (_PACKAGE / "lua", _PACKAGE.parent / "lua")
-COMMON = ("_record", "_capacity", "_circuit", "_announce")
+COMMON = ("_record", "_overrides", "_capacity", "_circuit", "_announce")
 """In front of every script, in this order: each knows those before it."""
 
 

@@ -8,7 +8,7 @@ import os
 import threading
 from collections import Counter as Times
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from redis_router.circuit.outcome import Outcome, Result, is_request
+from redis_router.circuit.overrides import LETS_IN
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
 from redis_router.telemetry.exposition import in_files
 from redis_router.telemetry.series import Series
@@ -75,7 +76,11 @@ class _Gauges:
     failure_rate: Gauge
     latency_average: Gauge
     cooldown_until: Gauge
+    in_flight: Gauge
+    overdue: Gauge
+    limit: Gauge
     state: CircuitState | None = None
+    overrides: set[str] = field(default_factory=set)
 
 
 class Metrics(Collector):
@@ -151,8 +156,12 @@ class Metrics(Collector):
                 observe(milliseconds / 1000)
 
     @_gated
-    def transition(self, change: Transition) -> None:
-        """Count a transition that this process caused."""
+    def transition(self, change: Transition, health: ProviderHealth | None) -> None:
+        """Count a transition that this process caused; and once more where an override keeps it from moving calls."""
+        if health is not None and health.override in LETS_IN:
+            self._counters["observed_state_changes_total"].labels(
+                change.provider, change.from_state.value, change.to_state.value
+            ).inc()
         self._counters["circuit_state_changes_total"].labels(
             change.provider, change.from_state.value, change.to_state.value
         ).inc()
@@ -214,6 +223,19 @@ class Metrics(Collector):
             gauges.failure_rate.set(health.failure_rate)
             gauges.latency_average.set(health.latency_ms / 1000)
             gauges.cooldown_until.set(health.cooldown_until_ms / 1000)
+            gauges.in_flight.set(health.in_flight)
+            gauges.overdue.set(health.overdue)
+            gauges.limit.set(health.concurrency_limit)
+            if health.override_until_ms or health.weight_override_until_ms or gauges.overrides:
+                self._show_overrides(health, gauges)
+
+    def _show_overrides(self, health: ProviderHealth, gauges: "_Gauges") -> None:
+        """Those in the record; until when stands beside, as nobody may be here when one ends."""
+        ends = {health.override: health.override_until_ms, "weight": health.weight_override_until_ms}
+        for word in {*ends, *gauges.overrides} - {""}:
+            gauge = self._series.gauge("override_until_timestamp_seconds").labels(health.name, word)
+            gauge.set(ends.get(word, 0) / 1000)
+            gauges.overrides.add(word)
 
     def _gauges_of(self, provider: str) -> "_Gauges":
         gauges = self._gauges[provider] = _Gauges(
@@ -221,6 +243,9 @@ class Metrics(Collector):
             self._series.gauge("failure_rate").labels(provider),
             self._series.gauge("latency_average_seconds").labels(provider),
             self._series.gauge("cooldown_until_timestamp_seconds").labels(provider),
+            self._series.gauge("calls_in_flight").labels(provider),
+            self._series.gauge("calls_overdue").labels(provider),
+            self._series.gauge("concurrency_limit").labels(provider),
         )
         return gauges
 
@@ -233,15 +258,19 @@ class Metrics(Collector):
         """Show this provider no more, unless another router or worker of this registry has it."""
         if any(owner.has_provider(provider) for owner in list(self._owners)):
             return
-        known = self._gauges.pop(provider, None) is not None
+        known = self._gauges.pop(provider, None)
         self._bound.pop(provider, None)
         if not in_files():
             self._series.forget(provider)
-        elif known:  # prometheus_client can take no series away there
+        elif known is not None:  # prometheus_client can take no series away there
             for state in CircuitState:
                 self._series.gauge("circuit_state").labels(provider, state.value).set(0)
             self._series.gauge("cooldown_until_timestamp_seconds").labels(provider).set(0)
             self._series.gauge("available").labels(provider).set(1)
+            for calls in ("calls_in_flight", "calls_overdue"):
+                self._series.gauge(calls).labels(provider).set(0)
+            for word in known.overrides:
+                self._series.gauge("override_until_timestamp_seconds").labels(provider, word).set(0)
 
     def watch_pending(self, owner: HasPending) -> None:
         """Count these waiting results in; summed over a registry's routers."""

@@ -228,7 +228,7 @@ class Duties:
             self._fleet.note(name)  # no matter of this record: it is looked at again when Redis is back
             raise
         for change in reply.transitions:
-            self._metrics.transition(change)
+            self._metrics.transition(change, reply.health)
             log.warning("%s is half_open (%s), was open; moved by %s", name, change.reason, self._store.writer)
         self._fleet.take_in(name, reply)
         return reply

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 
 from redis_router import Provider
-from tests.support.fleet import health
+from tests.support.fleet import health, metric
 from tests.support.servers import eventually
 
 QUICK, SLOW = Provider("quick", models=("m",)), Provider("slow", models=("m",))
@@ -44,6 +44,7 @@ class TestHanging:
             eventually(lambda: chosen(other) == "slow", "the other replica goes elsewhere")
             found = other.get_health_status()["quick"]
             failed = one.get_health_status()["quick"].failure_rate
+            eventually(lambda: metric(other, "calls_overdue", provider="quick") == 1, "the metrics show it")
         eventually(lambda: one.flush() and other.get_health_status()["quick"].overdue == 0, "it is not overdue")
         assert (found.in_flight, found.overdue, found.circuit_state, failed) == (1, 1, "closed", 0.0)
         assert health(one, "quick").circuit_state == "closed"

@@ -163,6 +163,20 @@ class TestReplicasOfTheVersionBefore:
         assert recorded(after, "openai", 1, result("openai", True)).status == "ok"
         assert keeps()["schema"] == str(SCHEMA)
 
+    @pytest.mark.redis("there are no versions beside each other")
+    def test_they_leave_an_override_alone_and_do_not_obey_it(self, backend):
+        """It does not obey, which the page says: it gives permits. Who is of this version goes on obeying."""
+        before, after = backend.store("before", now_ms=1_000), backend.store("after", now_ms=1_000)
+        after.register(OPENAI, CONFIG)
+        after.override("openai", "drain", 60_000, 0, "alice", "maintenance")
+        with the_version_before():
+            recorded(before, "openai", 1, *[result("openai", False)] * CONFIG.consecutive_failure_limit)
+            before.now_ms = after.now_ms = 2_000 + round(CONFIG.open_timeout * 1000)
+            assert before.half_open("openai").health.override == "drain"
+            assert before.claim("openai", ["a"], 1_000)[1] == ["a"]
+        assert after.claim("openai", ["b"], 1_000)[1] == []
+        assert backend.record().override_reason == "maintenance"
+
     def test_a_field_that_is_unknown_is_read_past(self):
         """By this version, too: so a later one may add such a field."""
         fields = {**RECORDS["closed"], "colour": "red"}

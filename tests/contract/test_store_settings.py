@@ -37,7 +37,7 @@ class TestUpdate:
         store.update("openai", CircuitConfig(consecutive_failure_limit=1).to_fields())
         assert recorded(store, "openai", 1, result("openai", False)).health.circuit_state is CircuitState.OPEN
         log = redis_client.xrange(store.keys.events("openai"))
-        assert "consecutive_failure_limit=1" in str(log)
+        assert f"consecutive_failure_limit {CONFIG.consecutive_failure_limit}>1" in str(log)
 
 
 class TestWrittenByHand:

@@ -1,5 +1,7 @@
 """The metrics that there are, read from the collectors after one of everything happened."""
 
+from dataclasses import replace
+
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitState, Outcome, ProviderHealth
@@ -13,7 +15,7 @@ def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
     registry = CollectorRegistry()
     metrics, change = Metrics(registry), Transition("p", CircuitState.CLOSED, CircuitState.OPEN, "window", 2)
     metrics.results("p", [Result("p", outcome, 20.0, 1, reason="timeout") for outcome in Outcome])
-    metrics.transition(change)
+    metrics.transition(change, replace(ProviderHealth("p"), override="observe"))
     metrics.local_transition(change)
     metrics.background_failed("engine")
     metrics.permit_claimed("p")
@@ -22,7 +24,7 @@ def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
         metrics.probed("p", passed=passed)
     for reason in DROP_REASONS:
         metrics.dropped(reason, 1)
-    metrics.health([ProviderHealth("p")])
+    metrics.health([replace(ProviderHealth("p"), override="drain", override_until_ms=1)])
     found: dict[str, tuple[str, dict[str, set[str]]]] = {}
     for family in registry.collect():
         labels: dict[str, set[str]] = {}

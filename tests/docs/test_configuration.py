@@ -36,7 +36,9 @@ def test_defaults_are_those_of_the_code():
     for field in fields:
         if field.name != "circuit":
             said = told[field.name].split(" ")[0].replace(",", "").strip('`"')
-            assert said == (field.default if isinstance(field.default, str) else f"{field.default:g}"), field.name
+            assert said == (str(field.default) if isinstance(field.default, str | bool) else f"{field.default:g}"), (
+                field.name
+            )
 
 
 def test_the_preset_is_that_of_the_code():

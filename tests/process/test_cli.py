@@ -141,6 +141,19 @@ def test_only_an_unreadable_record(base, one_real, store):
     assert "ajar" in json.loads(said)["unreadable"]["openai"]
 
 
+def test_status_shows_overrides(base, store):
+    """Who said so, and for how long; of the weight beside the weight; what is over, no more."""
+    store.override("openai", "drain", 1_800_000, 0, "alice", "maintenance")
+    store.override("openai", "weight", 0, 0.5, "bob", "")
+    store.override("azure", "observe", 1, 0, "alice", "")
+    eventually(lambda: "observe" not in run("status", *base)[1])
+    _, said, _ = run("status", *base)
+    assert re.search(r"drain by alice, (30|29) min left", said)
+    assert "0.5 by bob, for ever" in said
+    store.update("openai", {"available": "0"})
+    assert "no (operator)" in run("status", *base)[1]
+
+
 def test_status_shows_what_is_printable(base, one_real, store):
     """Whatever a hand wrote into a record: no escape sequence reaches the terminal, and no line is forged."""
     evil = "\x1b[2J\x07\u202egpj\nazure  open\r\x9b"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from redis_router import CircuitConfig, HealthChecker, Provider, cli
+from redis_router import CircuitConfig, HealthChecker, Operator, Provider, cli
 from redis_router.circuit.record import SCHEMA
 from redis_router.cli.checkup import CHECKS, fleet, server
 from redis_router.store import server as looked_at
@@ -414,7 +414,7 @@ def test_records_that_cannot_be_used(one_real, admin, doctor):
     client.hset(keys.health("wrong"), "circuit_state", "ajar")
     client.delete(keys.health("gone"))
     newer, wrong, gone = doctor(admin, one_real.namespace)["records"]
-    assert "upgrade" in only([newer], "error", "newer: schema 2 is newer than 1")
+    assert "upgrade" in only([newer], "error", f"newer: schema {SCHEMA + 1} is newer than {SCHEMA}")
     assert f"DEL '{keys.health('wrong')}'" in only([wrong], "error", "'wrong'", "ajar")
     assert "gateway" in only([gone], "warning", "gone: registered, and without a record")
 
@@ -433,6 +433,26 @@ def test_thresholds_that_were_not_taken(one_real, admin, doctor):
     assert "circuit_version" in only(doctor(admin, one_real.namespace)["thresholds"], "warning", "openai")
     one_real.store().register(provider, ONCE, circuit_version=1)
     only(doctor(admin, one_real.namespace)["thresholds"], "ok")
+
+
+def test_overrides_without_an_end(one_real, admin, doctor):
+    """Each with who said it, and why; one that ends by itself is well."""
+    for name in ("openai", "azure", "mistral"):
+        one_real.store().register(Provider(name, ("m",)), CircuitConfig())
+    with Operator(admin, one_real.namespace) as operator:
+        operator.drain("openai", seconds=60, by="alice", reason="short")
+        only(doctor(admin, one_real.namespace)["overrides"], "ok", "in force for a time: 1")
+        operator.override("openai", "force_closed", seconds=None, by="alice", reason="ticket 4711")
+        operator.override("azure", "weight", weight=0.2, seconds=None, by="bob")
+        one_real.store().update("mistral", {"available": "0"})
+        azure, mistral, openai, others = doctor(admin, one_real.namespace)["overrides"]
+        assert "end_override('azure')" in only([azure], "warning", "azure: weight 0.2 for ever, by bob")
+        assert "update_health('mistral', available=True)" in only([mistral], "warning", "mistral: an operator")
+        only([openai], "warning", "openai: force_closed for ever, by alice: ticket 4711")
+        only([others], "ok", "in force for a time: 0")
+        operator.end_override("*")
+    one_real.store().update("mistral", {"available": "1"})
+    only(doctor(admin, one_real.namespace)["overrides"], "ok")
 
 
 def test_providers_that_nobody_serves(one_real, admin, doctor):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import GONE, Result, UnderWay
+from redis_router.circuit.overrides import END, WEIGHT, Override
 from redis_router.store.contract import Batch
 from redis_router.store.memory import MemoryStore
 from redis_router.store.memory_records import Memory
@@ -61,6 +62,7 @@ outcomes = st.tuples(
 settings_ = st.sampled_from(
     [{"available": "0"}, {"available": "1"}, {"weight": "0"}, {"weight": "2.5"}, {"open_timeout_ms": "20"}]
 )
+words = st.sampled_from([*map(str, Override), WEIGHT, WEIGHT, END])
 batches = st.lists(outcomes, min_size=1, max_size=12)
 steps = st.lists(
     st.one_of(
@@ -70,6 +72,7 @@ steps = st.lists(
         st.tuples(st.just("half_open"), st.integers(0, 3)),
         st.tuples(st.just("claim"), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)),
         st.tuples(st.just("update"), st.tuples(settings_, st.sampled_from(["operator", "probe"]), st.integers(0, 3))),
+        st.tuples(st.just("override"), st.tuples(words, st.integers(0, 3_000), st.sampled_from([0.0, 0.3, 2.0]))),
         st.tuples(st.just("register"), st.tuples(configs, st.integers(0, 2))),
         st.tuples(st.just("restore"), st.integers(0, 100)),
         st.tuples(st.just("deregister"), st.none()),
@@ -85,8 +88,8 @@ WHY = {0: "timeout", 1: "w", -1: "wh", -2: "w"}
 class Fleet:
     """Two replicas on one store; `play` says what a step came to, without what goes by the store's own clock."""
 
-    def __init__(self, one, other, name: str) -> None:
-        self.one, self.other, self.name = one, other, name
+    def __init__(self, one, other, reader, name: str) -> None:
+        self.one, self.other, self.reader, self.name = one, other, reader, name
         self.seq, self.batch, self.under_way, self.now_ms = 0, [], UnderWay(), 1_000
         self.records = []
         for store in (one, other):
@@ -148,6 +151,16 @@ class Fleet:
     def _update(self, step, given_):
         return self._reply(self.one.update(self.name, *given_))
 
+    def _override(self, step, given_):
+        word, lasts_ms, weight = given_
+        return self._reply(self.one.override(self.name, word, lasts_ms, weight, "alice", "why"))
+
+    @property
+    def told(self):
+        """The log's entries of which both have the same details."""
+        kinds = ("transition", "override", "weight_override", "cooling")
+        return [replace(e, at_ms=0) for e in self.reader.events(self.name) if e.event in kinds]
+
     def _wait(self, step, ms):
         self.now_ms += ms
 
@@ -155,13 +168,15 @@ class Fleet:
         self.now_ms = max(0, self.now_ms - ms)
 
 
-def check_history(store: RedisStore, config: CircuitConfig, history) -> None:
+def check_history(store: RedisStore, reader: RedisStore, config: CircuitConfig, history) -> None:
     """Play a history of two replicas on Redis and in memory, and compare after each step."""
     name, memory = f"p{next(names)}", Memory()
-    redis = Fleet(store, RedisStore(store.client, store.keys.namespace, "other"), name)
-    here = Fleet(MemoryStore(memory, "rr", "gw"), MemoryStore(memory, "rr", "other"), name)
+    redis = Fleet(store, RedisStore(store.client, store.keys.namespace, "other"), reader, name)
+    one, other = MemoryStore(memory, "rr", "gw"), MemoryStore(memory, "rr", "other")
+    here = Fleet(one, other, one, name)
     for step, given_ in [("register", (config, 0)), *history]:
         assert redis.play(step, given_) == here.play(step, given_), step
+        assert redis.told == here.told
         if redis.records:
             check_invariants(redis.records[-1])
 
@@ -182,14 +197,15 @@ either = st.one_of(configs, demanding_configs())
 @given(config=either, history=steps)
 def test_lua_and_python_agree_on_fakeredis(config, history):
     """Floats to the last bit: the scripts write the shortest text that reads back the same."""
-    check_history(RedisStore(fakeredis.FakeRedis(), "rr", "gw"), config, history)
+    store = RedisStore(fakeredis.FakeRedis(), "rr", "gw")
+    check_history(store, store, config, history)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=either, history=steps)
 def test_lua_and_python_agree_on_a_real_server(real, config, history):
     """And on each real server found."""
-    check_history(real.store(), config, history)
+    check_history(real.store(), real.operator(), config, history)
 
 
 @given(st.integers(1, 200), st.floats(0.0, 1.0))

@@ -36,6 +36,7 @@ CHECKS = (
     Check("circuits", "no open circuit waits for longer than it must", fleet.circuits),
     Check("records", "every record can be read, and every provider has one", fleet.records),
     Check("thresholds", "the code's thresholds are those of the records", fleet.thresholds),
+    Check("overrides", "what operators said has an end", fleet.overrides),
     Check("unused", "every provider is served by a replica", fleet.unused),
     Check("keys", "the namespace holds the library's keys only, and not too many", fleet.keys),
 )

@@ -4,11 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from redis_router.circuit.record import CircuitState, NewerSchema
+from redis_router.circuit.config import fingerprint
+from redis_router.circuit.overrides import FOR_EVER_MS, override_of
+from redis_router.circuit.record import CircuitState, NewerSchema, TakenOutBy
 from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said
 from redis_router.cli.purge import OURS, leftovers
 from redis_router.cli.terminal import lasted
-from redis_router.store.redis import fingerprint
 
 OVERDUE_MS = 10_000
 """Where no worker leads, a replica moves a circuit 5 s after its time."""
@@ -99,6 +100,35 @@ def thresholds(patient: Patient) -> Iterator[Said]:
         )
     else:
         yield Said(OK, "no gateway came with other thresholds than those of the records")
+
+
+def overrides(patient: Patient) -> Iterator[Said]:
+    """What operators said, and did not bound: it is forgotten where nobody asks."""
+    now_ms, records = patient.snapshot.now_ms, patient.snapshot.records
+    for name, health in sorted(records.items()):
+        if health.unavailable_reason == TakenOutBy.OPERATOR:
+            yield Said(
+                WARNING,
+                f"{name}: an operator took it out of service, without an end",
+                f"where that is over: update_health({name!r}, available=True)",
+            )
+        if override_of(health, now_ms) and health.override_until_ms == FOR_EVER_MS:
+            yield _for_ever(name, health.override, health.override_by, health.override_reason)
+        if health.weight_override_until_ms == FOR_EVER_MS:
+            weight = f"weight {health.weight_override:g}"
+            yield _for_ever(name, weight, health.weight_override_by, health.weight_override_reason)
+    bounded = [
+        until_ms
+        for health in records.values()
+        for until_ms in (health.override_until_ms, health.weight_override_until_ms)
+        if now_ms < until_ms < FOR_EVER_MS
+    ]
+    yield Said(OK, f"in force for a time: {len(bounded)}")
+
+
+def _for_ever(name: str, word: str, by: str, reason: str) -> Said:
+    why = f": {reason}" if reason else ""
+    return Said(WARNING, f"{name}: {word} for ever, by {by}{why}", f"where that is over: end_override({name!r})")
 
 
 def unused(patient: Patient) -> Iterator[Said]:

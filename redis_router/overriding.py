@@ -1,0 +1,158 @@
+"""Overrides: what somebody on call says for a time, through a router or through a plain `Operator`."""
+
+from contextlib import closing
+from typing import Any, Self
+
+from redis_router.checks import check_flag, check_name, check_number, check_weight
+from redis_router.circuit.overrides import END, HOUR_SECONDS, Override, check_override
+from redis_router.errors import InvalidArgument, RedisRefused, UnknownProvider
+from redis_router.runtime.names import operator_name
+from redis_router.store.contract import Snapshot, Store
+from redis_router.store.messages import LoggedEvent, Reply
+from redis_router.store.opening import open_store, open_target
+
+ALL = "*"
+"""As a name: every provider that is registered in the fleet."""
+
+
+class Overriding:
+    """What a router and a plain `Operator` have in common. Each call waits for Redis and holds for the whole fleet."""
+
+    def override(
+        self,
+        name: str,
+        override: Override | str,
+        *,
+        seconds: float | None = HOUR_SECONDS,
+        weight: float | None = None,
+        reason: str = "",
+        by: str | None = None,
+    ) -> None:
+        """Say for a time what calls see of a provider, whatever the rules say.
+
+        name      of a provider, here or in the fleet; of a record, `name/model`; or `*` for all of the fleet
+        override  drain, force_open: no new calls; force_closed, observe: calls flow; or weight, with `weight=`
+        seconds   until it ends by itself, by Redis's clock: an hour; None for ever, or until `end_override`
+        reason    for people, in the record and the log: at most 200 characters
+        by        who says so: user and host where not given
+
+        An override of the state replaces the one before it; one of the weight stands beside it.
+        Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
+        """
+        by = operator_name() if by is None else by
+        word, lasts_ms, to = check_override(override, seconds, weight, reason, by)
+        self._say(name, word, lasts_ms, to, by, reason)
+
+    def drain(
+        self, name: str, *, seconds: float | None = HOUR_SECONDS, reason: str = "", by: str | None = None
+    ) -> None:
+        """No new calls for so long; those under way end. The same as `override(name, "drain", …)`."""
+        self.override(name, Override.DRAIN, seconds=seconds, reason=reason, by=by)
+
+    def end_override(self, name: str, *, reason: str = "", by: str | None = None) -> None:
+        """End the overrides of a provider, of its weight too: what the rules say now counts. Raises as `override`."""
+        by = operator_name() if by is None else by
+        check_override(Override.DRAIN, None, None, reason, by)
+        self._say(name, END, 0, 0.0, by, reason)
+
+    def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
+        raise NotImplementedError
+
+
+def names_in_fleet(store: Store, name: str, *, deregistered: bool = False) -> list[str]:
+    """The records that a name stands for in the fleet. Raises UnknownProvider."""
+    specs = store.specs()
+    fleet = {record: spec.provider for record, spec in specs.items() if deregistered or not spec.deregistered}
+    found = [record for record, whole in fleet.items() if name in (record, whole, ALL)]
+    if found:
+        return found
+    raise UnknownProvider.among(str(name), {*fleet.values()} - {""}, "registered in the fleet,")
+
+
+class Operator(Overriding):
+    """Looks at a fleet and acts on it, without being one of its replicas: it registers nothing and starts no thread.
+
+    redis      a URL, or a client, as `Router` takes it
+    namespace  the gateways'
+    by         who acts, for the record and the log: user and host where not given
+
+    Every method waits for Redis. Use it as a context manager, or close it. Raises InvalidArgument.
+    """
+
+    def __init__(self, redis: Any, namespace: str = "rr", *, by: str | None = None) -> None:
+        self.by = check_name("by", operator_name() if by is None else by)
+        self._opened = open_target(redis)
+        self._owns = isinstance(redis, str)
+        self._store = open_store(self._opened, check_name("namespace", namespace), self.by)
+
+    def override(
+        self,
+        name: str,
+        override: Override | str,
+        *,
+        seconds: float | None = HOUR_SECONDS,
+        weight: float | None = None,
+        reason: str = "",
+        by: str | None = None,
+    ) -> None:
+        """See `Overriding.override`; `by` is this operator where not given."""
+        super().override(name, override, seconds=seconds, weight=weight, reason=reason, by=by or self.by)
+
+    def end_override(self, name: str, *, reason: str = "", by: str | None = None) -> None:
+        """See `Overriding.end_override`."""
+        super().end_override(name, reason=reason, by=by or self.by)
+
+    def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
+        """Take a provider out of service or back in, or change its weight, until somebody says otherwise.
+
+        As `Router.update_health`, and raises as that.
+        """
+        fields: dict[str, str] = {}
+        if available is not None:
+            fields["available"] = str(int(check_flag("available", available)))
+        if weight is not None:
+            fields["weight"] = repr(check_weight(weight))
+        if not fields:
+            raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
+        for record in names_in_fleet(self._store, name):
+            _must_exist(record, self._store.update(record, fields))
+
+    def events(self, name: str, *, since: float | None = None, most: int = 1000) -> list[LoggedEvent]:
+        """What happened to a provider, oldest first: transitions, and what operators did, with who and why.
+
+        `since` is how many seconds to look back; None for all that is kept. Also of a provider that was deregistered,
+        for a week. It takes the right to `xrevrange`. Raises UnknownProvider, RedisUnavailable, RedisRefused.
+        """
+        since_ms = 0
+        if since is not None:
+            back = check_number("since", since, most=1e9)
+            since_ms = max(0, round(self._store.leader()[0] - back * 1000))
+        records = names_in_fleet(self._store, name, deregistered=True)
+        found = [event for record in records for event in self._store.events(record, since_ms, most)]
+        return sorted(found, key=lambda event: event.at_ms)[-most:]
+
+    def status(self) -> Snapshot:
+        """Every record as it stands in Redis, its clock, and who leads."""
+        return self._store.snapshot()
+
+    def close(self) -> None:
+        """Give the connection back, where a URL was given."""
+        if self._owns:
+            with closing(self._opened):
+                pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
+        for record in names_in_fleet(self._store, name):
+            _must_exist(record, self._store.override(record, word, lasts_ms, weight, by, reason))
+
+
+def _must_exist(name: str, reply: Reply) -> None:
+    if reply.health is None:
+        why = reply.unreadable or "it has no record in Redis: a router that serves it writes one when it is in touch"
+        raise RedisRefused(f"provider {name!r}: {why}")

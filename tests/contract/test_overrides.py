@@ -1,0 +1,338 @@
+"""What operators say for a time: the table of docs/operating.md, row by row, on every store."""
+
+import pytest
+
+from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Operator, Provider, UnknownProvider
+from redis_router.circuit.overrides import END, FOR_EVER_MS
+from redis_router.circuit.record import CircuitState
+from redis_router.store.messages import Status
+from tests.support import eventually, metric
+from tests.support.fleet import AZURE, OPENAI, QUICK, fail, half_open, recorded, result, until
+
+A_MOMENT = 1.0
+"""Seconds: an override of a test that waits for its end."""
+
+
+def serves(replica, *names, model="gpt-4o"):
+    """Do calls for this model go to exactly these, in many turns?"""
+    try:
+        return {replica.select_provider(model).name for _ in range(12)} == set(names)
+    except NoProviderAvailable:
+        return not names
+
+
+class TestTakesOut:
+    @pytest.mark.parametrize("word", ["drain", "force_open"])
+    def test_no_new_calls_in_the_whole_fleet_and_back_again(self, pair, word):
+        """Those under way end, and count."""
+        first, second = pair
+        with first.attempt("gpt-4o-mini") as attempt:
+            second.override("openai", word, reason="maintenance", by="alice")
+            eventually(lambda: serves(first, "azure") and serves(second, "azure"))
+            assert attempt.provider == OPENAI
+        assert first.flush()
+        assert metric(first, "requests_total", provider="openai", outcome="success") == 1
+        with pytest.raises(NoProviderAvailable, match=rf"{word} by alice until .*\(maintenance\)"):
+            first.select_provider("gpt-4o-mini")
+        first.end_override("openai")
+        eventually(lambda: serves(first, "openai", "azure") and serves(second, "openai", "azure"))
+
+    def test_it_ends_by_itself_without_traffic(self, pair):
+        """On Redis's clock, and nobody need say so."""
+        first, second = pair
+        first.drain("openai", seconds=A_MOMENT)
+        eventually(lambda: serves(second, "azure"))
+        eventually(lambda: second._view.picks and serves(second, "openai", "azure"))
+
+    def test_an_open_circuit_behaves_by_the_rules_of_that_moment_when_it_ends(self, pair):
+        """Never by the state of the time when it began."""
+        first, second = pair
+        first.drain("openai")
+        eventually(lambda: serves(second, "azure"))
+        fail(second, "openai", 3)
+        until(first, "openai", "open")
+        first.end_override("openai")
+        eventually(lambda: not second.get_health_status()["openai"].override)
+        assert serves(second, "azure")
+
+    @pytest.mark.parametrize("word", ["drain", "force_open"])
+    def test_no_trial_calls_in_half_open(self, backend, word):
+        """Who holds a permit keeps it until its call ends; nobody gets a new one, until the end."""
+        store = half_open_record(backend)
+        assert store.claim("openai", ["a"], 60_000)[1] == ["a"]
+        store.override("openai", word, 1000, 0, "alice", "")
+        assert store.claim("openai", ["a", "b"], 60_000)[1] == ["a"]
+        store.now_ms += 1000
+        assert store.claim("openai", ["a", "b"], 60_000)[1] == ["a", "b"]
+
+    def test_trial_calls_begin_when_it_ends(self, alone_on_openai, checker):
+        """A circuit that became half-open meanwhile: permits are claimed at that moment, without traffic before."""
+        replica = alone_on_openai()
+        half_open(replica, checker())
+        replica.drain("openai", seconds=A_MOMENT)
+        assert serves(replica)
+        eventually(lambda: serves_a_trial(replica))
+
+    def test_least_bad_does_not_call_it(self, alone_on_openai):
+        """An operator's word is no circuit: nobody is better than somebody who is taken out."""
+        replica = alone_on_openai(when_all_open="least_bad")
+        replica.drain("openai")
+        assert serves(replica)
+
+    def test_a_permanent_word_stands_beside(self, pair):
+        """`available=False` outlasts a drain that ends; `available=True` ends it."""
+        first, _ = pair
+        first.update_health("openai", available=False)
+        first.drain("openai")
+        first.end_override("openai")
+        assert serves(first, "azure")
+        first.drain("openai")
+        first.update_health("openai", available=True)
+        assert serves(first, "openai", "azure")
+
+
+class TestLetsIn:
+    @pytest.mark.parametrize("word", ["force_closed", "observe"])
+    def test_calls_flow_while_the_rules_count(self, pair, word):
+        """An open circuit takes nobody out, and says what it would have done; at the end it counts."""
+        first, second = pair
+        first.override("openai", word)
+        eventually(lambda: second.get_health_status()["openai"].override == word)
+        fail(second, "openai", 3)
+        until(first, "openai", "open")
+        assert serves(first, "openai", "azure")
+        labels = {"provider": "openai", "from_state": "closed", "to_state": "open"}
+        assert metric(second, "observed_state_changes_total", **labels) == 1
+        first.end_override("openai")
+        eventually(lambda: serves(first, "azure") and serves(second, "azure"))
+
+    @pytest.mark.parametrize("word", ["force_closed", "observe"])
+    def test_in_half_open_calls_take_no_permit_and_close_the_circuit(self, backend, word):
+        """Their results are those of the circuit's generation."""
+        store = half_open_record(backend)
+        health = store.override("openai", word, 0, 0, "alice", "").health
+        results = [result("openai", True, health.generation)] * 2
+        assert recorded(store, "openai", 9, *results).health.circuit_state is CircuitState.CLOSED
+
+    def test_a_failing_probe_does_not_take_it_out(self, pair, backend):
+        """The probe is a rule, too."""
+        first, _ = pair
+        first.override("openai", "force_closed")
+        backend.store().update("openai", {"available": "0"}, "probe")
+        eventually(lambda: not first.get_health_status()["openai"].available)
+        assert serves(first, "openai", "azure")
+        first.end_override("openai")
+        assert serves(first, "azure")
+
+    def test_a_rate_limit_holds(self, pair):
+        """That is the provider's own word, and no rule of ours."""
+        first, second = pair
+        first.override("openai", "force_closed")
+        first.record_result("openai", outcome="rate_limited", cooldown=60.0)
+        assert first.flush()
+        eventually(lambda: serves(first, "azure") and serves(second, "azure"))
+
+    def test_what_an_operator_took_out_for_good_stays_out(self, pair):
+        """An override is above rules, not above people."""
+        first, _ = pair
+        first.update_health("openai", available=False)
+        first.override("openai", "force_closed")
+        assert serves(first, "azure")
+
+    def test_the_log_says_what_would_have_happened(self, pair, caplog):
+        """Aloud; who said so stands one step lower."""
+        caplog.set_level("INFO")
+        first, _ = pair
+        first.override("openai", "observe", seconds=None, reason="a first week", by="alice")
+        fail(first, "openai", 3)
+        until(first, "openai", "open")
+        eventually(lambda: "openai would be open" in caplog.text)
+        eventually(lambda: "openai: override observe for ever, by alice: a first week" in caplog.text)
+
+
+class TestObserveFromTheFirstDay:
+    def test_new_registrations_begin_under_it(self, router, circuit, backend):
+        """Until somebody ends it; who registers it again does not bring it back."""
+        for _ in range(2):
+            replica = router(circuit=circuit, observe=True)
+            replica.register_provider(OPENAI)
+            replica.start()
+        assert backend.record().override == "observe"
+        fail(replica, "openai", 3)
+        until(replica, "openai", "open")
+        assert serves(replica, "openai")
+        replica.end_override("openai")
+        assert serves(replica)
+        last = router(circuit=circuit, observe=True)
+        last.register_provider(OPENAI)
+        last.start()
+        assert backend.record().override == ""
+
+    @pytest.mark.redis("there is no Redis to be away")
+    def test_while_redis_is_away_from_the_beginning(self, router, circuit, outage):
+        """It holds at once."""
+        with outage():
+            replica = router(circuit=circuit, observe=True)
+            replica.register_provider(OPENAI)
+            replica.start()
+            fail_quietly(replica, "openai", 9)
+            eventually(lambda: replica.get_circuit_state("openai") == "open")
+            assert serves(replica, "openai")
+
+
+class TestWeight:
+    def test_another_weight_for_a_time(self, router, circuit):
+        """Beside an override of the state, and above the permanent weight."""
+        replica = router(circuit=circuit, strategy="weighted")
+        for provider in (OPENAI, AZURE):
+            replica.register_provider(provider)
+        replica.start()
+        replica.override("openai", "weight", weight=0, seconds=A_MOMENT)
+        assert serves(replica, "azure")
+        replica.update_health("openai", weight=1.0)
+        assert serves(replica, "azure")
+        eventually(lambda: serves(replica, "openai", "azure"))
+
+
+class TestTroubles:
+    def test_while_redis_is_away_it_holds_and_ends(self, pair, outage):
+        """Each replica knows until when, and goes by its estimate of Redis's clock."""
+        first, second = pair
+        first.drain("openai", seconds=3.0)
+        eventually(lambda: serves(second, "azure"))
+        with outage():
+            eventually(lambda: not metric(second, "redis_up"))
+            assert (
+                serves(second, "azure")
+                or second._engine.now_ms() > second.get_health_status()["openai"].override_until_ms
+            )
+            eventually(lambda: serves(second, "openai", "azure"))
+
+    def test_it_comes_back_with_a_lost_record(self, pair, redis_client, backend):
+        """As settings do."""
+        first, second = pair
+        first.drain("openai", reason="maintenance")
+        eventually(lambda: serves(second, "azure"))
+        redis_client.delete(backend.keys.health("openai"))
+        fail(first, "azure", 1)
+        second.record_result("openai", success=True, latency_ms=1.0)
+        found = backend.looking.snapshot
+        eventually(lambda: (it := found().records.get("openai")) is not None and it.override == "drain")
+        assert backend.record().override_reason == "maintenance"
+        assert serves(first, "azure")
+
+    def test_deregistering_ends_it_and_keeps_the_log(self, pair, backend):
+        """A provider that comes back begins without an override."""
+        first, _ = pair
+        first.drain("openai", by="alice")
+        first.deregister_provider("openai", everywhere=True)
+        first.register_provider(OPENAI)
+        eventually(lambda: serves(first, "openai", "azure"))
+        told = [(event.event, event.by) for event in backend.operator().events("openai")]
+        assert ("override", "alice") in told
+        assert "deregistered" in dict(told)
+
+
+class TestLog:
+    def test_every_word_is_in_it_with_who_and_why(self, backend):
+        """And so is its end, of those that end by themselves, too."""
+        store, log = backend.store(now_ms=1000), backend.operator()
+        store.register(OPENAI, QUICK)
+        store.override("openai", "drain", 1000, 0, "alice", "maintenance")
+        store.now_ms = 2500
+        recorded(store, "openai", 1, result("openai", True))
+        store.override("openai", "weight", 0, 0.5, "bob", "")
+        store.override("openai", END, 0, 0, "bob", "done")
+        told = [(e.event, e.by, *e.details.values()) for e in log.events("openai") if "override" in e.event]
+        assert told == [
+            ("override", "alice", "", "drain", "2000", "maintenance"),
+            ("override", "gw", "drain", "", "0", "expired"),
+            ("weight_override", "bob", "2", "0.5", str(FOR_EVER_MS), ""),
+            ("weight_override", "bob", "0.5", "2", "0", "done"),
+        ]
+
+    def test_an_update_is_in_it_with_old_and_new(self, backend):
+        """Also of what is said for good."""
+        store = backend.store(now_ms=1)
+        store.register(AZURE, QUICK)
+        store.update("azure", {"weight": "3.0"})
+        assert backend.operator().events("azure")[-1].details["detail"].replace(".0", "") == "weight 1>3"
+
+    def test_of_no_record(self, backend):
+        """Nothing is written."""
+        assert backend.store().override("openai", "drain", 0, 0, "alice", "").status is Status.MISSING
+
+
+@pytest.fixture
+def operator(backend):
+    with Operator(backend.url if backend.name == "memory" else backend.client(), backend.namespace, by="alice") as made:
+        yield made
+
+
+class TestOperator:
+    def test_acts_on_the_fleet_and_looks_without_being_of_it(self, pair, operator, backend):
+        """It registers nothing."""
+        first, _ = pair
+        operator.drain("openai", reason="maintenance")
+        eventually(lambda: serves(first, "azure"))
+        health = operator.status().records["openai"]
+        assert (health.override, health.override_by, health.override_reason) == ("drain", "alice", "maintenance")
+        assert operator.events("openai", since=600)[-1].by == "alice"
+        operator.end_override("openai")
+        eventually(lambda: serves(first, "openai", "azure"))
+        operator.update_health("openai", available=False)
+        eventually(lambda: serves(first, "azure"))
+
+    def test_the_whole_namespace_at_once(self, pair, operator, backend):
+        """`*`: how a careful team begins."""
+        operator.override("*", "observe", seconds=None)
+        assert {health.override for health in operator.status().records.values()} == {"observe"}
+
+    def test_who_nobody_knows(self, pair, operator):
+        """With the names that there are."""
+        with pytest.raises(UnknownProvider, match=r"'opnai'.*azure, openai"):
+            operator.drain("opnai")
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"override": "darin"}, "give one of drain"),
+            ({"seconds": 0}, "seconds is 0"),
+            ({"reason": "x" * 201}, "at most 200"),
+            ({"reason": "two\nlines"}, "on one line"),
+            ({"by": 7}, "by is 7"),
+            ({"weight": 1.0}, "give weight="),
+            ({"override": "weight"}, "give weight="),
+            ({"override": "weight", "weight": -1}, "weight"),
+        ],
+    )
+    def test_bad_words_are_refused_before_anything_is_stored(self, pair, operator, given, said):
+        """The thing, the value, the remedy."""
+        with pytest.raises(InvalidArgument, match=said):
+            operator.override(**{"name": "openai", "override": "drain", **given})
+        assert operator.status().records["openai"].override == ""
+
+
+def serves_a_trial(replica):
+    """Does a call with a permit go to it?"""
+    try:
+        with replica.attempt("gpt-4o") as attempt:
+            return attempt.permit is not None
+    except NoProviderAvailable:
+        return False
+
+
+def half_open_record(backend):
+    """A store in which openai is half-open, at its own moment."""
+    store = backend.store(now_ms=1000)
+    store.register(Provider("openai", ("m",)), CircuitConfig(open_timeout=1.0, half_open_success_threshold=2))
+    recorded(store, "openai", 1, *[result("openai", False)] * 5)
+    store.now_ms += 1000
+    assert store.half_open("openai").health.circuit_state is CircuitState.HALF_OPEN
+    return store
+
+
+def fail_quietly(replica, name, times):
+    """Without Redis nothing is seen through."""
+    for _ in range(times):
+        replica.record_result(name, success=False, latency_ms=10.0)
