@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
+import redis
 
-from redis_router import CircuitConfig, HealthChecker, Operator, Provider, cli
+from redis_router import CircuitConfig, HealthChecker, Operator, Provider, RedisUnavailable, cli
 from redis_router.circuit.record import SCHEMA
 from redis_router.cli.checkup import CHECKS, fleet, server
 from redis_router.store import server as looked_at
@@ -19,7 +21,7 @@ from redis_router.store.opening import open_store
 from redis_router.store.server import Node
 from redis_router.testing.server import EmbeddedServer, free_port
 from tests.conftest import REAL, RIGHTS
-from tests.support import recorded, result
+from tests.support import eventually, recorded, result
 from tests.support.documents import said_once
 from tests.support.servers import cluster, sentinels
 
@@ -166,6 +168,52 @@ def test_a_server_that_hangs(one_real, admin, capsys):
         assert cli.main(["doctor", "--redis", admin, "--json"]) == 1
     (found,) = json.loads(capsys.readouterr().out)
     assert "Timeout" in found["found"]
+
+
+def test_a_server_without_room_for_connections(doctor):
+    """It is there, and takes no more of them."""
+    with own_server("--maxclients", "1") as (running, client):
+        client.ping()  # holds the one that there is
+        found = doctor(running.url)
+    assert "maxclients" in only(found["connection"], "error", "max number of clients")
+
+
+def test_a_server_that_is_busy_with_a_script(doctor):
+    """Redis answers others after `busy-reply-threshold`, and refuses what they ask."""
+    with own_server("--lua-time-limit", "10") as (running, client), ThreadPoolExecutor() as pool:
+        endless = pool.submit(client.execute_command, "EVAL", "while true do end", 0)
+        with connect(running.url) as other:
+
+            def busy():
+                try:
+                    return not other.ping()
+                except redis.RedisError as error:
+                    return "BUSY" in str(error)
+
+            eventually(busy, "it is busy")
+            assert "SCRIPT KILL" in only(doctor(running.url)["connection"], "error", "BUSY")
+            other.script_kill()
+        with pytest.raises(redis.RedisError):
+            endless.result(20)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("BusyLoadingError: Redis is loading the dataset in memory", "wait"),
+        ("ConnectionError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "ssl_ca_certs"),
+        ("ResponseError: MASTERDOWN Link with MASTER is down", "master of this replica"),
+        ("ConnectionError: Error 111 connecting", "start Redis"),
+    ],
+)
+def test_what_else_a_server_says_that_does_not_serve(admin, doctor, monkeypatch, said, advice):
+    """Each has an advice of its own."""
+
+    def refuse(node):
+        raise RedisUnavailable(f"Redis cannot serve: {said}")
+
+    monkeypatch.setattr(Node, "round_trip_ms", refuse)
+    assert advice in only(doctor(admin)["connection"], "error", said)
 
 
 @pytest.mark.parametrize("login", ["router:wrong", "nobody:password"])

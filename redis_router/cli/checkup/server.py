@@ -23,6 +23,17 @@ _GB = 1 << 30
 _MB = 1 << 20
 
 
+_NOT_THERE = "start Redis, or put host and port right in --redis"
+_CURES = {
+    "is loading": "wait: Redis loads its data, and INFO persistence says how far it is",
+    "is busy": "a script runs for too long: SCRIPT KILL, and find out whose it is",
+    "max number of clients": "raise maxclients, or find out who holds so many connections: CLIENT LIST",
+    "certificate": "name the authority in --redis: ?ssl_ca_certs=/path/to/ca.pem",
+    "masterdown": "bring the master of this replica back, or name another server in --redis",
+}
+"""What to do where a server is there and does not serve, by words of its error."""
+
+
 def connection(patient: Patient) -> Iterator[Said]:
     """Raises nothing: a server that is not there is an error by itself."""
     where = patient.store.where
@@ -34,7 +45,8 @@ def connection(patient: Patient) -> Iterator[Said]:
         yield Said(ERROR, f"{where}: {error}", f"ACL SETUSER {_user(patient.url)} +select" if lacks_select else login)
         return
     except RouterError as error:
-        yield Said(ERROR, f"{where}: {error}", "start Redis, or put host and port right in --redis")
+        advice = next((does for words, does in _CURES.items() if words in str(error).lower()), _NOT_THERE)
+        yield Said(ERROR, f"{where}: {error}", advice)
         return
     by, foreign = _way(patient.url)
     found = f"{where} answers in {max(took):.2f} ms, {by}"
