@@ -69,6 +69,22 @@ def test_the_figures_are_those_of_the_simulation():
             assert cell.strip() == f"{score['failed_percent']:.1f} %, {score['p99']:.2f} s", (scenario, policy)
 
 
+def test_the_measured_figures_are_those_of_the_report():
+    """Of real processes, and of the same in virtual time: each is a cell of the report."""
+    report = (ROOT / "benchmarks" / "results" / "fleet.md").read_text()
+    measured = report.partition("### The whole run\n")[2].partition("\n### ")[0]
+    beside = report.partition("### The whole run, beside\n")[2].partition("\n### ")[0]
+    _head, _rule, *lines = re.findall(r"^\|.+\|$", section("docs/choosing.md", "Measured"), re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        policy, failed, p99, simulated = (cell.strip() for cell in line.strip("|").split(" | "))
+        cells = re.search(rf"^\| {policy} \|(.+)\|$", measured, re.MULTILINE)[1].split("|")
+        assert cells[1].split()[0] == failed
+        assert f"{cells[3].split()[0]} s" == p99
+        pair = re.search(rf"^\| {policy} \|(.+)\|$", beside, re.MULTILINE)[1].split("|")[2]
+        assert pair.split("=")[0].split("/")[1].strip() + " s" == simulated
+
+
 def test_every_strategy_is_in_the_table():
     """By its name, and no other name."""
     named = re.findall(r'^\| `"(\w+)"`', section("docs/choosing.md", "Strategies"), re.MULTILINE)
