@@ -8,19 +8,19 @@ import os
 import threading
 from collections import Counter as Times
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.circuit.overrides import LETS_IN
-from redis_router.circuit.record import CircuitState, ProviderHealth, Transition
+from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.telemetry.exposition import in_files
+from redis_router.telemetry.gauges import ProviderGauges
 from redis_router.telemetry.series import Series
 from redis_router.telemetry.tally import Tally
 
@@ -68,21 +68,6 @@ class HasLink(Protocol):
     up: bool
 
 
-@dataclass(slots=True)
-class _Gauges:
-    """What shows one provider's record."""
-
-    available: Gauge
-    failure_rate: Gauge
-    latency_average: Gauge
-    cooldown_until: Gauge
-    in_flight: Gauge
-    overdue: Gauge
-    limit: Gauge
-    state: CircuitState | None = None
-    overrides: set[str] = field(default_factory=set)
-
-
 class Metrics(Collector):
     """The metrics of one process, as one collector of its registry: a scrape and a fork wait for each other."""
 
@@ -98,8 +83,7 @@ class Metrics(Collector):
         self._counters = self._series.counters
         self._drops = {reason: Tally() for reason in DROP_REASONS}
         self._drops_told: dict[str, int] = {}
-        # bound once: looking a label up costs more than setting its value
-        self._gauges: dict[str, _Gauges] = {}
+        self._gauges = ProviderGauges(self._series)
         self._bound: dict[str, tuple[Counter, Histogram]] = {}
 
     @classmethod
@@ -212,42 +196,7 @@ class Metrics(Collector):
     def health(self, records: Iterable[ProviderHealth]) -> None:
         """Show records as this process knows them now."""
         for health in records:
-            gauges = self._gauges.get(health.name) or self._gauges_of(health.name)
-            if gauges.state is not health.circuit_state:
-                for state in CircuitState:
-                    self._series.gauge("circuit_state").labels(health.name, state.value).set(
-                        state is health.circuit_state
-                    )
-                gauges.state = health.circuit_state
-            gauges.available.set(health.available)
-            gauges.failure_rate.set(health.failure_rate)
-            gauges.latency_average.set(health.latency_ms / 1000)
-            gauges.cooldown_until.set(health.cooldown_until_ms / 1000)
-            gauges.in_flight.set(health.in_flight)
-            gauges.overdue.set(health.overdue)
-            gauges.limit.set(health.concurrency_limit)
-            if health.override_until_ms or health.weight_override_until_ms or gauges.overrides:
-                self._show_overrides(health, gauges)
-
-    def _show_overrides(self, health: ProviderHealth, gauges: "_Gauges") -> None:
-        """Those in the record; until when stands beside, as nobody may be here when one ends."""
-        ends = {health.override: health.override_until_ms, "weight": health.weight_override_until_ms}
-        for word in {*ends, *gauges.overrides} - {""}:
-            gauge = self._series.gauge("override_until_timestamp_seconds").labels(health.name, word)
-            gauge.set(ends.get(word, 0) / 1000)
-            gauges.overrides.add(word)
-
-    def _gauges_of(self, provider: str) -> "_Gauges":
-        gauges = self._gauges[provider] = _Gauges(
-            self._series.gauge("available").labels(provider),
-            self._series.gauge("failure_rate").labels(provider),
-            self._series.gauge("latency_average_seconds").labels(provider),
-            self._series.gauge("cooldown_until_timestamp_seconds").labels(provider),
-            self._series.gauge("calls_in_flight").labels(provider),
-            self._series.gauge("calls_overdue").labels(provider),
-            self._series.gauge("concurrency_limit").labels(provider),
-        )
-        return gauges
+            self._gauges.show(health)
 
     def watch_providers(self, owner: HasProviders) -> None:
         """Count in who shows providers here."""
@@ -258,19 +207,10 @@ class Metrics(Collector):
         """Show this provider no more, unless another router or worker of this registry has it."""
         if any(owner.has_provider(provider) for owner in list(self._owners)):
             return
-        known = self._gauges.pop(provider, None)
         self._bound.pop(provider, None)
+        self._gauges.forget(provider)
         if not in_files():
             self._series.forget(provider)
-        elif known is not None:  # prometheus_client can take no series away there
-            for state in CircuitState:
-                self._series.gauge("circuit_state").labels(provider, state.value).set(0)
-            self._series.gauge("cooldown_until_timestamp_seconds").labels(provider).set(0)
-            self._series.gauge("available").labels(provider).set(1)
-            for calls in ("calls_in_flight", "calls_overdue"):
-                self._series.gauge(calls).labels(provider).set(0)
-            for word in known.overrides:
-                self._series.gauge("override_until_timestamp_seconds").labels(provider, word).set(0)
 
     def watch_pending(self, owner: HasPending) -> None:
         """Count these waiting results in; summed over a registry's routers."""
