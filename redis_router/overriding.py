@@ -117,6 +117,13 @@ class Operator(Overriding):
         for record in names_in_fleet(self._store, name):
             _must_exist(record, self._store.update(record, fields))
 
+    def records(self, name: str, *, deregistered: bool = False) -> list[str]:
+        """The names of the records that this stands for: a provider's, `provider/model`, or `*` for all in the fleet.
+
+        Raises UnknownProvider, RedisUnavailable, RedisRefused.
+        """
+        return names_in_fleet(self._store, name, deregistered=deregistered)
+
     def events(self, name: str, *, since: float | None = None, most: int = 1000) -> list[LoggedEvent]:
         """What happened to a provider, oldest first: transitions, and what operators did, with who and why.
 

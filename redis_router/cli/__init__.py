@@ -1,7 +1,8 @@
 """`redis-router`: run a worker, look at the shared state and at what is wrong, clear it up, watch a demo.
 
-Each command is a module here, named for it: `add` declares its arguments, `run` does it and gives the exit code. A new
-one is listed in `COMMANDS`. What several of them need is in `arguments.py`; `terminal.py` prints.
+Each command is a module here, named for it; `acting` has those by which operators act. `add` declares the arguments,
+`run` does it and gives the exit code. A new one is listed in `COMMANDS`. What several of them need is in
+`arguments.py`; `terminal.py` prints.
 """
 
 import argparse
@@ -10,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router.cli import demo, doctor, purge, status, terminal, worker
+from redis_router.cli import acting, demo, doctor, events, purge, status, terminal, worker
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, doctor, purge, demo)
+COMMANDS = (worker, status, acting, events, doctor, purge, demo)
 """In the order in which `--help` lists them."""
 
 

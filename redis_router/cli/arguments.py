@@ -36,6 +36,14 @@ def of_redis() -> argparse.ArgumentParser:
     return shared
 
 
+def by_operator() -> argparse.ArgumentParser:
+    """`--reason` and `--by`, for `parents=`: both go into the record and the log."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--reason", default="", metavar="TEXT", help="for people, at most 200 characters")
+    shared.add_argument("--by", metavar="NAME", help="who says so (default: user and host)")
+    return shared
+
+
 @contextmanager
 def opened_store(arguments: argparse.Namespace) -> Iterator[Store]:
     """The store that these arguments mean, over one connection. Where Redis is away the error says what to check."""
@@ -49,8 +57,8 @@ def opened_store(arguments: argparse.Namespace) -> Iterator[Store]:
 
 
 def duration(text: str) -> float:
-    """Seconds: 30m, 12h, 7d."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text)
+    """Seconds: 90s, 30m, 12h, 7d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: give a number and m, h or d, such as 12h")
-    return float(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: give a number and s, m, h or d, such as 12h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]

@@ -41,6 +41,24 @@ def test_a_command_does_what_it_says(one_real, command, capsys):
     assert ("openai" in said) == (" status" in command)
 
 
+def test_what_an_operator_types_prints_what_the_page_shows(one_real, capsys, monkeypatch):
+    """One after the other, on a fleet of two; the address, the name and the moments are of the test."""
+    monkeypatch.setattr("redis_router.cli.acting.operator_name", lambda: "alice@ops-1")
+    store = one_real.store("gw-3")
+    for name in ("openai", "azure"):
+        store.register(Provider(name, ("gpt-4o",)), CircuitConfig())
+    where = ["--redis", patient(one_real.url.replace("router:password@", "")), "--namespace", one_real.namespace]
+    typed = [(c, shown) for c, shown in COMMANDS if c.split()[1] in ("drain", "weight", "events")]
+    assert len(typed) == 3
+    for command, shown in typed:
+        assert cli.main([*shlex.split(command)[1:], *where]) == 0
+        said = capsys.readouterr().out.splitlines()
+        if " events" in command:
+            assert said[-1].partition("openai")[2] == shown.splitlines()[-1].partition("openai")[2]
+        else:
+            assert said == [line for line in shown.splitlines() if "under way" not in line]
+
+
 def test_status_prints_the_columns_of_the_page(one_real, capsys):
     """The example's head is today's."""
     one_real.store().register(Provider("openai", ("gpt-4o",)), CircuitConfig())

@@ -1,0 +1,184 @@
+"""`redis-router drain`, `open`, `close`, `observe`, `weight`, `ready`: what somebody on call says, for the whole fleet.
+
+Each is an override of `redis_router.overriding`, with a time, a reason and who said so; `ready` ends what was said.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
+from redis_router.circuit.record import CircuitState, ProviderHealth
+from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
+from redis_router.cli.terminal import complain, lasted, printable, say
+from redis_router.errors import RouterError
+from redis_router.overriding import Operator
+from redis_router.provider import ANY_MODEL
+from redis_router.runtime.names import operator_name
+from redis_router.store.contract import Snapshot
+
+LOOK_SECONDS = 0.25
+"""So often replicas say how many calls they have under way."""
+STILL_BUSY = 3
+"""The exit code of `drain --wait` where calls were under way to the end."""
+WORDS: Mapping[str, tuple[Override, str]] = {
+    "drain": (Override.DRAIN, "no new calls to a provider; those under way end"),
+    "open": (Override.FORCE_OPEN, "no new calls, as an emergency"),
+    "close": (Override.FORCE_CLOSED, "let calls through, whatever circuit and probe say"),
+    "observe": (Override.OBSERVE, "let calls through, and tell what the rules would do"),
+}
+
+
+def add(commands: Commands) -> None:
+    """Declare the commands."""
+    for name, (word, text) in WORDS.items():
+        command = _command(commands, name, text)
+        command.set_defaults(run=_override, word=word, weight=None)
+        if name == "drain":
+            command.add_argument("--wait", action="store_true", help="until no call is under way there")
+            command.add_argument(
+                "--timeout", type=duration, default=600.0, metavar="TIME", help="of --wait (default: 10m)"
+            )
+    weight = _command(commands, "weight", "give a provider another weight for a time")
+    weight.add_argument("--to", dest="weight", type=float, required=True, metavar="W", help="such as 0.2; 0: no calls")
+    weight.set_defaults(run=_override, word="weight")
+    ready = _command(
+        commands, "ready", "end what operators said of a provider, and put it back in service", lasts=False
+    )
+    ready.set_defaults(run=_ready)
+
+
+def _command(commands: Commands, name: str, text: str, *, lasts: bool = True) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, parents=[of_redis(), by_operator()], help=text)
+    command.add_argument("providers", nargs="+", metavar="PROVIDER", help="a provider, provider/model, or '*' for all")
+    command.add_argument("--json", action="store_true", help="the records afterwards, as JSON")
+    if lasts:
+        how_long = command.add_mutually_exclusive_group()
+        how_long.add_argument(
+            "--for",
+            dest="seconds",
+            type=duration,
+            default=HOUR_SECONDS,
+            metavar="TIME",
+            help="such as 30m (default: 1h)",
+        )
+        how_long.add_argument("--for-ever", dest="seconds", action="store_const", const=None, help="until `ready`")
+        command.add_argument("--yes", action="store_true", help="also where a model is left without a provider")
+    return command
+
+
+def _override(arguments: argparse.Namespace) -> int:
+    """Exit code 0; 3 where calls are still under way after `drain --wait`."""
+    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+        records = _records(operator, arguments.providers)
+        if arguments.word in TAKES_OUT or arguments.weight == 0:
+            _ask(operator.status(), records, is_meant=arguments.yes)
+        for record in records:
+            operator.override(
+                record, arguments.word, seconds=arguments.seconds, weight=arguments.weight, reason=arguments.reason
+            )
+        is_done = _wait(operator, records, arguments.timeout) if getattr(arguments, "wait", False) else True
+        _tell(operator.status(), records, as_json=arguments.json)
+    return 0 if is_done else STILL_BUSY
+
+
+def _ready(arguments: argparse.Namespace) -> int:
+    """Exit code 0."""
+    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+        records = _records(operator, arguments.providers)
+        for record in records:
+            operator.end_override(record, reason=arguments.reason)
+            operator.update_health(record, available=True)
+        _tell(operator.status(), records, as_json=arguments.json)
+    return 0
+
+
+def _records(operator: Operator, names: Iterable[str]) -> list[str]:
+    """All that is meant, before anything is done to any. Raises UnknownProvider."""
+    return list(dict.fromkeys(record for name in names for record in operator.records(name)))
+
+
+def _ask(snapshot: Snapshot, records: Iterable[str], *, is_meant: bool) -> None:
+    """Raises RouterError where a model would be left without a provider, and nobody said that it is meant."""
+    left = _left_alone(snapshot, set(records))
+    if not left or is_meant:
+        return
+    said = f"nobody would be left for {', '.join(sorted(left))}"
+    if sys.stdin is not None and sys.stdin.isatty():
+        complain(printable(f"{said}. Go on? [y/N]"))
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+    raise RouterError(f"{said}, so nothing was done: with --yes it is")
+
+
+def _left_alone(snapshot: Snapshot, records: set[str]) -> set[str]:
+    """The models that only these serve at this moment."""
+    serving: dict[str, set[str]] = {}
+    for name, health in snapshot.records.items():
+        if _is_called(health, snapshot.now_ms):
+            for model in snapshot.specs[name].models:
+                serving.setdefault(model, set()).add(name)
+    for_any = serving.get(ANY_MODEL, set()) - records
+    return {model for model, names in serving.items() if names <= records and not for_any}
+
+
+def _is_called(health: ProviderHealth, now_ms: int) -> bool:
+    seen = acting(health, now_ms)
+    return seen.available and seen.weight > 0 and seen.circuit_state is CircuitState.CLOSED
+
+
+def _wait(operator: Operator, records: Iterable[str], seconds: float) -> bool:
+    """Until no call is under way at these, telling how many are; False where the time was over before."""
+    until, before, clean = time.monotonic() + seconds, -1, 0
+    while time.monotonic() < until:
+        shown = operator.status().records
+        calls = sum(shown[name].in_flight for name in records if name in shown)
+        if calls != before:
+            complain(f"{calls} calls under way, {lasted(1000 * max(0.0, until - time.monotonic()))} left")
+            before = calls
+        clean = clean + 1 if calls == 0 else 0
+        if clean > 2:  # a call that began just before the word was heard is told of by now
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
+
+
+def _tell(snapshot: Snapshot, records: Iterable[str], *, as_json: bool) -> None:
+    found = [snapshot.records[name] for name in records if name in snapshot.records]
+    if as_json:
+        say(json.dumps([_as_json(health, snapshot.now_ms) for health in found], indent=2))
+        return
+    for health in found:
+        said = _said(health.override, health.override_until_ms, health.override_by, snapshot.now_ms)
+        weight = f"weight {health.weight_override:g}" if health.weight_override_until_ms else ""
+        weight = _said(weight, health.weight_override_until_ms, health.weight_override_by, snapshot.now_ms)
+        words = ", ".join(each for each in (said, weight) if each) or "no override; the rules decide"
+        say(printable(f"{health.name}: {words}"))
+
+
+def _said(word: str, until_ms: int, by: str, now_ms: int) -> str:
+    if not word:
+        return ""
+    left = until_ms - now_ms
+    return f"{word} by {by}, " + ("for ever" if left > 100 * 365 * 86_400_000 else f"for {lasted(left)}")
+
+
+def _as_json(health: ProviderHealth, now_ms: int) -> dict[str, object]:
+    return {"provider": health.name, "now_ms": now_ms} | {name: getattr(health, name) for name in _SHOWN}
+
+
+_SHOWN = (
+    "override",
+    "override_until_ms",
+    "override_by",
+    "override_reason",
+    "weight_override",
+    "weight_override_until_ms",
+    "weight_override_by",
+    "weight_override_reason",
+    "available",
+    "circuit_state",
+    "in_flight",
+)

@@ -1,0 +1,155 @@
+"""What somebody on call types, against a real server: the record says it, the log remembers it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from redis_router import CircuitConfig, Operator, Outcome, Provider
+from redis_router.circuit.outcome import Result, UnderWay
+from redis_router.store.contract import Batch
+from tests.process.test_cli import run
+from tests.support import eventually
+
+
+@pytest.fixture
+def base(one_real):
+    """As an operator, who may read the log."""
+    return ("--redis", one_real.url.replace("router:password@", ""), "--namespace", one_real.namespace)
+
+
+@pytest.fixture
+def store(one_real):
+    """openai and azure serve one model, claude alone another."""
+    store = one_real.store("gw")
+    for name, model in (("openai", "gpt-4o"), ("azure", "gpt-4o"), ("claude", "sonnet")):
+        store.register(Provider(name, (model,)), CircuitConfig(consecutive_failure_limit=1))
+    return store
+
+
+@pytest.fixture
+def record(store):
+    return lambda name: store.snapshot([name]).records[name]
+
+
+def done(*command):
+    """What it said; it must end well."""
+    code, out, err = run(*command)
+    assert code == 0, err
+    return out
+
+
+class TestActing:
+    def test_a_drain_and_its_end(self, base, record):
+        """With who, why and until when; the log has both."""
+        out = done("drain", "openai", "--for", "30m", "--reason", "slow since noon", "--by", "alice", *base)
+        assert out == "openai: drain by alice, for 30 min\n"
+        found = record("openai")
+        assert (found.override, found.override_by, found.override_reason) == ("drain", "alice", "slow since noon")
+        assert record("azure").override == ""
+        assert done("ready", "openai", "--by", "bob", *base) == "openai: no override; the rules decide\n"
+        assert record("openai").override == ""
+        lines = done("events", "openai", *base).splitlines()
+        drained, ready = [line for line in lines if "override" in line]
+        assert "openai  override none -> drain reason=slow since noon  by alice" in drained
+        assert ready.endswith("override drain -> none  by bob")
+
+    @pytest.mark.parametrize(
+        ("command", "word"), [("open", "force_open"), ("close", "force_closed"), ("observe", "observe")]
+    )
+    def test_the_others(self, base, record, command, word):
+        """Several at once, for ever where that is said."""
+        out = done(command, "openai", "azure", "--for-ever", "--by", "alice", "--yes", *base)
+        assert out.splitlines() == [f"{name}: {word} by alice, for ever" for name in ("openai", "azure")]
+        assert record("openai").override == record("azure").override == word
+
+    def test_a_weight(self, base, record):
+        """As JSON, too; an hour where nothing is said."""
+        (said,) = json.loads(done("weight", "azure", "--to", "0.2", "--json", *base))
+        assert (said["provider"], said["weight_override"]) == ("azure", 0.2)
+        assert said["weight_override_until_ms"] - said["now_ms"] == pytest.approx(3_600_000, abs=60_000)
+        assert record("azure").weight_override == 0.2
+
+    def test_ready_puts_back_what_was_taken_out_for_good(self, base, store, record):
+        """By `update_health(available=False)`."""
+        store.update("openai", {"available": "0"})
+        done("ready", "openai", *base)
+        assert record("openai").available
+
+    def test_an_unknown_name_does_nothing_to_anybody(self, base, record):
+        """And is told those that there are."""
+        code, _, err = run("drain", "openai", "opneai", *base)
+        assert code == 2
+        assert "opneai" in err
+        assert "openai" in err
+        assert record("openai").override == ""
+
+    @pytest.mark.parametrize("names", [("claude",), ("openai", "azure"), ("*",)])
+    def test_the_last_one_of_a_model_takes_a_yes(self, base, record, names):
+        """Without a terminal to ask on it is refused, and nothing is done."""
+        code, _, err = run("drain", *names, *base, stdin=subprocess.DEVNULL)
+        assert (code, "nobody would be left for" in err, "--yes" in err) == (2, True, True)
+        assert record("claude").override == record("openai").override == ""
+        done("drain", *names, "--yes", *base)
+        assert record("claude" if names != ("openai", "azure") else "openai").override == "drain"
+
+    @pytest.mark.parametrize("wrong", [("--for", "30"), ("--for", "soon"), ("--for", "1h", "--for-ever")])
+    def test_no_time_is_refused(self, base, record, wrong):
+        """Before anything is stored."""
+        code, _, err = run("drain", "openai", *wrong, *base)
+        assert code == 2
+        assert "--for" in err
+        assert record("openai").override == ""
+
+
+class TestWaiting:
+    def test_it_waits_for_the_calls_under_way(self, base, store, record):
+        """Of the whole fleet; they end, and so does it."""
+        store.record([Batch("openai", 1, (), UnderWay(4))])
+        command = [sys.executable, "-m", "redis_router", "drain", "openai", "--wait", *base]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waits:
+            assert "4 calls under way" in waits.stderr.readline()
+            assert record("openai").override == "drain"
+            assert waits.poll() is None
+            store.record([Batch("openai", 2, [Result("openai", Outcome.SUCCESS, 5.0, 1)], UnderWay(0))])
+            assert "0 calls under way" in waits.stderr.readline()
+            assert waits.wait(20) == 0
+
+    def test_it_does_not_wait_for_ever(self, base, store, record):
+        """Then the exit code says so, and the drain stays."""
+        store.record([Batch("openai", 1, (), UnderWay(1))])
+        code, _, err = run("drain", "openai", "--wait", "--timeout", "1s", *base)
+        assert (code, "1 calls under way" in err) == (3, True)
+        assert record("openai").override == "drain"
+
+
+class TestEvents:
+    def test_all_of_all_in_order(self, base, store, one_real):
+        """Transitions, too, with their reason; as JSON a line each."""
+        store.record([Batch("azure", 1, [Result("azure", Outcome.FAILURE, 5.0, 1)])])
+        with Operator(base[1], one_real.namespace, by="alice") as operator:
+            operator.drain("openai", reason="slow")
+        told = [json.loads(line) for line in done("events", "--json", *base).splitlines()]
+        assert [each["at_ms"] for each in told] == sorted(each["at_ms"] for each in told)
+        (opened,) = [each for each in told if each["event"] == "transition"]
+        assert (opened["provider"], opened["from"], opened["to"]) == ("azure", "closed", "open")
+        text = done("events", "--since", "1h", *base)
+        assert "transition closed -> open reason=consecutive_failures" in text
+
+    def test_it_follows(self, base, store, one_real):
+        """What happens after it began, once each."""
+        command = [sys.executable, "-u", "-m", "redis_router", "events", "openai", "--follow", *base]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follows:
+            assert "registered" in follows.stdout.readline()
+            with Operator(base[1], one_real.namespace, by="alice") as operator:
+                operator.drain("openai")
+                operator.end_override("openai")
+            assert "none -> drain" in follows.stdout.readline()
+            assert "drain -> none" in follows.stdout.readline()
+            follows.terminate()
+            eventually(lambda: follows.poll() is not None)
+
+    def test_nothing_yet(self, base):
+        """A namespace without providers has no events."""
+        assert done("events", *base) == ""
