@@ -15,6 +15,7 @@ from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.provider import ANY_MODEL, Provider
 from redis_router.replica.alone import Alone
+from redis_router.replica.models import Models
 from redis_router.replica.news import News
 from redis_router.replica.served import Served
 from redis_router.replica.timing import Timing
@@ -49,6 +50,7 @@ class View:
         self.calls = False
         """There is something to do soon: to settle, to claim permits, to say. Whoever sees to it takes it back."""
         self._table = EMPTY
+        self._models = Models(metrics, served)
         self._is_outdated = False
         self._tables = tables
         self._metrics = metrics
@@ -176,6 +178,7 @@ class View:
             if self._unshown:
                 self._metrics.health(self._unshown.values())
                 self._unshown = {}
+            self._models.show(self._table, self._tables.now_ms())
 
     def _ring(self, names: Iterable[str]) -> None:
         """Wake those who wait for a model of these providers that somebody may be called for now."""

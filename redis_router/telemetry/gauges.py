@@ -1,6 +1,8 @@
 """What shows the providers' records: gauges by provider, set to what this process knows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from prometheus_client import Gauge
 
@@ -57,6 +59,8 @@ class ProviderGauges:
             gauges.overrides.add(word)
 
     def _bind(self, provider: str) -> _Bound:
+        # from 0 on: of a counter that begins at 1 Prometheus sees no increase
+        self._series.counters["safety_net_transitions_total"].labels(provider)
         gauges = self._bound[provider] = _Bound(
             self._of("available", provider),
             self._of("failure_rate", provider),
@@ -83,3 +87,24 @@ class ProviderGauges:
             gauge.set(0)
         for word in known.overrides:
             self._series.gauge("override_until_timestamp_seconds").labels(provider, word).set(0)
+
+
+class ModelGauges:
+    """Gauges by model: of those that a provider is registered with, never of one that a request names."""
+
+    def __init__(self, series: Series) -> None:
+        self._series = series
+        self._shown: dict[str, int] = {}
+
+    def show(self, routable: Mapping[str, int]) -> None:
+        """Set them to these numbers, and show no other model any more: in files, where no series goes, as infinite."""
+        gauge = self._series.gauge("routable_providers")
+        for model in self._shown.keys() - routable.keys():
+            if in_files():
+                gauge.labels(model).set(inf)
+            else:
+                gauge.remove(model)
+        for model, number in routable.items():
+            if self._shown.get(model) != number:
+                gauge.labels(model).set(number)
+        self._shown = dict(routable)

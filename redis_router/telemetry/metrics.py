@@ -7,7 +7,7 @@ routers that share a registry share the set.
 import os
 import threading
 from collections import Counter as Times
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from typing import ParamSpec, Protocol
 from weakref import WeakKeyDictionary, WeakSet
@@ -20,7 +20,7 @@ from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.circuit.overrides import LETS_IN
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.telemetry.exposition import in_files
-from redis_router.telemetry.gauges import ProviderGauges
+from redis_router.telemetry.gauges import ModelGauges, ProviderGauges
 from redis_router.telemetry.series import Series
 from redis_router.telemetry.tally import Tally
 
@@ -46,6 +46,8 @@ def _guard_forks() -> None:
     os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_gate.release)
 
 
+CREDENTIALS_REFUSED = ("unauthorized", "payment_required", "forbidden")
+"""Shown from 0 on, as one is worth an alert: of a counter that begins at 1 Prometheus sees no increase."""
 DROP_REASONS = ("buffer_full", "closed", "deregistered", "expired", "refused")
 
 
@@ -75,6 +77,7 @@ class Metrics(Collector):
         self._pending: WeakSet[HasPending] = WeakSet()
         self._links: WeakSet[HasLink] = WeakSet()
         self._owners: WeakSet[HasProviders] = WeakSet()
+        self._routable: WeakKeyDictionary[HasProviders, Mapping[str, int]] = WeakKeyDictionary()
         self._begin()
         registry.register(self)
 
@@ -83,7 +86,10 @@ class Metrics(Collector):
         self._counters = self._series.counters
         self._drops = {reason: Tally() for reason in DROP_REASONS}
         self._drops_told: dict[str, int] = {}
+        for reason in DROP_REASONS:
+            self._counters["results_dropped_total"].labels(reason)
         self._gauges = ProviderGauges(self._series)
+        self._models = ModelGauges(self._series)
         self._bound: dict[str, tuple[Counter, Histogram]] = {}
 
     @classmethod
@@ -112,6 +118,7 @@ class Metrics(Collector):
         self._pending.clear()
         self._links.clear()
         self._owners.clear()
+        self._routable.clear()
         self._begin()
 
     @_gated
@@ -125,6 +132,8 @@ class Metrics(Collector):
                 self._counters["requests_total"].labels(provider, Outcome.SUCCESS.value),
                 self._series.latency.labels(provider),
             )
+            for reason in CREDENTIALS_REFUSED:
+                self._counters["failures_total"].labels(provider, reason)
         bound[0].inc(successes)
         if successes < len(results):
             others = Times(r.outcome for r in results if r.outcome is not Outcome.SUCCESS and is_request(r))
@@ -197,6 +206,16 @@ class Metrics(Collector):
         """Show records as this process knows them now."""
         for health in records:
             self._gauges.show(health)
+
+    @_gated
+    def models(self, owner: HasProviders, routable: Mapping[str, int]) -> None:
+        """Show how many providers of each model are in service, by the router of this registry that is worst off."""
+        self._routable[owner] = routable
+        least: dict[str, int] = {}
+        for counts in list(self._routable.values()):
+            for model, number in counts.items():
+                least[model] = min(number, least.get(model, number))
+        self._models.show(least)
 
     def watch_providers(self, owner: HasProviders) -> None:
         """Count in who shows providers here."""

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitState, Outcome, ProviderHealth
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import Transition
+from redis_router.replica.served import Served
 from redis_router.telemetry.metrics import DROP_REASONS, Metrics
 
 
@@ -25,6 +26,7 @@ def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
     for reason in DROP_REASONS:
         metrics.dropped(reason, 1)
     metrics.health([replace(ProviderHealth("p"), override="drain", override_until_ms=1)])
+    metrics.models(Served(), {"m": 1})
     found: dict[str, tuple[str, dict[str, set[str]]]] = {}
     for family in registry.collect():
         labels: dict[str, set[str]] = {}

@@ -121,7 +121,7 @@ def test_compose_commands_are_understood():
     for command in ours.values():
         module, *options = shlex.split(command)
         parsers[module].parse_args(options)
-    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     targets = [
         t.partition(":")[0] for job in scraped["scrape_configs"] for c in job["static_configs"] for t in c["targets"]
     ]

@@ -43,7 +43,12 @@ def test_metrics_in_the_tables_exist():
 
 
 def test_the_runbook_has_every_alert():
-    """By its name, and no other."""
-    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
-    named = [row[0].strip("*") for row in rows(section("docs/operations.md", "Runbook")) if row[0].startswith("**")]
-    assert named == [rule["alert"] for rule in rules]
+    """A paragraph under its name, in their order, and no other: alerts link to it."""
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"]
+    alerts = [rule["alert"] for group in groups for rule in group["rules"]]
+    page = section("docs/operations.md", "Runbook")
+    assert re.findall(r"^### (.+)$", page, re.MULTILINE) == [*alerts, "Symptoms without an alert"]
+    for alert in alerts:
+        assert re.fullmatch(
+            r"\n\n\*\*Look at\.\*\* .+\n\n\*\*Do\.\*\* .+\n\n", section("docs/operations.md", alert), re.DOTALL
+        )
