@@ -17,7 +17,7 @@ import yaml
 
 import redis_router
 from redis_router.request import classify
-from redis_router.telemetry.metrics import DROP_REASONS
+from redis_router.telemetry.metrics import CREDENTIALS_REFUSED, DROP_REASONS
 from redis_router.testing.server import free_port
 from tests.docs.collectors import METRICS
 from tests.docs.queries import check, read
@@ -78,7 +78,7 @@ def test_failure_reasons_are_those_of_classify():
     alerted = [
         word for rule in RULES for words in re.findall(r'reason=~"([^"]+)"', rule["expr"]) for word in words.split("|")
     ]
-    assert alerted
+    assert tuple(alerted) == CREDENTIALS_REFUSED
     for reason in [*re.findall(r"`(\w+)`", text), *alerted]:
         assert f'"{reason}"' in source, reason
 

@@ -1,5 +1,6 @@
 """The set of metrics: one per registry, and not in the way of anything."""
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from redis_router import Outcome, ProviderHealth
 from redis_router.circuit.outcome import Result
-from redis_router.telemetry.metrics import Metrics
+from redis_router.telemetry.metrics import CREDENTIALS_REFUSED, DROP_REASONS, Metrics
 from tests.support import metric
 
 
@@ -64,3 +65,56 @@ def test_a_forgotten_provider_disappears():
     assert metric(registry, "circuit_state", provider="p", state="closed") == 1
     metrics.forget("p")
     assert registry.get_sample_value("redis_router_circuit_state", {"provider": "p", "state": "closed"}) is None
+
+
+class Owner:
+    """A router, as far as the metrics know it."""
+
+    def has_provider(self, name: str) -> bool:
+        return False
+
+
+def test_of_routers_that_share_a_registry_the_one_that_is_worst_off_is_shown():
+    """And a model that nobody serves any more disappears, as does what a router that is gone said."""
+    registry = CollectorRegistry()
+    metrics, one, other = Metrics(registry), Owner(), Owner()
+
+    def shown(model: str) -> float | None:
+        return registry.get_sample_value("redis_router_routable_providers", {"model": model})
+
+    metrics.models(one, {"a": 2, "b": 1})
+    metrics.models(other, {"a": 0})
+    assert (shown("a"), shown("b")) == (0, 1)
+    metrics.models(other, {})
+    assert (shown("a"), shown("b")) == (2, 1)
+    metrics.models(one, {"b": 1})
+    assert (shown("a"), shown("b")) == (None, 1)
+
+
+def test_what_one_event_should_be_alerted_on_begins_at_0():
+    """Prometheus sees no increase where the first sample is 1."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.health([ProviderHealth("p")])
+    metrics.results("p", [Result("p", Outcome.SUCCESS, 20.0, 1)])
+    assert registry.get_sample_value("redis_router_safety_net_transitions_total", {"provider": "p"}) == 0
+    for reason in CREDENTIALS_REFUSED:
+        assert registry.get_sample_value("redis_router_failures_total", {"provider": "p", "reason": reason}) == 0
+    for reason in DROP_REASONS:
+        assert registry.get_sample_value("redis_router_results_dropped_total", {"reason": reason}) == 0
+
+
+def test_a_model_that_is_gone_raises_no_alarm_in_files(tmp_path):
+    """There no series goes: it says infinite, so that the least of all processes is that of another one."""
+    code = (
+        "from redis_router.telemetry.exposition import scrape_registry\n"
+        "from redis_router.telemetry.metrics import Metrics\n"
+        "from redis_router.replica.served import Served\n"
+        "m, owner = Metrics.of(None), Served()\n"
+        "m.models(owner, {'a': 0, 'b': 1}); m.models(owner, {'b': 1})\n"
+        "r = scrape_registry()\n"
+        "print(*(r.get_sample_value('redis_router_routable_providers', {'model': each}) for each in 'ab'))\n"
+    )
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout.split() == ["inf", "1.0"]
