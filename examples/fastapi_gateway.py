@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from redis_router import NoProviderAvailable, Provider, Router
+from redis_router.telemetry.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
 router = Router(os.environ.get("REDIS_ROUTER_URL", "redis://localhost:6379/0"))
 
@@ -30,6 +31,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/metrics")
+def metrics() -> Response:
+    return Response(generate_latest(scrape_registry()), media_type=CONTENT_TYPE_LATEST)
 
 
 @app.post("/v1/chat/completions")

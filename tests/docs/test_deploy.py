@@ -19,7 +19,15 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 FILES = {path.name: list(yaml.safe_load_all(path.read_text())) for path in sorted(FOLDER.glob("*.yml"))}
 OBJECTS: list[dict[str, Any]] = [each for found in FILES.values() for each in found]
 DEPLOYMENTS = [each for each in OBJECTS if each["kind"] == "Deployment"]
-VERSIONS = {"Deployment": "apps/v1", "PodDisruptionBudget": "policy/v1", "Secret": "v1", "Service": "v1"}
+VERSIONS = {
+    "Deployment": "apps/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "PodMonitor": "monitoring.coreos.com/v1",
+    "Secret": "v1",
+    "Service": "v1",
+}
+
+EXAMPLE = "examples/fastapi_gateway.py"
 
 of_each_deployment = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda each: each["metadata"]["name"])
 
@@ -61,6 +69,19 @@ def test_selectors_fit(deployment):
     services = [each for each in OBJECTS if each["kind"] == "Service" and each["spec"]["selector"] == labels]
     ports = {port["name"] for port in container(deployment)["ports"]}
     assert all(port["targetPort"] in ports for each in services for port in each["spec"]["ports"])
+
+
+@of_each_deployment
+def test_it_is_scraped(deployment):
+    """By a monitor that finds its pods, at a port that they have; the path is one that the process serves."""
+    template = deployment["spec"]["template"]
+    monitors = [each for each in OBJECTS if each["kind"] == "PodMonitor"]
+    labels = template["metadata"]["labels"]
+    (monitor,) = [each for each in monitors if each["spec"]["selector"]["matchLabels"] == labels]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in container(deployment)["ports"]}
+    source = "redis_router/worker/endpoints.py" if "worker" in deployment["metadata"]["name"] else EXAMPLE
+    assert f'"{endpoint["path"]}"' in (ROOT / source).read_text()
 
 
 @of_each_deployment
@@ -160,7 +181,7 @@ def test_the_image_holds_what_the_worker_needs():
 def test_the_gateway_is_the_example():
     """Its application, its variables; and a request ends within the time that the pod is given."""
     gateway = named("llm-gateway")
-    own, code = container(gateway), (ROOT / "examples" / "fastapi_gateway.py").read_text()
+    own, code = container(gateway), (ROOT / EXAMPLE).read_text()
     assert [*own["command"], own["args"][0]] == ["uvicorn", "fastapi_gateway:app"]
     assert own["ports"][0]["containerPort"] == int(own["args"][own["args"].index("--port") + 1])
     assert re.search(r"^app = ", code, re.MULTILINE)
