@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 
 import aiohttp
@@ -366,15 +367,17 @@ def by_openai(attempt):
 def test_a_provider_that_says_when_it_is_full_never_refuses(one_real, ask):
     """A bucket of five calls, which fills up slowly, and a peer that takes the rest: no call meets a 429."""
     options = {"namespace": one_real.namespace, "strategy": "weighted"}
-    with llm_server() as limited, llm_server() as free, new_router(one_real.url, **options) as router:
+    with (
+        ExitStack() as clients,
+        llm_server() as limited,
+        llm_server() as free,
+        new_router(one_real.url, **options) as router,
+    ):
         limited.faults = Bucket(5, 0.5)
         for server, name, weight in ((limited, "limited", 50.0), (free, "free", 1.0)):
             base = f"{server.url}/v1"
-            client = (
-                httpx.Client(base_url=base)
-                if ask is by_httpx
-                else openai.OpenAI(base_url=base, api_key="none", max_retries=0)
-            )
+            made = httpx.Client if ask is by_httpx else partial(openai.OpenAI, api_key="none", max_retries=0)
+            client = clients.enter_context(made(base_url=base))
             router.register_provider(Provider(name, ("m",), weight=weight, client=client))
         for _ in range(40):
             with router.attempt("m") as attempt:
