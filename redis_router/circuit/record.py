@@ -82,7 +82,8 @@ class ProviderHealth:
     call_ms                         moving average of whole calls, streams included, ms
     override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
     override_by, override_reason    who, and why
-    weight_override, …_until_ms, …_by, …_reason     another weight for a time
+    weight_override, weight_override_until_ms  another weight for a time, and until when
+    weight_override_by, weight_override_reason  who, and why
     circuit_version                 of the settings in force, where a router gave one
     declined_settings               a fingerprint of those that a replica came with last and were not taken
     version                         orders copies of the record: the higher one is newer
