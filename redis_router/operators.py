@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 
-from redis_router.checks import check_flag, check_weight
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.machine import as_the_fleet_counts
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
-from redis_router.overriding import ALL, Overriding, names_in_fleet
+from redis_router.overriding import ALL, Overriding, health_fields, names_in_fleet
 from redis_router.replica.engine import Engine
 from redis_router.runtime.log import log
 from redis_router.store.messages import Reply
@@ -73,13 +72,7 @@ class Operators:
 
     def update_health(self, name: str, available: bool | None, weight: float | None) -> None:
         """See `Router.update_health`."""
-        fields = {}
-        if available is not None:
-            fields["available"] = str(int(check_flag("available", available)))
-        if weight is not None:
-            fields["weight"] = repr(check_weight(weight))
-        if not fields:
-            raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
+        fields = health_fields(name, available, weight)
         for record in self.records_in_fleet(name):
             self._update(record, fields)
 

@@ -69,6 +69,18 @@ def names_in_fleet(store: Store, name: str, *, deregistered: bool = False) -> li
     raise UnknownProvider.among(str(name), {*fleet.values()} - {""}, "registered in the fleet,")
 
 
+def health_fields(name: str, available: bool | None, weight: float | None) -> dict[str, str]:
+    """What `update_health` writes. Raises InvalidArgument where nothing is to be changed, or it cannot be used."""
+    fields: dict[str, str] = {}
+    if available is not None:
+        fields["available"] = str(int(check_flag("available", available)))
+    if weight is not None:
+        fields["weight"] = repr(check_weight(weight))
+    if not fields:
+        raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
+    return fields
+
+
 class Operator(Overriding):
     """Looks at a fleet and acts on it, without being one of its replicas: it registers nothing and starts no thread.
 
@@ -107,13 +119,7 @@ class Operator(Overriding):
 
         As `Router.update_health`, and raises as that.
         """
-        fields: dict[str, str] = {}
-        if available is not None:
-            fields["available"] = str(int(check_flag("available", available)))
-        if weight is not None:
-            fields["weight"] = repr(check_weight(weight))
-        if not fields:
-            raise InvalidArgument(f"nothing to change for provider {name!r}: give available= or weight=")
+        fields = health_fields(name, available, weight)
         for record in names_in_fleet(self._store, name):
             _must_exist(record, self._store.update(record, fields))
 
