@@ -37,3 +37,9 @@ def workers(one_real) -> Iterator[Callable[..., WorkerProcess]]:
     yield start
     for worker in started:
         worker.end()
+
+
+@pytest.fixture
+def base(one_real):
+    """Of a command: as an operator, who may scan for keys and read the log."""
+    return ("--redis", one_real.url.replace("router:password@", ""), "--namespace", one_real.namespace)

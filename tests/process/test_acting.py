@@ -14,12 +14,6 @@ from tests.support import eventually
 
 
 @pytest.fixture
-def base(one_real):
-    """As an operator, who may read the log."""
-    return ("--redis", one_real.url.replace("router:password@", ""), "--namespace", one_real.namespace)
-
-
-@pytest.fixture
 def store(one_real):
     """openai and azure serve one model, claude alone another."""
     store = one_real.store("gw")

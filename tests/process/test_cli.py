@@ -32,12 +32,6 @@ def run(*command, env=None, **streams):
 
 
 @pytest.fixture
-def base(one_real):
-    """As an operator, who may scan for keys."""
-    return ("--redis", one_real.url.replace("router:password@", ""), "--namespace", one_real.namespace)
-
-
-@pytest.fixture
 def store(one_real):
     """With two providers, one of them with a model that no ASCII terminal can show."""
     store = one_real.store("gw")
