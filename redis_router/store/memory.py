@@ -70,7 +70,7 @@ class MemoryStore(MemoryReading):
                 config=config,
             )
             if observe:
-                new = changed(new, overrides.observed(self.writer))
+                new = changed(new, overrides.observed(self.writer) | {"override_since_ms": self._now})
             return Reply(Status.CREATED, (), self._save(new, "registered"))
 
     def _join(self, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int) -> Reply:

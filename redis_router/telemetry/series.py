@@ -54,6 +54,11 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
         ("provider", "override"),
         "livemostrecent",
     ),
+    "override_since_timestamp_seconds": (
+        "Since when an operator's override is in force, seconds since the epoch; 0 where there is none",
+        ("provider", "override"),
+        "livemostrecent",
+    ),
     "routable_providers": ("Providers of a model that calls may go to without a permit", ("model",), "livemin"),
     "redis_up": ("1 while this process is in touch with Redis", (), "livemin"),
     "results_pending": ("Results recorded and not yet in Redis", (), "livesum"),

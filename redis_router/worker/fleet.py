@@ -6,9 +6,11 @@ A thread follows the push channel. What it finds is kept until the worker's loop
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 
+from redis_router.circuit.overrides import next_end_ms
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.replica.facts import Changed, Deregistered, Fact, Heard, Led, Lost, Outdated, Unreadable
@@ -73,10 +75,15 @@ class Fleet:
 
     def due_at(self, health: ProviderHealth) -> float:
         """When an open circuit is due, on our monotonic clock; a moment later rather than earlier."""
+        return self._moment(health.due_in_ms)
+
+    def override_ends_at(self, health: ProviderHealth) -> float:
+        """The same of the first of its overrides; infinity where none ends."""
+        return self._moment(lambda now_ms: next_end_ms(health) - now_ms)
+
+    def _moment(self, left_ms: Callable[[float], float]) -> float:
         redis_now = self._records.redis_now_ms()
-        if redis_now is None:
-            return float("inf")
-        return time.monotonic() + (health.due_in_ms(redis_now) + 1) / 1000
+        return inf if redis_now is None else time.monotonic() + (left_ms(redis_now) + 1) / 1000
 
     def refresh(self) -> None:
         """Read everything anew. Raises RedisUnavailable or RedisRefused."""

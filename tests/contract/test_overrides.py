@@ -3,7 +3,7 @@
 import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Operator, Provider, UnknownProvider
-from redis_router.circuit.overrides import END, FOR_EVER_MS
+from redis_router.circuit.overrides import END, FOR_EVER_MS, LAPSE
 from redis_router.circuit.record import CircuitState
 from redis_router.store.messages import Status
 from tests.support import eventually, metric
@@ -250,6 +250,45 @@ class TestLog:
             ("weight_override", "bob", "2", "0.5", str(FOR_EVER_MS), ""),
             ("weight_override", "bob", "0.5", "2", "0", "done"),
         ]
+
+    def test_the_leader_writes_that_one_is_over(self, backend, pair, checker):
+        """At once, without traffic; a record that nobody writes otherwise."""
+        first, _ = pair
+        worker = checker(interval=60.0, worker="w1")
+        worker.start()
+        first.drain("openai", seconds=A_MOMENT, by="alice")
+        first.override("openai", "weight", weight=0.5, seconds=2 * A_MOMENT, by="alice")
+        log = backend.operator()
+
+        def ended():
+            return [(e.event, e.by) for e in log.events("openai") if e.details.get("reason") == "expired"]
+
+        eventually(lambda: ended() == [("override", "w1"), ("weight_override", "w1")])
+        assert metric(worker, "override_until_timestamp_seconds", provider="openai", override="drain") == 0
+        assert backend.record().override == ""
+
+    def test_nothing_is_over_before_its_time(self, backend):
+        """Whatever a worker believes."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK)
+        store.override("openai", "drain", 1000, 0, "alice", "")
+        store.now_ms = 1999
+        assert store.override("openai", LAPSE, 0, 0, "w1", "").health.override == "drain"
+        store.now_ms = 2000
+        health = store.override("openai", LAPSE, 0, 0, "w1", "").health
+        assert (health.override, health.override_since_ms, health.override_until_ms) == ("", 0, 0)
+
+    def test_who_says_the_same_again_prolongs_it(self, backend):
+        """Since then it is in force, for the alert on what was forgotten; another word begins anew."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK, observe=True)
+        assert backend.record().override_since_ms == 1000
+        moments = []
+        for word, weight in [("drain", 0), ("drain", 0), ("force_open", 0), ("weight", 0.5), ("weight", 0)]:
+            store.now_ms += 1000
+            health = store.override("openai", word, 60_000, weight, "alice", "").health
+            moments.append((health.override_since_ms, health.weight_override_since_ms))
+        assert moments == [(2000, 0), (2000, 0), (4000, 0), (4000, 5000), (4000, 5000)]
 
     def test_an_update_is_in_it_with_old_and_new(self, backend):
         """Also of what is said for good."""
