@@ -1,15 +1,18 @@
 """`redis-router worker`: a HealthChecker as a process of its own, until it is told to end; or one run of it."""
 
 import argparse
+import os
+import re
 import signal
 
 from redis_router.cli.arguments import Commands, of_redis
-from redis_router.errors import RedisUnavailable
+from redis_router.errors import InvalidArgument, RedisUnavailable
 from redis_router.runtime.alarm import Flag
 from redis_router.runtime.log import log
 from redis_router.store.connect import connect
 from redis_router.worker.checker import HealthChecker
 from redis_router.worker.endpoints import Endpoints
+from redis_router.worker.webhook import Webhook
 
 _HOUR = 3600.0
 
@@ -30,6 +33,10 @@ def add(commands: Commands) -> None:
         help="an environment variable that the headers of probes may hold as ${NAME}; may be given several times",
     )
     add("--probe-timeout", type=float, default=5.0, help="seconds for all of a probe (default: 5)")
+    add(
+        "--webhook-url-env", metavar="NAME", help="the environment variable with the URL that transitions are POSTed to"
+    )
+    add("--webhook-secret-env", metavar="NAME", help="that with the secret by which these messages are signed")
     add("--metrics-port", type=int, default=9464, help="port of /metrics, /healthz, /readyz (default: 9464)")
     add("--metrics-host", default="127.0.0.1", help="address to bind, such as :: (default: 127.0.0.1)")
     add("--name", default=None, help="this worker's name in logs and in the lease (default: host and pid)")
@@ -51,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.lease,
         probe_timeout=arguments.probe_timeout,
         probe_env=arguments.probe_env,
+        webhook=_webhook(arguments),
         worker=arguments.name,
     )
     if arguments.once:
@@ -58,6 +66,25 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _serve(checker, arguments)
     return 0
+
+
+def _webhook(arguments: argparse.Namespace) -> Webhook | None:
+    """From the environment: an argument list can be read by everybody on the machine."""
+    if arguments.webhook_url_env is None:
+        if arguments.webhook_secret_env is not None:
+            raise InvalidArgument("--webhook-secret-env goes with --webhook-url-env")
+        return None
+    secret = _of_env("--webhook-secret-env", arguments.webhook_secret_env) if arguments.webhook_secret_env else ""
+    return Webhook(_of_env("--webhook-url-env", arguments.webhook_url_env), secret)
+
+
+def _of_env(option: str, name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):  # not shown: it may be the secret itself
+        raise InvalidArgument(f"{option} takes the name of an environment variable, such as WEBHOOK_URL")
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise InvalidArgument(f"{option} {name}: the environment has no such variable, or it is empty")
+    return value
 
 
 def _once(checker: HealthChecker) -> None:

@@ -19,7 +19,7 @@ from redis_router.provider import Provider
 from redis_router.store.contract import Batch
 from redis_router.store.memory_reading import MemoryReading
 from redis_router.store.memory_records import Memory, differs
-from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec, Status
+from redis_router.store.messages import Event, Leader, Reply, Spec, Status
 
 COOLING_LOGGED_EVERY_MS = 600_000
 """So many cooldowns would push what matters out of the log."""
@@ -108,7 +108,7 @@ class MemoryStore(MemoryReading):
             entry.summed_ms = None
             entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
-            entry.events.append(LoggedEvent(self._now, "deregistered", self.writer, {"detail": ""}))
+            entry.log("deregistered", self.writer, {"detail": ""}, self._now)
             self._tell("deregistered", name)
             return existed
 
@@ -242,6 +242,14 @@ class MemoryStore(MemoryReading):
             if resigned:
                 self._tell("resigned")
             return resigned
+
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        with self._lock:
+            leader = self._here.lease.leader
+            if leader is None or leader.epoch != epoch:
+                return False
+            self._here.told.update(entries)
+            return True
 
     # Saving
 

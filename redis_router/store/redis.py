@@ -14,7 +14,7 @@ from redis_router.checks import NO_PROBE
 from redis_router.circuit.config import CircuitConfig, fingerprint
 from redis_router.circuit.overrides import observed
 from redis_router.circuit.record import ProviderHealth
-from redis_router.errors import RedisRefused, RouterError
+from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store import messages, scripts, wire
@@ -235,6 +235,10 @@ class RedisStore:
             == "1"
         )
 
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        pairs = [part for pair in entries.items() for part in pair]
+        return text(self._redis.run("told", [self.keys.leader, self.keys.told], [epoch, *pairs])) == "1"
+
     # Reading
 
     def leader(self) -> tuple[int, Leader | None]:
@@ -276,6 +280,23 @@ class RedisStore:
             found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
         return [messages.logged(entry) for entry in reversed(found)]
 
+    def news(self, after: Mapping[str, str], most: int = 1000) -> dict[str, list[LoggedEvent]]:
+        asked = [
+            ("XREVRANGE", self.keys.events(name), "+", f"({entry}", "COUNT", most) for name, entry in after.items()
+        ]
+        found: dict[str, list[LoggedEvent]] = {}
+        for name, answer in zip(after, self._redis.ask_all(asked), strict=True):
+            if isinstance(answer, Exception):
+                error = translated(answer)
+                if not isinstance(error, RedisRefused) or isinstance(error, AccessDenied):
+                    raise error
+            elif entries := messages.readable(answer):
+                found[name] = entries
+        return found
+
+    def told(self) -> dict[str, str]:
+        return messages.pairs(self._redis.ask("HGETALL", self.keys.told))
+
     def last_event_ms(self, name: str) -> int:
         with self._redis.asking():
             last = self.client.xrevrange(self.keys.events(name), count=1)
@@ -290,6 +311,7 @@ class RedisStore:
         with self._redis.asking():
             self.client.hdel(self.keys.providers, name)
             self.client.hdel(self.keys.seen, name)
+            self.client.hdel(self.keys.told, name)
 
     def delete(self, keys: Iterable[str]) -> None:
         with self._redis.asking():

@@ -28,6 +28,8 @@ _COUNTERS = {
     "half_open_permits_total": ("Half-open permits this process was given", ("provider",)),
     "safety_net_transitions_total": ("Open to half-open by a replica because no worker led", ("provider",)),
     "probes_total": ("Provider probes by this worker", ("provider", "result")),
+    "webhook_deliveries_total": ("Messages of this worker to the webhook, each try", ("result",)),
+    "webhook_dropped_total": ("Changes that the webhook will never be told one by one", ("reason",)),
     "results_dropped_total": ("Results that will never reach Redis", ("reason",)),
     "background_failures_total": ("Turns of this process's background threads that failed", ("thread",)),
 }

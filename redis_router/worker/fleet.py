@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 
 from redis_router.circuit.overrides import next_end_ms
 from redis_router.circuit.record import ProviderHealth
@@ -35,12 +36,16 @@ class Change:
 
 
 class Fleet:
-    """The worker's loop uses it; any thread may ask `up` and `has_provider`. `wake` rings for what is urgent."""
+    """The worker's loop uses it; any thread may ask `up` and `has_provider`.
 
-    def __init__(self, store: Store, metrics: Metrics, refresh_interval: float, wake: Alarm) -> None:
+    `wake` rings for what is urgent, `news` for what people are told.
+    """
+
+    def __init__(self, store: Store, metrics: Metrics, refresh_interval: float, wake: Alarm, news: Alarm) -> None:
         self._store = store
         self._metrics = metrics
         self._wake = wake
+        self._news = news
         self._link = Link(store.where, metrics)
         self._records = Records(None)
         self._stop = Flag()
@@ -208,8 +213,11 @@ class Fleet:
                 self.note(new.name)
                 if old is None or old.circuit_state is not new.circuit_state:
                     self._wake.ring()
+                if old is None or _WHAT_PEOPLE_HEAR(old) != _WHAT_PEOPLE_HEAR(new):
+                    self._news.ring()
             case Lost(name) | Deregistered(name):
                 self.forget(name)
+                self._news.ring()
             case Outdated():
                 self._push.look_again()
             case Led(epoch):
@@ -217,6 +225,11 @@ class Fleet:
             case Heard(event) if event.kind == "resigned":
                 self._resigned = True
                 self._wake.ring()
+
+
+_WHAT_PEOPLE_HEAR = attrgetter(
+    "generation", "available", "weight", "override", "override_until_ms", "weight_override", "weight_override_until_ms"
+)
 
 
 def _say_unusable(name: str, why: str) -> None:

@@ -159,7 +159,7 @@ class Fleet:
     def told(self):
         """The log's entries of which both have the same details."""
         kinds = ("transition", "override", "weight_override", "cooling")
-        return [replace(e, at_ms=0) for e in self.reader.events(self.name) if e.event in kinds]
+        return [replace(e, at_ms=0, id="") for e in self.reader.events(self.name) if e.event in kinds]
 
     def _wait(self, step, ms):
         self.now_ms += ms
