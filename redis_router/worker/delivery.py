@@ -15,6 +15,8 @@ from redis_router.worker.webhook import Webhook, headers
 
 TIME_OUT = 10.0
 """Seconds for all of it: look-up, connection, answer."""
+_CLOSING = 0.01
+"""Seconds for the loop to close the sockets of what ended: it runs no longer than a message takes."""
 MOST_PATIENCE = 300.0
 """Seconds: a receiver that asks for more is asked again after so many."""
 
@@ -78,12 +80,15 @@ class Delivery:
         self._certificates = self._certificates or httpx.create_ssl_context()
         signed = headers(message.id, int(time.time()), message.body, self._webhook.secret)
         # the status is enough: what follows is not read. Each has a client of its own, so no connection goes stale
-        async with (
-            asyncio.timeout(TIME_OUT),
-            httpx.AsyncClient(verify=self._certificates, timeout=None, follow_redirects=False) as client,
-            client.stream("POST", self._webhook.url, content=message.body, headers=signed) as answer,
-        ):
-            return answer.status_code, answer.headers.get("retry-after", "")
+        try:
+            async with (
+                asyncio.timeout(TIME_OUT),
+                httpx.AsyncClient(verify=self._certificates, timeout=None, follow_redirects=False) as client,
+                client.stream("POST", self._webhook.url, content=message.body, headers=signed) as answer,
+            ):
+                return answer.status_code, answer.headers.get("retry-after", "")
+        finally:
+            await asyncio.sleep(_CLOSING)
 
 
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)

@@ -108,8 +108,8 @@ def test_overrides_are_told_with_who_why_and_until_when(worker, store, hears):
     store.override("openai", "drain", 3_600_000, 0, "alice", "slow <!channel> & more")
     store.override("openai", "end", 0, 0, "bob", "all well")
     store.override("openai", "weight", 0, 0.5, "bob", "")
-    store.override("openai", "weight", 200, 0.25, "bob", "")
     store.update("openai", {"available": "0", "weight": "3.0"})
+    store.override("openai", "weight", 200, 0.25, "bob", "")
     eventually(lambda: len(hears.changes) >= 7)
     members = ("event", "from", "to", "reason", "by")
     assert sorted(hears.told(*members)) == sorted(
