@@ -41,7 +41,11 @@ def test_the_tables_are_the_collectors():
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    [("requests_total", "outcome"), ("probes_total", "result"), ("circuit_state", "state")],
+    [
+        ("requests_total", "outcome"),
+        ("webhook_deliveries_total", "result"),
+        ("webhook_dropped_total", "reason"),
+        ("probes_total", "result"), ("circuit_state", "state")],
 )
 def test_label_values_are_those_in_use(name, label):
     """The table lists all of them."""

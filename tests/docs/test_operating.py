@@ -4,6 +4,10 @@ from redis_router import Provider, Router
 from redis_router.runtime.names import operator_name
 from tests.support.documents import snippet
 
+CHECK = snippet("docs/operating.md", "def is_ours")
+EXAMPLE = snippet("docs/operating.md", '"changes": [')
+START = snippet("docs/operating.md", "--webhook-url-env")
+SLACK = snippet("docs/operating.md", "trial calls from")
 ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
