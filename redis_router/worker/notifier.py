@@ -125,8 +125,10 @@ class Notifier:
     def _next(self) -> tuple[Message | None, dict[str, str]]:
         """What is to be told now, and the entries by which it ends; what is nothing to tell is passed over."""
         self._begin_term()
-        names = [*self._store.specs()]
-        news = self._store.news({name: self._told.get(name, self._told[_FROM]) for name in names})
+        begin = self._told[_FROM]
+        names = self._store.specs()  # those that were deregistered, too
+        self._told = {_FROM: begin} | {name: self._told.get(name, begin) for name in names}
+        news = self._store.news({name: self._told[name] for name in names})
         changes = [change for name, events in news.items() for change in self._changes(name, events)]
         ends = {name: events[-1].id for name, events in news.items()}
         if not changes:

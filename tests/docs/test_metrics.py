@@ -45,7 +45,9 @@ def test_the_tables_are_the_collectors():
         ("requests_total", "outcome"),
         ("webhook_deliveries_total", "result"),
         ("webhook_dropped_total", "reason"),
-        ("probes_total", "result"), ("circuit_state", "state")],
+        ("probes_total", "result"),
+        ("circuit_state", "state"),
+    ],
 )
 def test_label_values_are_those_in_use(name, label):
     """The table lists all of them."""
