@@ -215,7 +215,7 @@ def llm_server() -> Iterator[LlmServer]:
 class Receiver:
     """Of a webhook: keeps what was POSTed, each with its headers. `answers` are taken one for each, then it is 200.
 
-    An answer is a status, with headers where it is a pair; or "hang".
+    An answer is a status, with headers where it is a pair; or "hang", or "drip" (headers without an end).
     """
 
     def __init__(self) -> None:
@@ -249,6 +249,12 @@ def _receiving(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             if answer == "hang":
                 receiver.ended.wait(60)
                 self.close_connection = True
+                return
+            if answer == "drip":
+                with suppress(OSError):  # until the other side hangs up
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    while not receiver.ended.wait(0.05):
+                        self.wfile.write(b"X-Drip: 1\r\n")
                 return
             status, headers = answer if isinstance(answer, tuple) else (answer, {})
             with suppress(OSError):
