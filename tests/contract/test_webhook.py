@@ -266,6 +266,32 @@ def test_what_happened_between_two_leaders_is_told_by_the_next(worker, store, he
     assert hears.told("event") == [("transition",), ("override",)]
 
 
+def test_a_log_that_cannot_be_read_holds_up_no_other(worker, store, hears, redis_client):
+    """Nor does an entry that is none of ours."""
+    store.register(Provider("azure", ("m",)), SLOW)
+    redis_client.delete(store.keys.events("azure"))
+    redis_client.set(store.keys.events("azure"), "no log")
+    worker()
+    redis_client.xadd(store.keys.events("openai"), {"event": "transition", b"\xff": b"\xff"})
+    trip(store, "azure")
+    trip(store)
+    eventually(lambda: ("openai", "closed") in hears.told("provider", "from"))
+    assert {name for (name,) in hears.told("provider")} == {"openai"}
+
+
+def test_a_user_that_may_not_read_logs(real, hears, caplog):
+    """Is told once which right it lacks, and leads all the same."""
+    checker = new_worker(real.connect(), namespace=real.namespace, webhook=Webhook(hears.url))
+    real.operator().register(OPENAI, replace(QUICK, open_timeout=0.2))
+    checker.start()
+    eventually(lambda: "'xrevrange'" in caplog.text)
+    trip(real.operator())
+    eventually(lambda: real.record().circuit_state == "half_open")
+    checker.stop()
+    assert caplog.text.count("is not told what happens; Redis: ") == 1
+    assert hears.asked == []
+
+
 def test_one_run_tells_too(backend, store, hears, reached):
     """From cron: what happened since the last run."""
 
