@@ -20,6 +20,7 @@ import math
 from redis_router.circuit.record import ProviderHealth
 
 SAMPLES_KEPT = 64
+RATE_S = 10.0
 GROWTH_COUNTED = 1_000_000
 LONGEST_KEPT = 256
 FIRST_LIMIT = 2.0
@@ -51,7 +52,7 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
         growth = health.limit_growth
         if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor:
             call = max(health.call_ms, floor)
-            limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
+            limit, growth = cut(limit, max(near_load * call / (call + near - floor), in_service(health))), 1
         elif latency_ms <= 2 * floor:
             limit, growth = grown(limit, growth, load)
         changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
@@ -103,7 +104,7 @@ def overloaded(health: ProviderHealth) -> dict[str, float]:
     near = health.near_latency_ms + (8 * floor - health.near_latency_ms) / 12
     return {
         "near_latency_ms": near,
-        "concurrency_limit": cut(health.concurrency_limit, 0.5 * health.concurrency_limit),
+        "concurrency_limit": cut(health.concurrency_limit, max(0.5 * health.concurrency_limit, in_service(health))),
         "limit_growth": 1,
     }
 
@@ -136,9 +137,22 @@ def cut(limit: float, served: float) -> float:
     return limit + min(0.0, max(1.0, served) - limit) * 0.2
 
 
-def call_lasted(health: ProviderHealth, duration_ms: float) -> float:
+def answer_rate(health: ProviderHealth, now_ms: float, answered: bool) -> float:
+    """Answers a second lately."""
+    passed = max(0.0, now_ms - health.last_result_ms) / 1000 if health.last_result_ms else 0.0
+    return health.answers_per_s * math.exp(-passed / RATE_S) + (1 / RATE_S if answered else 0.0)
+
+
+def in_service(health: ProviderHealth) -> float:
+    """Little."""
+    return health.answers_per_s * max(health.call_ms, health.floor_latency_ms) / 1000
+
+
+def call_lasted(health: ProviderHealth, duration_ms: float, latency_ms: float) -> float:
     """The average duration of whole calls after one that went well and lasted so long, its stream included, ms."""
     average = health.call_ms
     if duration_ms <= 0:
         return average
+    if health.floor_latency_ms:
+        duration_ms -= max(0.0, latency_ms - health.floor_latency_ms)
     return duration_ms if average == 0 else average + (duration_ms - average) / 16

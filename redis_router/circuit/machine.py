@@ -204,6 +204,7 @@ def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int
     changes: dict[str, object] = {
         "latency_ms": latency_average(health.latency_ms, result.latency_ms),
         "failure_rate": rate,
+        "answers_per_s": capacity.answer_rate(health, now_ms, success),
         "last_check_ms": now_ms,
         "last_result_ms": now_ms,
         "result_gap_ms": max(0, now_ms - health.last_result_ms) if health.last_result_ms else 0,
@@ -212,7 +213,7 @@ def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int
         changes["still_answers"] = still_answers(health, success, rate)
     if not success:
         return changes | {"last_failure": result.reason}
-    changes["call_ms"] = capacity.call_lasted(health, result.duration_ms or result.latency_ms)
+    changes["call_ms"] = capacity.call_lasted(health, result.duration_ms or result.latency_ms, result.latency_ms)
     if result.load >= 0 and result.latency_ms > 0:
         changes.update(capacity.learned(health, result.latency_ms, result.load))
     return changes

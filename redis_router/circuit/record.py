@@ -118,6 +118,7 @@ class ProviderHealth:
     last_check_ms: int = stored(0, moment)
     last_result_ms: int = stored(0, moment, optional=True)
     result_gap_ms: int = stored(0, whole, optional=True)
+    answers_per_s: float = stored(0.0, number, optional=True)
     in_flight: int = stored(0, whole, optional=True)
     overdue: int = stored(0, whole, optional=True)
     concurrency_limit: float = stored(0.0, number, optional=True)
