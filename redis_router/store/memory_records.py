@@ -15,6 +15,7 @@ from redis_router.circuit.overrides import Said
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
 from redis_router.store.contract import COUNTED_FOR_MS
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
+from redis_router.store.presence import Presence
 
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000
@@ -138,6 +139,7 @@ class Records:
     entries: defaultdict[str, Entry] = field(default_factory=lambda: defaultdict(Entry))
     specs: dict[str, Spec] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    present: dict[str, Presence] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease)
     listeners: list[Listened] = field(default_factory=list)
 
