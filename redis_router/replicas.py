@@ -20,7 +20,7 @@ KNOWN_AFTER_MS = 5_000
 """What changed so long before a word was said is known to whoever said it: a push takes milliseconds."""
 
 
-class InStep(StrEnum):
+class ViewState(StrEnum):
     """How a process's view stands to the fleet's.
 
     in_step  as the records
@@ -29,7 +29,7 @@ class InStep(StrEnum):
     silent   it has not spoken for half a minute
     """
 
-    YES = "in_step"
+    IN_STEP = "in_step"
     BEHIND = "behind"
     ALONE = "alone"
     SILENT = "silent"
@@ -51,10 +51,10 @@ class Replica:
 
     name, role       as in logs; gateway, leader or standby
     version          of the library
-    state            see `InStep`; the worst that applies
+    state            see `ViewState`; the worst that applies
     since_ms         when it began
     seen_ms          when it spoke last, `silent_ms` ago
-    serves           how many providers it told of: a gateway its own, a worker all
+    sees             record -> how it saw it, of up to 200: a gateway its own, a worker all; see `word_of`
     differences      for behind
     own              record -> its circuit here, where this process decides by itself
     alone_until_ms   when it was in touch again after it had been out of touch last, for `alone_ms`; 0 for never
@@ -66,11 +66,11 @@ class Replica:
     host: str
     pid: int
     session: str
-    state: InStep
+    state: ViewState
     since_ms: int
     seen_ms: int
     silent_ms: int
-    serves: int
+    sees: Mapping[str, str]
     differences: tuple[Difference, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
     alone_ms: int = 0
@@ -79,7 +79,7 @@ class Replica:
     @property
     def differs(self) -> bool:
         """Is its view, as far as is known, another one than the fleet's?"""
-        return self.state is not InStep.YES
+        return self.state is not ViewState.IN_STEP
 
     @property
     def is_gateway(self) -> bool:
@@ -108,9 +108,9 @@ def compared(said: Iterable[Presence], snapshot: Snapshot) -> list[Replica]:
     return sorted(found, key=lambda each: (not each.is_gateway, each.name, each.since_ms))
 
 
-def counts(fleet: Collection[Replica]) -> tuple[int, dict[InStep, int]]:
+def counts(fleet: Collection[Replica]) -> tuple[int, dict[ViewState, int]]:
     """How many there are, and how many of them differ in each way."""
-    ways = [way for way in InStep if way is not InStep.YES]
+    ways = [way for way in ViewState if way is not ViewState.IN_STEP]
     return len(fleet), {way: sum(each.state is way for each in fleet) for way in ways}
 
 
@@ -123,11 +123,11 @@ def _compared(said: Presence, snapshot: Snapshot) -> Replica:
         if (difference := _difference(word, snapshot.records[name], said.seen_ms)) is not None
     )
     if silent_ms > SILENT_MS:
-        state = InStep.SILENT
+        state = ViewState.SILENT
     elif differences:
-        state = InStep.BEHIND
+        state = ViewState.BEHIND
     else:
-        state = InStep.ALONE if said.own else InStep.YES
+        state = ViewState.ALONE if said.own else ViewState.IN_STEP
     return Replica(
         said.name,
         said.role,
@@ -139,7 +139,7 @@ def _compared(said: Presence, snapshot: Snapshot) -> Replica:
         since_ms=said.seen_ms - said.up_ms,
         seen_ms=said.seen_ms,
         silent_ms=silent_ms,
-        serves=len(said.view),
+        sees=said.view,
         differences=differences,
         own=said.own,
         alone_ms=said.alone_ms,

@@ -28,6 +28,11 @@ REPORTS_KEPT_MS = 60_000
 Listened = SimpleQueue[Event | Literal["subscribed", "alive"]]
 
 
+def reports_kept_ms(config: CircuitConfig) -> float:
+    """For how long a replica's complaint counts, where `min_reporters` is asked for: as in `lua/record.lua`."""
+    return max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
+
+
 @dataclass(slots=True)
 class Entry:
     """All that is kept of one provider."""
@@ -82,7 +87,7 @@ class Entry:
         """How many other replicas complain at this moment; None where that is not asked for, or more cannot."""
         if config.min_reporters <= 1:
             return None
-        kept = max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
+        kept = reports_kept_ms(config)
         self.reporters = {who: at for who, at in self.reporters.items() if now - kept <= at <= now + CLOCK_SKEW_MS}
         others = len(self.reporters.keys() - {session})
         return others if len(self.in_flight) > others + 1 else None

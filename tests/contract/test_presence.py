@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from redis_router import CircuitConfig, Provider
-from redis_router.replicas import KNOWN_AFTER_MS, SILENT_MS, InStep, counts, replicas
+from redis_router.replicas import KNOWN_AFTER_MS, SILENT_MS, ViewState, counts, replicas
 from redis_router.store.presence import GATEWAY, KEPT_MS, Presence
 from tests.support import eventually, recorded, result
 from tests.support.fleet import fail, until
@@ -109,15 +109,20 @@ class TestWhoseViewDiffers:
         store.say_present(word(store, view={"openai": "open 2"}))
         other = at(60_000, "gw-2")
         other.say_present(word(other, view={"not one of ours": "closed 1"}))
-        assert [(each.name, each.state) for each in replicas(store)] == [("gw-1", InStep.YES), ("gw-2", InStep.YES)]
+        assert [(each.name, each.state) for each in replicas(store)] == [
+            ("gw-1", ViewState.IN_STEP),
+            ("gw-2", ViewState.IN_STEP),
+        ]
 
-    @pytest.mark.parametrize(("ms", "state"), [(KNOWN_AFTER_MS - 1, InStep.YES), (KNOWN_AFTER_MS, InStep.BEHIND)])
+    @pytest.mark.parametrize(
+        ("ms", "state"), [(KNOWN_AFTER_MS - 1, ViewState.IN_STEP), (KNOWN_AFTER_MS, ViewState.BEHIND)]
+    )
     def test_behind(self, at, opened, ms, state):
         """It spoke some seconds after the circuit opened, and saw it closed: then it did not know."""
         store = at(ms)
         store.say_present(word(store, view={"openai": "closed 1"}))
         (found,) = replicas(store)
-        assert (found.state, found.differs) == (state, state is not InStep.YES)
+        assert (found.state, found.differs) == (state, state is not ViewState.IN_STEP)
         if found.differs:
             (difference,) = found.differences
             assert difference == type(difference)("openai", "closed 1", "open 2", ms)
@@ -126,13 +131,13 @@ class TestWhoseViewDiffers:
         """Nobody knows what it knows now."""
         store = at(-1_000)
         store.say_present(word(store, view={"openai": "closed 1"}))
-        assert [each.state for each in replicas(at(SILENT_MS - 1_000))] == [InStep.YES]
+        assert [each.state for each in replicas(at(SILENT_MS - 1_000))] == [ViewState.IN_STEP]
 
     def test_silent(self, at, opened):
         """After three words that did not come; how long ago is told before."""
         store = at(0)
         store.say_present(word(store, view={"openai": "closed 1"}))
-        for ms, state in ((12_000, InStep.YES), (SILENT_MS + 1, InStep.SILENT)):
+        for ms, state in ((12_000, ViewState.IN_STEP), (SILENT_MS + 1, ViewState.SILENT)):
             (found,) = replicas(at(ms))
             assert (found.silent_ms, found.state) == (ms, state)
         assert replicas(at(KEPT_MS + 1)) == []
@@ -142,7 +147,7 @@ class TestWhoseViewDiffers:
         store = at(60_000)
         store.say_present(word(store, view={"openai": "closed 1"}, own={"openai": "closed"}))
         (found,) = replicas(store)
-        assert (found.state, found.own, found.differences) == (InStep.ALONE, {"openai": "closed"}, ())
+        assert (found.state, found.own, found.differences) == (ViewState.ALONE, {"openai": "closed"}, ())
 
     def test_what_an_operator_said_is_to_be_known(self, at):
         """A drain changes no generation."""
@@ -158,7 +163,7 @@ class TestWhoseViewDiffers:
         """A higher generation than the record's: Redis lost what that process knows."""
         store = at(60_000)
         store.say_present(word(store, view={"openai": "open 9"}))
-        assert replicas(store)[0].state is InStep.BEHIND
+        assert replicas(store)[0].state is ViewState.BEHIND
 
     def test_the_moments_are_redis_s(self, at):
         """Since when, and until when it was alone: from durations."""
@@ -172,7 +177,7 @@ class TestWhoseViewDiffers:
         for ms, name, own in ((0, "gw-1", {}), (60_000, "gw-2", {}), (60_000, "gw-3", {"openai": "open"})):
             store = at(ms, name)
             store.say_present(word(store, own=own))
-        assert counts(replicas(at(60_000))) == (3, {InStep.BEHIND: 0, InStep.ALONE: 1, InStep.SILENT: 1})
+        assert counts(replicas(at(60_000))) == (3, {ViewState.BEHIND: 0, ViewState.ALONE: 1, ViewState.SILENT: 1})
 
 
 class TestReplicasAndWorkers:
@@ -185,7 +190,12 @@ class TestReplicasAndWorkers:
         replica.start()
         eventually(lambda: [each.view for each in backend.looking.presences()] == [{"openai": "closed 1"}])
         (found,) = replicas(backend.looking)
-        assert (found.name, found.role, found.state, found.serves) == ("gw-1", "gateway", InStep.YES, 1)
+        assert (found.name, found.role, found.state, found.sees) == (
+            "gw-1",
+            "gateway",
+            ViewState.IN_STEP,
+            {"openai": "closed 1"},
+        )
         assert found.version
         assert found.pid
         replica.close()
@@ -240,4 +250,4 @@ class TestReplicasAndWorkers:
         eventually(lambda: [each.alone_ms > 0 for each in backend.looking.presences()] == [True])
         (found,) = replicas(backend.looking)
         assert found.alone_until_ms <= found.seen_ms
-        assert found.state is InStep.YES
+        assert found.state is ViewState.IN_STEP
