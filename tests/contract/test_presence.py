@@ -8,7 +8,7 @@ from redis_router import CircuitConfig, Provider
 from redis_router.replicas import KNOWN_AFTER_MS, SILENT_MS, ViewState, counts, replicas
 from redis_router.store.presence import GATEWAY, KEPT_MS, Presence
 from tests.support import eventually, recorded, result
-from tests.support.fleet import fail, until
+from tests.support.fleet import deafen, fail, until
 
 AT = 1_000_000_000
 ONCE = CircuitConfig(consecutive_failure_limit=1)
@@ -237,6 +237,35 @@ class TestReplicasAndWorkers:
         fail(replica, "c", 1)
         eventually(lambda: [each.view.get("c") for each in backend.looking.presences()] == ["open 2"])
         assert all(len(each.view) == 2 for each in backend.looking.presences())
+
+    def test_a_replica_that_hears_nothing_is_behind(self, backend, fleet, monkeypatch):
+        """It goes on to speak, and sees closed what has been open for a while."""
+        monkeypatch.setattr("redis_router.replica.presence.SAID_EVERY", 0.1)
+        monkeypatch.setattr("redis_router.replicas.KNOWN_AFTER_MS", 300)
+        deaf, hears = fleet(circuit=replace(ONCE, open_timeout=600.0))
+        deafen(deaf)
+        fail(hears, "openai", 1)
+        until(hears, "openai", "open")
+        eventually(lambda: [each.state for each in replicas(backend.looking) if each.differs] == [ViewState.BEHIND])
+        (found,) = [each for each in replicas(backend.looking) if each.differs]
+        assert [(each.sees, each.record) for each in found.differences] == [("closed 1", "open 2")]
+        assert deaf.get_circuit_state("openai") == "closed"
+
+    def test_a_replica_that_decides_by_itself_says_so(self, backend, router, monkeypatch):
+        """Its own calls fail and nobody else complains: with `min_reporters` that opens no circuit of the fleet's."""
+        monkeypatch.setattr("redis_router.replica.presence.SAID_EVERY", 0.1)
+        circuit = replace(ONCE, min_reporters=2, open_timeout=600.0)
+        first, second = (router(circuit=circuit) for _ in range(2))
+        for replica in (first, second):
+            replica.register_provider(Provider("openai", ("m",)))
+            replica.start()
+            replica.record_result("openai", success=True, latency_ms=5.0)
+            assert replica.flush()
+        fail(first, "openai", 1)
+        until(first, "openai", "open")
+        eventually(lambda: ViewState.ALONE in [each.state for each in replicas(backend.looking)])
+        (found,) = [each for each in replicas(backend.looking) if each.differs]
+        assert (found.own, found.sees["openai"]) == ({"openai": "open"}, "closed 1")
 
     def test_after_an_outage_it_says_that_it_was_alone(self, backend, router, outage):
         """For how long, and when that ended."""
