@@ -108,10 +108,12 @@ def compared(said: Iterable[Presence], snapshot: Snapshot) -> list[Replica]:
     return sorted(found, key=lambda each: (not each.is_gateway, each.name, each.since_ms))
 
 
-def counts(fleet: Collection[Replica]) -> tuple[int, dict[ViewState, int]]:
-    """How many there are, and how many of them differ in each way."""
+def counts(fleet: Collection[Replica]) -> tuple[dict[str, int], dict[str, int]]:
+    """How many there are, gateways and workers, and how many of them differ, in each way."""
+    gateways = sum(each.is_gateway for each in fleet)
     ways = [way for way in ViewState if way is not ViewState.IN_STEP]
-    return len(fleet), {way: sum(each.state is way for each in fleet) for way in ways}
+    differ = {str(way): sum(each.state is way for each in fleet) for way in ways}
+    return {"gateway": gateways, "worker": len(fleet) - gateways}, differ
 
 
 def _compared(said: Presence, snapshot: Snapshot) -> Replica:
@@ -154,6 +156,7 @@ def _difference(sees: str, health: ProviderHealth, seen_ms: int) -> Difference |
         return None
     generation = _generation(sees)
     if generation != health.generation:  # a higher one: Redis lost what it knew
+        record = f"{health.circuit_state} {health.generation}"  # since when the rest of the word holds is not known
         changed_ms = health.last_state_change_ms if generation < health.generation else seen_ms - KNOWN_AFTER_MS
     else:  # what an operator or a probe said; results may have come since, and then it cannot be told
         changed_ms = health.version // 1000

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from redis_router.operate.words import lasted
-from redis_router.replicas import Replica, ViewState
+from redis_router.replicas import Replica, ViewState, counts
 
 MOST_NAMED = 3
 
@@ -34,10 +34,9 @@ def view(replica: Replica, now_ms: int) -> str:
 
 def summary(replicas: Collection[Replica]) -> str:
     """replicas: 3, workers: 2, differ: 1 behind."""
-    gateways = sum(replica.is_gateway for replica in replicas)
-    ways = {way: sum(replica.state is way for replica in replicas) for way in ViewState if way is not ViewState.IN_STEP}
+    there, ways = counts(replicas)
     differ = ", ".join(f"{number} {way}" for way, number in ways.items() if number) or "none"
-    return f"replicas: {gateways}, workers: {len(replicas) - gateways}, differ: {differ}"
+    return f"replicas: {there['gateway']}, workers: {there['worker']}, differ: {differ}"
 
 
 def as_json(replica: Replica) -> dict[str, Any]:

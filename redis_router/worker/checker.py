@@ -21,6 +21,7 @@ from redis_router.store.backoff import backoff
 from redis_router.store.opening import open_store, open_target
 from redis_router.store.presence import LEADER, STANDBY
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
+from redis_router.worker.census import Census
 from redis_router.worker.duties import Duties, Step
 from redis_router.worker.election import Election
 from redis_router.worker.fleet import Fleet
@@ -88,6 +89,7 @@ class HealthChecker:
         self._fleet = Fleet(self._store, self._metrics, options.interval, self._wake)
         self._prober = Prober(options, self._wake)
         self._present = Present()
+        self._census = Census(self._store, self._metrics)
         self._duties = Duties(options, self._store, self._fleet, self._election, self._metrics, self._prober)
         self._thread: Background | None = None
         self._turned_at = time.monotonic()
@@ -205,6 +207,8 @@ class HealthChecker:
         except RouterError as error:
             self._fleet.failed(error)
             self._metrics.leads(self.is_leader)
+            if not self.is_leader:
+                self._census.stand_by()
             self._failures += 1
             self._stop.wait(backoff(self._failures))
             return True
@@ -221,7 +225,9 @@ class HealthChecker:
         self._say_present()
         if not self.is_leader:
             self._duties.stand_by()
+            self._census.stand_by()
             return
+        self._census.count_if_due()
         self._say_if_empty()
         until = min(self._election.next_at, time.monotonic() + TURN_SECONDS)
         while self.is_leader and not self._stop.is_set() and time.monotonic() < until:
@@ -251,6 +257,7 @@ class HealthChecker:
     def _resign(self) -> None:
         try:
             self._election.resign()
+            self._census.stand_by()
             self._present.say_gone(self._store)
         except RouterError as error:
             log.warning("could not resign, the lease runs out by itself: %s", error)

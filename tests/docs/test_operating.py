@@ -7,6 +7,7 @@ from tests.support.documents import snippet
 ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
+WHO = snippet("docs/operating.md", "operator.replicas")
 NAMES = ("openai", "azure", "anthropic")
 
 
