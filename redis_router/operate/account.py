@@ -166,7 +166,7 @@ class Account:
         if not health.last_result_ms:
             return "none yet"
         rows = (("failures", health.consecutive_failures), ("successes", health.consecutive_successes))
-        in_a_row = [f"{number} {what} in a row" for what, number in rows if number]
+        in_a_row = [f"{what} in a row: {number}" for what, number in rows if number]
         parts = [f"last {ago(self.now_ms, health.last_result_ms)} ago", f"failure rate {health.failure_rate:.1%}"]
         parts += [f"latency {health.latency_ms:.1f} ms"] if health.latency_ms else []
         return ", ".join([*parts, *in_a_row])

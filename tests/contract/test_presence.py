@@ -8,7 +8,7 @@ from redis_router import CircuitConfig, Provider
 from redis_router.replicas import KNOWN_AFTER_MS, SILENT_MS, ViewState, counts, replicas
 from redis_router.store.presence import GATEWAY, KEPT_MS, Presence
 from tests.support import eventually, recorded, result
-from tests.support.fleet import deafen, fail, until
+from tests.support.fleet import deafen, fail, registry_of, until
 
 AT = 1_000_000_000
 ONCE = CircuitConfig(consecutive_failure_limit=1)
@@ -281,3 +281,45 @@ class TestReplicasAndWorkers:
         (found,) = replicas(backend.looking)
         assert found.alone_until_ms <= found.seen_ms
         assert found.state is ViewState.IN_STEP
+
+
+class TestTheCensus:
+    """What the leader shows of the fleet."""
+
+    @staticmethod
+    def shown(worker):
+        """The samples of the two gauges, by name and label."""
+        families = (family for family in registry_of(worker).collect() if "replicas" in family.name)
+        return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+    def test_the_leader_counts_and_a_standby_shows_none(self, backend, checker, at, opened):
+        """And after it was stopped, it shows none either."""
+        now_ms, _ = backend.looking.leader()
+        for name, ms, own in (("gw-1", 0, {}), ("gw-2", 0, {"openai": "closed"}), ("gw-3", -SILENT_MS - 1000, {})):
+            store = backend.store(name, now_ms=now_ms + ms)
+            store.say_present(word(store, own=own))
+        first = checker(worker="w-1")
+        first.start()
+        eventually(lambda: first.is_leader)
+        second = checker(worker="w-2")
+        second.start()
+        there = {("redis_router_replicas", "gateway"): 3.0, ("redis_router_replicas", "worker"): 1.0}
+        differ = {
+            ("redis_router_replicas_that_differ", how): float(n)
+            for how, n in (("behind", 0), ("alone", 1), ("silent", 1))
+        }
+        eventually(lambda: self.shown(first) == {**there, **differ})
+        assert self.shown(second) == {}
+        first.stop()
+        assert self.shown(first) == {}
+        eventually(lambda: self.shown(second))
+
+    @pytest.mark.redis("memory refuses nothing")
+    def test_a_key_of_another_type_holds_up_no_worker(self, backend, checker, redis_client, caplog):
+        """It is said once, and the circuits are moved all the same."""
+        redis_client.set(backend.keys.replicas, "x")
+        worker = checker(worker="w-1")
+        worker.start()
+        eventually(lambda: worker.is_leader and worker.redis_up)
+        eventually(lambda: [each for each in caplog.messages if "cannot count the fleet's replicas" in each])
+        assert self.shown(worker) == {}

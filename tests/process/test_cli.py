@@ -52,6 +52,8 @@ def deaf():
 COMMANDS = [
     ("status",),
     ("status", "--json"),
+    ("status", "openai"),
+    ("replicas",),
     ("doctor",),
     ("doctor", "--json"),
     ("purge",),
