@@ -102,7 +102,6 @@ class Exchange:
 
     def say_goodbye(self) -> None:
         """This replica leaves: nothing of it is under way, and it is asked no more how a provider is."""
-        self._present.say_gone(self._store)
         redis_now = self._records.redis_now_ms() or 0.0
         called = [
             name
@@ -110,6 +109,7 @@ class Exchange:
             if candidate.here.told.calls or redis_now - candidate.health.last_result_ms < COUNTED_FOR_MS
         ]
         self._store.record([Batch(name, self._outbox.number(), (), GONE) for name in called])
+        self._present.say_gone(self._store)
 
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""

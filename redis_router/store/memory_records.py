@@ -218,6 +218,7 @@ class Memory:
         self.lock = threading.RLock()
         for records in self.namespaces.values():
             records.lease = Lease()
+            records.present.clear()
             records.listeners.clear()
 
 

@@ -8,6 +8,7 @@ next interval.
 import math
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -257,10 +258,11 @@ class HealthChecker:
     def _resign(self) -> None:
         try:
             self._election.resign()
-            self._census.stand_by()
-            self._present.say_gone(self._store)
         except RouterError as error:
             log.warning("could not resign, the lease runs out by itself: %s", error)
+        with suppress(RouterError):  # then its word goes by itself
+            self._present.say_gone(self._store)
+        self._census.stand_by()
         self._metrics.leads(False)
 
     def _say_if_empty(self) -> None:
