@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         snapshot = store.snapshot(asked or None)
         found = None if said is None else compared(said, snapshot)
         accounts = {
-            name: Account.of(name, snapshot, store.surroundings(name), found or [])
+            name: Account.of(name, snapshot, store.surroundings(name), found)
             for name in asked
             if name in snapshot.records
         }

@@ -24,16 +24,16 @@ NOT_ALLOWED = "not allowed to look: it takes the right to zrange"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One record and what there is around it."""
+    """One record and what there is around it; `fleet` is None where Redis refuses to tell it."""
 
     health: ProviderHealth
     spec: Spec
     around: Surroundings
-    fleet: Sequence[Replica]
+    fleet: Sequence[Replica] | None
     now_ms: int
 
     @classmethod
-    def of(cls, name: str, snapshot: Snapshot, around: Surroundings, fleet: Sequence[Replica]) -> "Account":
+    def of(cls, name: str, snapshot: Snapshot, around: Surroundings, fleet: Sequence[Replica] | None) -> "Account":
         """Of a record that the snapshot has."""
         return cls(snapshot.records[name], snapshot.specs.get(name, Spec()), around, fleet, snapshot.now_ms)
 
@@ -62,7 +62,7 @@ class Account:
     def served_by(self) -> list[Replica]:
         """The gateways that said that they serve it."""
         name = self.health.name
-        return [each for each in self.fleet if each.is_gateway and name in each.sees]
+        return [each for each in self.fleet or () if each.is_gateway and name in each.sees]
 
     # As JSON
 
@@ -76,7 +76,9 @@ class Account:
                 {"replica": _name(who), "calls": it.calls, "overdue": it.overdue, "said_ms": it.said_ms}
                 for who, it in self.calls.items()
             ],
-            "replicas": [{"replica": each.name, "sees": each.sees[self.health.name]} for each in self.served_by],
+            "replicas": None
+            if self.fleet is None
+            else [{"replica": each.name, "sees": each.sees[self.health.name]} for each in self.served_by],
             "words": dict(self.lines),
         }
 
@@ -172,6 +174,8 @@ class Account:
         return ", ".join([*parts, *in_a_row])
 
     def _replicas(self) -> str:
+        if self.fleet is None:
+            return "unknown, Redis refuses to tell"
         serving = self.served_by
         otherwise = [
             f"{replica.name} saw {each.sees}, was {each.record} for {lasted(each.for_ms)}"

@@ -182,6 +182,8 @@ class TestTheCommands:
             eventually(lambda: [each for each in caplog.messages if "cannot tell that this process is there" in each])
         code, out, _ = run("status", *base)
         assert (code, "replicas: unknown" in out) == (0, True)
+        code, out, _ = run("status", "openai", *base)
+        assert (code, "unknown, Redis refuses to tell" in out) == (0, True)
         assert run("replicas", *base)[0] == 2
 
 
