@@ -1,17 +1,21 @@
-"""`redis-router status`: one look at the shared records, as a table or as JSON."""
+"""`redis-router status`: one look at the shared records, or a full account of some, in words or as JSON."""
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redis_router.circuit.overrides import FOR_EVER_MS, override_of
-from redis_router.circuit.record import ProviderHealth, TakenOutBy
+from redis_router.circuit.record import ProviderHealth
 from redis_router.cli.arguments import Commands, of_redis, opened_store
-from redis_router.cli.terminal import lasted, printable, say
-from redis_router.store.contract import Snapshot
-from redis_router.store.messages import Leader
+from redis_router.cli.terminal import columns, printable, say
+from redis_router.errors import RedisRefused
+from redis_router.operate import fleet, words
+from redis_router.operate.account import Account
+from redis_router.overriding import names_in_fleet
+from redis_router.replicas import Replica, compared
+from redis_router.store.contract import Snapshot, Store
+from redis_router.store.presence import Presence
 
 _HEAD = (
     "PROVIDER",
@@ -33,6 +37,7 @@ _HEAD = (
 def add(commands: Commands) -> None:
     """Declare the command."""
     status = commands.add_parser("status", parents=[of_redis()], help="show every provider's circuit, and who leads")
+    status.add_argument("providers", nargs="*", metavar="PROVIDER", help="a full account of these; provider/model, too")
     status.add_argument("--json", action="store_true", help="all fields, as JSON")
     status.set_defaults(run=run)
 
@@ -40,33 +45,71 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 where a record cannot be read."""
     with opened_store(arguments) as store:
-        snapshot = store.snapshot()
-    say(as_json(snapshot) if arguments.json else as_table(snapshot))
+        asked = dict.fromkeys(record for name in arguments.providers for record in names_in_fleet(store, name))
+        said = _presences(store)
+        snapshot = store.snapshot(asked or None)
+        found = None if said is None else compared(said, snapshot)
+        accounts = {
+            name: Account.of(name, snapshot, store.surroundings(name), found)
+            for name in asked
+            if name in snapshot.records
+        }
+    if arguments.json:
+        say(as_json(snapshot, found, accounts))
+    elif asked:
+        say(as_accounts(snapshot, accounts, list(asked)))
+    else:
+        say(as_table(snapshot, found))
     return 1 if snapshot.unreadable else 0
 
 
-def as_json(snapshot: Snapshot) -> str:
-    """Every field of every record, and the leader."""
+def _presences(store: Store) -> list[Presence] | None:
+    """None where Redis refuses them: the records are what matters."""
+    try:
+        return store.presences()
+    except RedisRefused:
+        return None
+
+
+def as_json(snapshot: Snapshot, found: Sequence[Replica] | None, accounts: Mapping[str, Account]) -> str:
+    """Every field of every record, the leader, and how many replicas differ; and the accounts that were asked for."""
     providers = {name: _record(snapshot, health) for name, health in sorted(snapshot.records.items())}
+    for name, account in accounts.items():
+        providers[name]["account"] = account.facts
     leads = snapshot.leader is not None and snapshot.leader.remaining_ms > 0
     leader = asdict(snapshot.leader) if snapshot.leader is not None and leads else None
     unreadable = {name: str(error) for name, error in sorted(snapshot.unreadable.items())}
-    found = {"now_ms": snapshot.now_ms, "leader": leader, "providers": providers, "unreadable": unreadable}
-    return json.dumps(found, indent=2)
+    replicas = None if found is None else {"count": len(found), "differ": sum(each.differs for each in found)}
+    head = {"now_ms": snapshot.now_ms, "leader": leader, "replicas": replicas}
+    return json.dumps({**head, "providers": providers, "unreadable": unreadable}, indent=2)
 
 
-def as_table(snapshot: Snapshot) -> str:
+def as_accounts(snapshot: Snapshot, accounts: Mapping[str, Account], asked: Sequence[str]) -> str:
+    """A paragraph for each, its name above."""
+    paragraphs = []
+    for name in asked:
+        if name in accounts:
+            lines = accounts[name].lines
+            width = max(len(what) for what, _ in lines)
+            said = [f"  {what.ljust(width)}  {printable(text)}" for what, text in lines]
+        else:
+            why = snapshot.unreadable.get(name, "registered, and without a record")
+            said = [f"  {printable(str(why))}"]
+        paragraphs.append("\n".join([printable(name), *said]))
+    return "\n\n".join(paragraphs)
+
+
+def as_table(snapshot: Snapshot, replicas: Sequence[Replica] | None) -> str:
     """A line per provider, fit for a terminal whatever a hand wrote into the records."""
-    lines = [printable(_leader(snapshot.leader, snapshot.now_ms)), ""]
+    who = ["replicas: unknown, Redis refuses to tell"] if replicas is None else [fleet.summary(replicas)]
+    lines = [printable(words.leads(snapshot.leader, snapshot.now_ms)), *who, ""]
     if not snapshot.records and not snapshot.unreadable:
         return "\n".join(
             [*lines, "no provider is registered: check --namespace, or start a gateway that registers one"]
         )
     rows: list[Sequence[str]] = [_HEAD]
     rows += [tuple(map(printable, _row(snapshot, health))) for _, health in sorted(snapshot.records.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *(printable(str(error)) for error in snapshot.unreadable.values())])
+    return "\n".join([*lines, *columns(rows), *(printable(str(error)) for error in snapshot.unreadable.values())])
 
 
 def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
@@ -77,90 +120,19 @@ def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
 
 
 def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
+    spec, now_ms = snapshot.specs[health.name], snapshot.now_ms
     return (
         health.name,
         health.circuit_state.value,
-        _ago(snapshot.now_ms, health.last_state_change_ms),
+        words.ago(now_ms, health.last_state_change_ms),
         "-" if health.circuit_state == "closed" else health.open_reason,
-        _next_try(health, snapshot.now_ms),
-        _available(health, snapshot.now_ms),
-        _probe(snapshot, health),
+        words.next_try(health, now_ms),
+        words.available(health, now_ms),
+        words.probe(spec, health),
         health.last_failure or "-",
         f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
         f"{health.failure_rate:.1%}",
-        _calls(health),
-        _weight(health, snapshot.now_ms),
-        ", ".join(map(str, snapshot.specs[health.name].models)),
+        words.calls(health),
+        words.weight(health, now_ms),
+        ", ".join(map(str, spec.models)),
     )
-
-
-def _calls(health: ProviderHealth) -> str:
-    """Under way over the fleet, of those that it takes at once without making them wait; and those overdue."""
-    overdue = f" ({health.overdue} overdue)" if health.overdue else ""
-    if not health.concurrency_limit:
-        return f"{health.in_flight}{overdue}" if health.in_flight else "-"
-    return f"{health.in_flight}/{health.concurrency_limit:.0f}{overdue}"
-
-
-def _available(health: ProviderHealth, now_ms: int) -> str:
-    by_operator = health.unavailable_reason == TakenOutBy.OPERATOR
-    if not by_operator and (word := override_of(health, now_ms)):
-        return _overridden(word, health.override_until_ms, health.override_by, now_ms)
-    if health.still_answers and health.unavailable_reason == TakenOutBy.CIRCUIT:
-        return "if nobody else is"
-    if health.circuit_state == "half_open" and health.unavailable_reason == TakenOutBy.CIRCUIT:
-        return "trial calls"
-    if health.weight == 0 and not by_operator:
-        return "no (weight 0)"
-    if not health.available:
-        return f"no ({health.unavailable_reason})"
-    cooling = health.cooling_for_ms(now_ms)
-    return f"no (rate limited, {cooling / 1000:.0f} s)" if cooling else "yes"
-
-
-def _overridden(word: str, until_ms: int, by: str, now_ms: int) -> str:
-    """drain by alice@ops-1, 29 min left."""
-    left = "for ever" if until_ms >= FOR_EVER_MS else f"{lasted(until_ms - now_ms)} left"
-    return f"{word} by {by or 'somebody'}, {left}"
-
-
-def _weight(health: ProviderHealth, now_ms: int) -> str:
-    if health.weight_override_until_ms <= now_ms:
-        return f"{health.weight:g}"
-    until_ms, by = health.weight_override_until_ms, health.weight_override_by
-    return f"{health.weight:g}, {_overridden(f'{health.weight_override:g}', until_ms, by, now_ms)}"
-
-
-def _next_try(health: ProviderHealth, now_ms: int) -> str:
-    """When an open circuit lets trial calls through."""
-    if health.circuit_state == "half_open":
-        return "now"
-    if health.circuit_state == "closed":
-        return "-"
-    wait = health.due_in_ms(now_ms) / 1000
-    if wait <= 0 and health.probe_result not in ("", "passes"):
-        return "after the probe"
-    return f"in {wait:.0f} s" if wait > 0 else "due"
-
-
-def _probe(snapshot: Snapshot, health: ProviderHealth) -> str:
-    if snapshot.specs[health.name].probe is None:
-        return "-"
-    said = health.probe_result or "not yet"
-    return said if said in ("passes", "not yet") or said.startswith("cannot: ") else f"fails: {said}"
-
-
-def _leader(leader: Leader | None, now_ms: int) -> str:
-    if leader is None:
-        return "leader: none yet; start `redis-router worker`"
-    if leader.remaining_ms <= 0:
-        return f"leader: none since {_ago(now_ms, leader.until_ms)} (last: {leader.worker}, epoch {leader.epoch})"
-    return (
-        f"leader: {leader.worker}, epoch {leader.epoch}, for {_ago(now_ms, leader.since_ms)},"
-        f" lease ends in {leader.remaining_ms / 1000:.1f} s"
-    )
-
-
-def _ago(now_ms: int, moment_ms: int) -> str:
-    """How long ago; '-' for never."""
-    return lasted(max(0, now_ms - moment_ms)) if moment_ms else "-"

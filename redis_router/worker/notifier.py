@@ -6,7 +6,7 @@ was. So a leader that dies between a transition and its message leaves both to i
 the message and its note leaves a message that is sent twice, whose changes have the ids they had.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
@@ -16,12 +16,10 @@ from redis_router.runtime.background import Background
 from redis_router.runtime.log import log
 from redis_router.store.backoff import backoff
 from redis_router.store.contract import Store
-from redis_router.store.messages import LoggedEvent
 from redis_router.telemetry.metrics import Metrics
 from redis_router.worker.delivery import Delivery, NotTaken, TryAgain
 from redis_router.worker.election import Election
-from redis_router.worker.fleet import Fleet
-from redis_router.worker.notices import Change, Message, changes_of, compose
+from redis_router.worker.notices import Message, changes_of, compose
 from redis_router.worker.webhook import Webhook
 
 TOGETHER_SECONDS = 1.0
@@ -44,13 +42,10 @@ class Over(Exception):
 class Notifier:
     """`news` rings where something happened. Raises InvalidArgument where httpx is missing."""
 
-    def __init__(
-        self, webhook: Webhook, store: Store, fleet: Fleet, election: Election, metrics: Metrics, news: Alarm
-    ) -> None:
+    def __init__(self, webhook: Webhook, store: Store, election: Election, metrics: Metrics, news: Alarm) -> None:
         self._delivery = Delivery(webhook)
         self._host = webhook.host
         self._store = store
-        self._fleet = fleet
         self._election = election
         self._metrics = metrics
         self._news = news
@@ -129,12 +124,16 @@ class Notifier:
         names = self._store.specs()  # those that were deregistered, too
         self._told = {_FROM: begin} | {name: self._told.get(name, begin) for name in names}
         news = self._store.news({name: self._told[name] for name in names})
-        changes = [change for name, events in news.items() for change in self._changes(name, events)]
         ends = {name: events[-1].id for name, events in news.items()}
+        records = self._store.snapshot(news).records if news else {}  # after the logs: what these say is in them
+        space = self._store.keys.namespace
+        changes = [
+            change for name, events in news.items() for change in changes_of(space, name, events, records.get(name))
+        ]
         if not changes:
             self._told |= ends
             return None, {}
-        return compose(self._store.keys.namespace, self._store.writer, changes), ends
+        return compose(space, self._store.writer, changes), ends
 
     def _begin_term(self) -> None:
         """Where the leader before this one ended; the first one of all begins now."""
@@ -147,9 +146,6 @@ class Notifier:
             told[_FROM] = f"{now_ms - 1}-0"
             self._store.note_told(epoch, {_FROM: told[_FROM]})
         self._told, self._term = told, epoch
-
-    def _changes(self, name: str, events: Iterable[LoggedEvent]) -> list[Change]:
-        return changes_of(self._store.keys.namespace, name, events, self._fleet.records.get(name))
 
     def _note(self, ends: Mapping[str, str]) -> None:
         self._told |= ends

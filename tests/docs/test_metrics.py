@@ -47,6 +47,8 @@ def test_the_tables_are_the_collectors():
         ("webhook_dropped_total", "reason"),
         ("probes_total", "result"),
         ("circuit_state", "state"),
+        ("replicas", "role"),
+        ("replicas_that_differ", "how"),
     ],
 )
 def test_label_values_are_those_in_use(name, label):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ SLACK = snippet("docs/operating.md", "trial calls from")
 ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
+WHO = snippet("docs/operating.md", "operator.replicas")
 NAMES = ("openai", "azure", "anthropic")
 
 
@@ -49,6 +51,10 @@ def test_an_operator_acts_looks_and_begins(backend, capsys):
         health = scope["operator"].status().records
         assert [health[name].override for name in NAMES] == ["", "observe", "force_closed"]
         assert (health["azure"].weight_override, health["anthropic"].override_by) == (0.2, operator_name())
+        eventually(lambda: scope["operator"].replicas())
+        capsys.readouterr()
+        played(backend, WHO, **scope)
+        assert f"{fleet.replica} gateway {version('redis-llm-router')} in_step " in capsys.readouterr().out
         if backend.name == "memory":
             played(backend, LOOK, **scope)
             assert "'to': 'drain', " in capsys.readouterr().out
