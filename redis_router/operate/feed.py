@@ -154,6 +154,7 @@ class Feed:
         snapshot = self._snapshot
         found = facts.ranked(each.facts for each in self._providers.values() if whole or each.number > number)
         message: Json = {
+            "namespace": self._store.keys.namespace,
             "now_ms": None if snapshot is None else snapshot.now_ms,
             "age_ms": None if snapshot is None else round((time.monotonic() - self._looked_at) * 1000),
             "error": None if self._error is None else {"code": self._error.code, "message": str(self._error)},
