@@ -14,7 +14,6 @@ import time
 from collections.abc import Collection
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import quote
 
 from redis_router.errors import InvalidArgument
 from redis_router.operate.http import Refused, Request
@@ -204,9 +203,9 @@ def _bearer(request: Request) -> str | None:
 
 
 def _cookie(session: str, seconds: int, request: Request) -> str:
+    """Without a path: it goes to where it was set, `api/v1/`, whatever a proxy puts before that."""
     secure = "; Secure" if request.secure else ""
-    path = f"{quote(request.root)}/api/v1/"
-    return f"{COOKIE}={session}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+    return f"{COOKIE}={session}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
 
 
 def _host_of(header: str) -> str:

@@ -34,7 +34,6 @@ class Request:
 
     path     without the part under which the page is mounted; percent signs decoded
     headers  by their names in lower case
-    root     the part under which the page is mounted; '' for none
     peer     the address from which it came; '' where that is unknown
     secure   did it come by HTTPS?
     """
@@ -44,7 +43,6 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    root: str = ""
     peer: str = ""
     secure: bool = False
 

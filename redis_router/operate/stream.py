@@ -1,6 +1,6 @@
 """One viewer's stream: server-sent events, each all of the fleet or what changed since the one before.
 
-It lasts a quarter of a minute. Browsers connect again by themselves and say which event they saw last, so nothing is
+It lasts ten seconds. Browsers connect again by themselves and say which event they saw last, so nothing is
 missed; and a server that ends waits for no viewer.
 """
 
@@ -10,7 +10,7 @@ import time
 
 from redis_router.operate.feed import Feed
 
-LASTS_SECONDS = 15.0
+LASTS_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 """An event comes at least so often: a viewer knows within seconds that none do."""
 LOOK_SECONDS = 0.1
@@ -54,15 +54,22 @@ class Stream:
         """Is it to be ended?"""
         return self._feed.closed or time.monotonic() >= self._until
 
+    @property
+    def is_due(self) -> bool:
+        """Is there something to send? It waits for nothing."""
+        return self._state != self._sent or time.monotonic() - self._sent_at >= BEAT_SECONDS
+
+    @property
+    def _state(self) -> tuple[object, ...]:
+        return self._feed.number, self._feed.error
+
     def take(self) -> bytes:
         """What there is to send now; b'' for nothing."""
         self._feed.watch()
-        state = (self._feed.number, self._feed.error)
-        now = time.monotonic()
-        if state == self._sent and now - self._sent_at < BEAT_SECONDS:
+        if not self.is_due:
             return b""
         is_first = self._sent is None
-        self._sent, self._sent_at = state, now
+        self._sent, self._sent_at = self._state, time.monotonic()
         whole, message, self._since = self._feed.changes(self._since)
         retry = f"retry: {AGAIN_MS}\n" if is_first else ""
         kind = "fleet" if whole else "changes"

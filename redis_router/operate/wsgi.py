@@ -64,7 +64,6 @@ def _request(environ: dict[str, Any]) -> Request | Refused:
         environ.get("QUERY_STRING", ""),
         headers,
         environ["wsgi.input"].read(length) if length else b"",
-        environ.get("SCRIPT_NAME", ""),
         environ.get("REMOTE_ADDR", ""),
         environ["wsgi.url_scheme"] == "https",
     )

@@ -59,9 +59,9 @@ const redisNow = () => state.clock + performance.now();
 /** As `redis-router status` has it: 12 s, 3 min, 5 h, 2 d. */
 function lasted(ms) {
   for (const [unit, size] of [["d", 86400000], ["h", 3600000], ["min", 60000]]) {
-    if (ms >= 2 * size) return `${Math.round(ms / size)} ${unit}`;
+    if (ms >= 2 * size) return `${Math.round(ms / size)}\u00a0${unit}`;
   }
-  return `${Math.max(0, Math.round(ms / 1000))} s`;
+  return `${Math.max(0, Math.round(ms / 1000))}\u00a0s`;
 }
 
 const ago = (moment) => (moment ? lasted(redisNow() - moment) : "-");
@@ -87,8 +87,8 @@ const callsText = (facts) => {
   const limit = facts.concurrency_limit ? ` of ${facts.concurrency_limit}` : "";
   return `${facts.in_flight}${limit}`;
 };
-const latencyText = (facts) => (facts.latency_ms === null ? "–" : `${Math.round(facts.latency_ms)} ms`);
-const failuresText = (facts) => `${(100 * facts.failure_rate).toFixed(facts.failure_rate < 0.1 ? 1 : 0)} %`;
+const latencyText = (facts) => (facts.latency_ms === null ? "–" : `${Math.round(facts.latency_ms)}\u00a0ms`);
+const failuresText = (facts) => `${(100 * facts.failure_rate).toFixed(facts.failure_rate < 0.1 ? 1 : 0)}%`;
 const weightText = (facts) => String(Number(facts.weight.toPrecision(3)));
 
 function eventText(event) {
@@ -123,13 +123,12 @@ function spark(history, column, kind) {
   made.setAttribute("aria-hidden", "true");
   const values = history ? history[column] : [];
   if (values.length < 2) return made;
-  const from = history.at_ms[0], to = Math.max(history.at_ms[history.at_ms.length - 1], from + 60000);
+  const to = history.at_ms[history.at_ms.length - 1], from = Math.min(history.at_ms[0], to - 120000); // two minutes at least
   const most = kind === "failures" ? Math.max(0.2, ...values) : Math.max(1, ...values) * 1.1;
   const points = values.map((value, n) => [(100 * (history.at_ms[n] - from)) / (to - from), 22.5 - (21 * value) / most]);
   const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
-  const last = points[points.length - 1][0].toFixed(1);
   const area = document.createElementNS(SVG, "polygon");
-  area.setAttribute("points", `0,24 ${line} ${last},24`);
+  area.setAttribute("points", `${points[0][0].toFixed(1)},24 ${line} 100,24`);
   area.setAttribute("fill", "currentColor");
   area.setAttribute("fill-opacity", "0.12");
   const drawn = document.createElementNS(SVG, "polyline");
@@ -237,7 +236,7 @@ function drawHeadline() {
   const all = state.providers.size, broken = state.unreadable.length;
   const are = (n) => (n === 1 ? "is" : "are");
   const parts = [];
-  if (levels.down) parts.push(`${levels.down} of ${all} ${are(levels.down)} down`);
+  if (levels.down) parts.push(`${levels.down} of ${all} ${all === 1 ? "provider" : "providers"} ${are(levels.down)} down`);
   if (levels.trouble) parts.push(`${levels.trouble} ${are(levels.trouble)} unsteady`);
   if (levels.held) parts.push(`${levels.held} ${are(levels.held)} taken out by operators`);
   if (broken) parts.push(`${broken} cannot be read`);
