@@ -1,5 +1,5 @@
-"""The page in a real browser: an outage shows within seconds, a drain by click is in the log, and nothing runs that came
-from outside.
+"""The page in a real browser: an outage shows within seconds, a drain by click is in the log, and nothing runs that
+came from outside.
 
 Where no chromium can be had the tests say so; in CI that is a failure.
 """
@@ -7,6 +7,8 @@ Where no chromium can be had the tests say so; in CI that is a failure.
 import contextlib
 import json
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,6 +93,11 @@ def row(page, name):
     return page.locator(f'tr[data-name="{name}"]')
 
 
+def link_says(page, text):
+    """How fresh what is shown is, by the page's own word."""
+    sync_api.expect(page.locator("#link-text")).to_have_text(text, timeout=30_000)
+
+
 def log_in(page):
     page.click("#log-in")
     page.fill("#token", TOKEN)
@@ -118,9 +125,7 @@ def test_an_outage_shows_by_itself(opened, worker, fleet):
     assert page.text_content("#announce") == page.text_content("#headline")
     assert page.text_content("#link-text") == "live"
     before = row(page, "openai").locator(".until").inner_text()
-    page.wait_for_function(
-        "before => document.querySelector('tr[data-name=openai] .until').innerText !== before", arg=before
-    )
+    eventually(lambda: row(page, "openai").locator(".until").inner_text() != before, "it counts down")
 
 
 def test_what_happened_is_below(opened, workers, fleet, one_real):
@@ -157,7 +162,7 @@ def test_drain_by_click(opened, worker, fleet, one_real):
     assert (last.event, last.by, last.details["reason"]) == ("override", "alice", "slow since noon")
     assert 1_790_000 < int(last.details["until_ms"]) - last.at_ms <= 1_800_000
     page.keyboard.press("Escape")
-    assert "drain by alice: slow since noon" in row(page, "openai").inner_text()
+    row(page, "openai").get_by_text("drain by alice: slow since noon").wait_for()
     assert "left" in row(page, "openai").locator(".until").inner_text()
     page.reload()
     row(page, "openai").get_by_role("button").click()
@@ -231,16 +236,23 @@ def test_names_of_events_are_text(opened, workers, fleet, one_real):
     assert page.locator("img").count() == 1
 
 
+INLINE_SCRIPT = """() => {
+    const script = document.createElement("script");
+    try { script.textContent = "window.ran = true"; document.body.append(script) } catch (error) { }
+    return Boolean(window.ran);
+}"""
+DIALOGS = """() => [...document.querySelectorAll("dialog[open]")].map(
+    dialog => [dialog.scrollWidth, dialog.clientWidth, dialog.getBoundingClientRect().right])"""
+"""How wide what is in each is, how wide it is, and where it ends."""
+
+
 def test_the_policy_refuses_what_would_run(opened, worker):
     """Were there a hole, markup would be refused: trusted types, no inline script, no other host."""
     page = opened(worker.url)
     row(page, "openai").wait_for()
-    refused = page.evaluate(
-        """() => { try { document.body.innerHTML = '<b>x</b>'; return '' } catch (e) { return e.name } }"""
-    )
+    refused = page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>' } catch (e) { return e.name } }")
     assert refused == "TypeError"
-    loads = page.evaluate("""() => new Promise(done => { const s = document.createElement('script');
-        try { s.textContent = 'window.ran = 1'; document.body.append(s) } catch (e) {} setTimeout(() => done(!!window.ran), 50) })""")
+    loads = page.evaluate(INLINE_SCRIPT)
     assert loads is False
     page.wrong.clear()
 
@@ -248,7 +260,6 @@ def test_the_policy_refuses_what_would_run(opened, worker):
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_is_wider_than_the_screen(opened, worker, fleet, width):
     """The longest names and reasons, the drill-down, and the login."""
-    long = "a" * 60
     fleet.register(Provider(f"provider-{'x' * 50}", ("m" * 200, "gpt-4o")), ONE)
     fleet.override("openai", "drain", 60_000, 0.0, "b" * 60, "w" * 200)
     recorded(fleet, "azure", 2, result("azure", False))
@@ -258,9 +269,7 @@ def test_nothing_is_wider_than_the_screen(opened, worker, fleet, width):
     def fits(what):
         wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide[0] <= wide[1], what
-        inside = page.evaluate(
-            "[...document.querySelectorAll('dialog[open]')].map(d => [d.scrollWidth, d.clientWidth, d.getBoundingClientRect().right])"
-        )
+        inside = page.evaluate(DIALOGS)
         assert all(needs <= has and right <= wide[1] + 0.5 for needs, has, right in inside), what
 
     fits("the table")
@@ -269,7 +278,7 @@ def test_nothing_is_wider_than_the_screen(opened, worker, fleet, width):
         row(page, name).get_by_role("button").click()
         page.wait_for_selector("#record dt", state="attached")
         page.locator("#drill details").last.locator("summary").click()
-        fits(f"{name}'s drill-down {long[:0]}")
+        fits(f"{name}'s drill-down")
         page.keyboard.press("Escape")
 
 
@@ -307,13 +316,13 @@ def test_it_says_how_old_it_is_and_comes_back(opened, workers, fleet):
     log_in(page)
     first.process.kill()
     first.process.wait()
-    page.wait_for_function("document.querySelector('#link-text').textContent.includes('stale for')")
+    link_says(page, re.compile("stale for"))
     assert page.get_attribute("#link", "data-state") == "stale"
     assert row(page, "openai").is_visible()
     recorded(fleet, "openai", 2, result("openai", False))
     start()
     row(page, "openai").get_by_text("Down").wait_for()
-    page.wait_for_function("document.querySelector('#link-text').textContent === 'live'")
+    link_says(page, "live")
     page.wrong.clear()  # the connection was refused for a while
     row(page, "azure").get_by_role("button").click()
     page.get_by_role("button", name="Observe", exact=True).click()
@@ -326,17 +335,15 @@ def test_without_redis_it_says_so(opened, worker, fleet, one_real):
     row(page, "openai").wait_for()
     with one_real.away():
         page.wait_for_selector("#banner:visible")
-        page.wait_for_function("document.querySelector('#link-text').textContent.startsWith('stale for')")
+        link_says(page, re.compile("^stale for"))
         assert row(page, "openai").is_visible()
-    page.wait_for_function("document.querySelector('#link-text').textContent === 'live'")
+    link_says(page, "live")
     assert not page.is_visible("#banner")
     page.wrong.clear()
 
 
 def test_one_too_many_looks_on_all_the_same(opened, worker, fleet):
     """Where no stream is left it asks every few seconds, and says so."""
-    import socket
-
     with contextlib.ExitStack() as stack:
         for _ in range(8):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", worker.port)))
@@ -344,11 +351,8 @@ def test_one_too_many_looks_on_all_the_same(opened, worker, fleet):
             client.recv(10)
         page = opened(worker.url)
         row(page, "openai").wait_for()
-        page.wait_for_function(
-            "document.querySelector('#link-text').textContent === 'live, every 5\\u00a0s'"
-            " || document.querySelector('#link-text').textContent === 'live, every 5 s'"
-        )
-    page.wait_for_function("document.querySelector('#link-text').textContent === 'live'")
+        link_says(page, "live, every 5 s")
+    link_says(page, "live")
     page.wrong.clear()  # the refused stream
 
 

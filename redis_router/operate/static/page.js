@@ -546,6 +546,8 @@ async function act(said) {
     if (answer.ok) {
       say("done", `✔ ${DONE[said.action]} ${said.provider}, by ${found.by}`);
       $("reason").value = "";
+      for (const facts of found.providers) state.providers.set(facts.name, facts);
+      drawAll();
       loadDrill();
     } else if (answer.status === 409 && found.error.left_alone) {
       state.asked = said;
