@@ -123,7 +123,7 @@ function spark(history, column, kind) {
   made.setAttribute("aria-hidden", "true");
   const values = history ? history[column] : [];
   if (values.length < 2) return made;
-  const to = history.at_ms[history.at_ms.length - 1], from = Math.min(history.at_ms[0], to - 120000); // two minutes at least
+  const to = history.at_ms[history.at_ms.length - 1], from = Math.min(history.at_ms[0], to - 60000); // a minute at least
   const most = kind === "failures" ? Math.max(0.2, ...values) : Math.max(1, ...values) * 1.1;
   const points = values.map((value, n) => [(100 * (history.at_ms[n] - from)) / (to - from), 22.5 - (21 * value) / most]);
   const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
