@@ -7,6 +7,7 @@ at it as an operator would. It takes the chromium that the tests take, and about
 import argparse
 import os
 import random
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -60,17 +61,21 @@ def fleet() -> Iterator[tuple[str, Router[Any]]]:
         worker = HealthChecker(server.url, worker="worker-1")
         stack.callback(worker.stop)
         worker.start()
-        service = stack.enter_context(closing(Service(server.url, "rr", token=None, open_to_look=True)))
+        service = stack.enter_context(
+            closing(Service(server.url, "rr", token=secrets.token_hex(16), open_to_look=True))
+        )
         service.start()
         checker: Any = SimpleNamespace(alive=True, redis_up=True, is_leader=True)
         served = stack.enter_context(closing(Endpoints("127.0.0.1", 0, checker, WsgiPage(service))))
         router: Router[Any] = Router(server.url, replica="gateway-1", circuit=CircuitConfig(open_timeout=30.0))
         for name, models in MODELS.items():
             router.register_provider(Provider(name, models=models))
-        with router, Operator(server.url, by="alice@ops-1") as operator:
+        with router, Operator(server.url, by="alice@ops-1") as operator, ExitStack() as calls:
             router.flush(5.0)
             operator.drain("mistral", seconds=1800, reason="maintenance, ticket 4711")
             operator.override("bedrock", "weight", weight=0.2, reason="a first tenth of the traffic", seconds=7200)
+            for model in ("claude-sonnet", "claude-sonnet", "claude-sonnet", "gpt-4o"):
+                calls.enter_context(router.attempt(model))  # under way
             yield f"{served.url}/", router
 
 

@@ -39,6 +39,18 @@ def add(commands: Commands) -> None:
     add("--probe-timeout", type=float, default=5.0, help="seconds for all of a probe (default: 5)")
     add("--metrics-port", type=int, default=9464, help="port of /metrics, /healthz, /readyz (default: 9464)")
     add("--metrics-host", default="127.0.0.1", help="address to bind, such as :: (default: 127.0.0.1)")
+    _add_page(worker)
+    add("--name", default=None, help="this worker's name in logs and in the lease (default: host and pid)")
+    add(
+        "--once",
+        action="store_true",
+        help="one run, then exit, for cron: moves due circuits; marks nobody unavailable",
+    )
+    worker.set_defaults(run=run)
+
+
+def _add_page(worker: argparse.ArgumentParser) -> None:
+    add = worker.add_argument
     add(
         "--page",
         choices=(AUTO, OPEN, OFF),
@@ -59,13 +71,6 @@ def add(commands: Commands) -> None:
         help="a name under which the page is reached, beside localhost, addresses, and names without a dot; may be"
         " given several times",
     )
-    add("--name", default=None, help="this worker's name in logs and in the lease (default: host and pid)")
-    add(
-        "--once",
-        action="store_true",
-        help="one run, then exit, for cron: moves due circuits; marks nobody unavailable",
-    )
-    worker.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

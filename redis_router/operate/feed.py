@@ -20,6 +20,7 @@ from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.store.contract import Snapshot, Store, Subscription
 from redis_router.store.messages import Event, Spec
+from redis_router.telemetry.metrics import Metrics
 
 WATCHED_SECONDS = 1.0
 IDLE_SECONDS = 10.0
@@ -51,11 +52,12 @@ class _Provider:
         return dict(zip(("at_ms", "latency_ms", "failure_rate"), map(list, columns), strict=True))
 
 
-class _Unwatched:
-    """A thread of the page counts for no metric: its failures stand in the log."""
+class _Failures:
+    """Counted where they are for who gives no registry; nothing is registered before the first one."""
 
     def background_failed(self, thread: str) -> None:
-        """It stands in the log."""
+        """See `Metrics`."""
+        Metrics.of(None).background_failed(thread)
 
 
 class Feed:
@@ -87,7 +89,7 @@ class Feed:
         """Follow the fleet in a daemon thread until `close`."""
         with self._lock:
             if self._thread is None and not self._stop.is_set():
-                self._thread = Background("page", self._turn, _Unwatched())
+                self._thread = Background("page", self._turn, _Failures())
                 self._thread.start()
 
     def close(self) -> None:

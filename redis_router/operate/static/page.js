@@ -122,7 +122,7 @@ function spark(history, column, kind) {
   made.setAttribute("preserveAspectRatio", "none");
   made.setAttribute("aria-hidden", "true");
   const values = history ? history[column] : [];
-  if (values.length < 2) return made;
+  if (values.length < 2 || (kind === "latency" && !values.some(Boolean))) return made;
   const to = history.at_ms[history.at_ms.length - 1], from = Math.min(history.at_ms[0], to - 60000); // a minute at least
   const most = kind === "failures" ? Math.max(0.2, ...values) : Math.max(1, ...values) * 1.1;
   const points = values.map((value, n) => [(100 * (history.at_ms[n] - from)) / (to - from), 22.5 - (21 * value) / most]);
@@ -285,6 +285,7 @@ function drawAll() {
   say("namespace", state.namespace || "");
   drawRows();
   drawHeadline();
+  if (state.known) say("leader", leaderText());
   drawReplicas();
   drawBanner();
 }
