@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     feed.SAMPLE_MS = feed.IDLE_SECONDS = 1  # a minute is enough for a line
     with fleet() as (url, router):
         play(router, arguments.seconds)
-        picture(url, arguments.to, arguments.width, "dark" if arguments.dark else "light")
+        with ExitStack() as calls:
+            for model in ("claude-sonnet", "claude-sonnet", "claude-sonnet", "gpt-4o"):
+                calls.enter_context(router.attempt(model))  # under way
+            time.sleep(0.5)  # until the router has said so
+            picture(url, arguments.to, arguments.width, "dark" if arguments.dark else "light")
 
 
 @contextmanager
@@ -70,12 +74,10 @@ def fleet() -> Iterator[tuple[str, Router[Any]]]:
         router: Router[Any] = Router(server.url, replica="gateway-1", circuit=CircuitConfig(open_timeout=30.0))
         for name, models in MODELS.items():
             router.register_provider(Provider(name, models=models))
-        with router, Operator(server.url, by="alice@ops-1") as operator, ExitStack() as calls:
+        with router, Operator(server.url, by="alice@ops-1") as operator:
             router.flush(5.0)
             operator.drain("mistral", seconds=1800, reason="maintenance, ticket 4711")
-            operator.override("bedrock", "weight", weight=0.2, reason="a first tenth of the traffic", seconds=7200)
-            for model in ("claude-sonnet", "claude-sonnet", "claude-sonnet", "gpt-4o"):
-                calls.enter_context(router.attempt(model))  # under way
+            operator.override("bedrock", "weight", weight=0.2, reason="a first tenth of the traffic", seconds=14400)
             yield f"{served.url}/", router
 
 

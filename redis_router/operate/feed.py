@@ -9,7 +9,9 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RouterError
@@ -34,6 +36,11 @@ SAMPLE_MS = 5000
 SAMPLES = 60
 """Five minutes of history."""
 HEARD_SECONDS = 0.25
+_LOGGED = attrgetter(
+    *("generation", "available", "unavailable_reason", "weight", "config", "circuit_version", "declined_settings"),
+    *("override", "override_until_ms", "override_by", "override_reason", "cooling_logged_ms"),
+    *("weight_override", "weight_override_until_ms", "weight_override_by", "weight_override_reason"),
+)
 
 
 @dataclass(slots=True)
@@ -229,6 +236,8 @@ class Feed:
         try:
             snapshot = self._store.snapshot()
             self._timeline.expect({*snapshot.specs, *snapshot.deregistered})
+            for name in self._spoken_of(snapshot):
+                self._timeline.note(name)
             self._timeline.read()
         except RouterError as error:
             self._failed(error)
@@ -237,6 +246,14 @@ class Feed:
             self._snapshot, self._looked_at, self._error = snapshot, time.monotonic(), None
             self._take(snapshot)
         self._look_took = self._looked_at - began
+
+    def _spoken_of(self, snapshot: Snapshot) -> Iterator[str]:
+        """Providers whose record changed in a way that is logged: nobody listens while nobody watches."""
+        before = self._snapshot
+        for name, health in snapshot.records.items() if before is not None else ():
+            old = before.records.get(name) if before is not None else None
+            if old is None or _LOGGED(old) != _LOGGED(health):
+                yield name
 
     def _failed(self, error: RouterError) -> None:
         self._failed_at, self._error = time.monotonic(), error

@@ -90,6 +90,22 @@ def test_events_of_some_and_of_all(backend, page, store):
     assert ask("/api/v1/events", query="provider=nobody")[0] == 404
 
 
+def test_what_happened_while_nobody_looked(backend, page, store):
+    """It is there at the next look, though no push was heard."""
+    ask = page()
+    if events_of(backend, ask("/api/v1/fleet")[1]) is None:
+        return
+    ask.service.feed.close()
+    recorded(store, "openai", 1, result("openai", False))
+    store.override("azure", "drain", 60_000, 0.0, "alice", "slow")
+    ask.service.feed.look(0.0)
+    found = ask.service.feed.fleet()["events"]
+    assert {(each["provider"], each["event"]) for each in found[:2]} == {
+        ("openai", "transition"),
+        ("azure", "override"),
+    }
+
+
 def test_an_empty_fleet(page):
     """It is one, too."""
     ask = page()

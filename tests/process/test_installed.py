@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_has_the_scripts(tmp_path):
-    """sdist, wheel from it, installed elsewhere, imported from there: Lua scripts, the page's files, the type marker."""
+    """sdist, wheel from it, installed elsewhere, imported from there: scripts, the page's files, the type marker."""
     build = [sys.executable, "-m", "build", "--outdir", str(tmp_path / "dist"), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, text=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
