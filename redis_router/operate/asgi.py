@@ -14,7 +14,7 @@ from typing import Any
 
 from redis_router.errors import InvalidArgument
 from redis_router.operate.guard import check_token
-from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, Answer, Refused, Request, as_error
+from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, STREAM_HEADERS, Answer, Refused, Request, as_error
 from redis_router.operate.service import Service
 from redis_router.operate.stream import LOOK_SECONDS, Stream
 from redis_router.runtime.log import log
@@ -119,7 +119,7 @@ class OperateApp:
     async def _send_stream(self, stream: Stream, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await _begin(send, HTTPStatus.OK, [("Content-Type", "text/event-stream"), *SECURITY_HEADERS])
+            await _begin(send, HTTPStatus.OK, [*STREAM_HEADERS, *SECURITY_HEADERS])
             while not stream.is_over and not gone.done():
                 if stream.is_due:
                     found = await self._in_thread(stream.take)

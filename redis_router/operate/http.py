@@ -27,6 +27,9 @@ SECURITY_HEADERS = (
 )
 """Of every answer. No script and no style but our files; no other site may show the page in a frame."""
 
+STREAM_HEADERS = (("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no"))
+"""Of a stream: nginx would keep events until it has many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, Refused, Request, as_error
+from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, STREAM_HEADERS, Refused, Request, as_error
 from redis_router.operate.service import Service
 from redis_router.operate.stream import LOOK_SECONDS, Stream
 
@@ -23,7 +23,7 @@ class WsgiPage:
         request = _request(environ)
         answer = as_error(request) if isinstance(request, Refused) else self._service.answer(request)
         if isinstance(answer, Stream):
-            start_response("200 OK", [("Content-Type", "text/event-stream"), *SECURITY_HEADERS])
+            start_response("200 OK", [*STREAM_HEADERS, *SECURITY_HEADERS])
             return _Sent(answer)
         start_response(f"{answer.status.value} {answer.status.phrase}", answer.all_headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body]

@@ -212,7 +212,7 @@ def test_nothing_runs_that_came_from_outside(opened, worker, fleet, one_real):
     client.hset(one_real.keys.health("nasty"), "last_failure", NASTY)
     client.hset(one_real.keys.health("nasty"), "open_reason", NASTY)
     client.hset(one_real.keys.health("azure"), "failure_rate", NASTY)
-    page = opened(worker.url + "#" + NASTY.replace("<", "%3C"))
+    page = opened(worker.url + "#/" + NASTY.replace("<", "%3C"))
     row(page, "nasty").wait_for()
     assert NASTY in row(page, "nasty").inner_text()
     page.wait_for_selector("#banner:visible")
@@ -229,7 +229,7 @@ def test_names_of_events_are_text(opened, workers, fleet, one_real):
     """For a worker whose user may read the logs: somebody wrote into one by hand."""
     one_real.client().xadd(one_real.keys.events("openai"), {"event": NASTY, "by": NASTY, "detail": NASTY, NASTY: NASTY})
     worker = workers(url=one_real.url.replace("router:password@", ""))
-    page = opened(f"http://127.0.0.1:{worker.port}/#openai")
+    page = opened(f"http://127.0.0.1:{worker.port}/#/openai")
     page.locator("#drill-events li").first.wait_for()
     assert page.locator("#timeline li").first.inner_text().count(NASTY) == 5
     assert page.locator("#drill-events li").first.inner_text().count(NASTY) == 5
@@ -354,6 +354,27 @@ def test_one_too_many_looks_on_all_the_same(opened, worker, fleet):
         link_says(page, "live, every 5 s")
     link_says(page, "live")
     page.wrong.clear()  # the refused stream
+
+
+def hide(page, hidden):
+    """As if the tab went behind another one, or came back."""
+    page.evaluate(
+        """hidden => { Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+            document.dispatchEvent(new Event("visibilitychange")) }""",
+        hidden,
+    )
+
+
+def test_a_tab_behind_others_holds_no_stream(opened, worker, fleet):
+    """A browser has six connections for all its tabs, and a worker eight streams; in front again it is live at once."""
+    page = opened(worker.url)
+    row(page, "openai").get_by_text("Well").wait_for()
+    hide(page, True)
+    assert page.evaluate("state.source.readyState") == 2, "closed"
+    recorded(fleet, "openai", 2, result("openai", False))
+    hide(page, False)
+    row(page, "openai").get_by_text("Down").wait_for(timeout=SECONDS)
+    link_says(page, "live")
 
 
 def test_states_differ_without_colour(opened, worker, fleet):

@@ -8,6 +8,7 @@ const SHOWN = 15; // of these at first
 const SAMPLE_MS = 5000, SAMPLES = 60; // of the history: five minutes, as the worker keeps it
 const LATE_MS = 4000; // after so long without a word the connection is taken for lost
 const POLL_MS = 5000;
+const UNSEEN_MS = 15000; // between two looks of a page that nobody sees: a browser has few connections for all its tabs
 const LEVELS = {
   down: ["✖", "Down"],
   trouble: ["▲", "Unsteady"],
@@ -48,7 +49,7 @@ const state = {
   events: [], unreadable: [], leader: null, replicas: null,
   known: false, clock: 0, heardAt: 0, goodAt: 0, error: null, eventsError: null,
   session: { can_log_in: false, may_look: true, may_act: false, csrf: null },
-  source: null, polling: 0, link: "wait", open: null, all: false, asked: null,
+  source: null, polling: 0, unseen: 0, link: "wait", open: null, all: false, asked: null, loading: null,
 };
 
 /** Redis's clock now, ms since the epoch. */
@@ -316,7 +317,7 @@ function drawLink() {
 // News
 
 function take(message, whole) {
-  const now = performance.now();
+  const now = performance.now(), refusal = state.eventsError;
   state.heardAt = now;
   state.error = message.error;
   if (message.now_ms !== null) {
@@ -341,7 +342,7 @@ function take(message, whole) {
   if (whole || message.events.length) {
     state.events = [...message.events, ...state.events].sort((a, b) => b.at_ms - a.at_ms).slice(0, KEPT);
     drawTimeline();
-  } else if (message.events_error) drawTimeline();
+  } else if (refusal !== message.events_error) drawTimeline();
   drawAll();
   drawLink();
   const touched = state.open && (whole || message.providers.some((each) => each.name === state.open) ||
@@ -365,6 +366,7 @@ function sample() {
 }
 
 function listen() {
+  if (document.hidden) { poll(); return; }
   if (state.source) state.source.close();
   const source = new EventSource(`${API}stream`);
   state.source = source;
@@ -390,6 +392,15 @@ async function refused() {
   poll();
   setTimeout(listen, 2 * POLL_MS);
 }
+
+document.addEventListener("visibilitychange", () => {
+  clearInterval(state.unseen);
+  if (!state.session.may_look) return;
+  if (document.hidden) {
+    if (state.source) state.source.close();
+    state.unseen = setInterval(poll, UNSEEN_MS);
+  } else listen();
+});
 
 async function poll() {
   try {
@@ -452,7 +463,7 @@ function openDrill(name) {
   drawAct();
   if (!$("drill").open) $("drill").showModal();
   $("drill").scrollTop = 0;
-  history.replaceState(null, "", `#${encodeURIComponent(name)}`);
+  history.replaceState(null, "", `#/${encodeURIComponent(name)}`);
   loadDrill();
 }
 
@@ -467,11 +478,14 @@ $("drill").addEventListener("click", (event) => { if (event.target === $("drill"
 
 async function loadDrill() {
   const name = state.open;
+  if (!name || state.loading === name) return; // what comes meanwhile comes with the next change
+  state.loading = name;
   try {
     const answer = await fetch(`${API}providers/${path(name)}`);
     const found = await answer.json();
     if (state.open === name) drawDrill(answer.ok ? found : null, answer.ok ? "" : found.error.message);
   } catch { /* what is shown stays; the page says how old it is */ }
+  if (state.loading === name) state.loading = null;
 }
 
 function drawDrill(found, error = "") {
@@ -575,12 +589,13 @@ $("more").addEventListener("click", () => { state.all = true; drawTimeline(); })
 
 // Begin
 
+function nameIn(text) { try { return decodeURIComponent(text); } catch { return text; } }
+
 async function begin() {
   setInterval(tick, 500);
   await loadSession();
   if (state.session.may_look) listen();
   else askToLogIn();
-  const name = decodeURIComponent(location.hash.slice(1));
-  if (name && name !== "fleet") openDrill(name);
+  if (location.hash.startsWith("#/")) openDrill(nameIn(location.hash.slice(2)));
 }
 begin();
