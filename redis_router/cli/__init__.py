@@ -11,17 +11,17 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router.cli import acting, demo, doctor, events, purge, status, terminal, worker
+from redis_router.cli import acting, demo, doctor, events, purge, replicas, status, terminal, worker
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, acting, events, doctor, purge, demo)
+COMMANDS = (worker, status, replicas, acting, events, doctor, purge, demo)
 """In the order in which `--help` lists them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's exit code: 0 as it should be, 2 something to put right first.
 
-    1 where a demo went wrong, a record cannot be read, or the doctor found an error.
+    1 where a demo went wrong, a record cannot be read, a replica's view differs, or the doctor found an error.
     """
     terminal.prepare()
     try:
