@@ -4,7 +4,7 @@ from contextlib import closing
 from typing import Any, Self
 
 from redis_router.checks import check_flag, check_name, check_number, check_weight
-from redis_router.circuit.overrides import END, HOUR_SECONDS, Override, check_override
+from redis_router.circuit.overrides import END, HOUR_SECONDS, RESET, Override, check_override
 from redis_router.errors import InvalidArgument, RedisRefused, UnknownProvider
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot, Store
@@ -54,6 +54,15 @@ class Overriding:
         by = operator_name() if by is None else by
         check_override(Override.DRAIN, None, None, reason, by)
         self._say(name, END, 0, 0.0, by, reason)
+
+    def reset(self, name: str, *, reason: str = "", by: str | None = None) -> None:
+        """Have the rules begin anew: the circuit is closed, and what calls taught of the provider is forgotten.
+
+        Settings, overrides, `available=False` and a rate limit stay. Raises as `override`.
+        """
+        by = operator_name() if by is None else by
+        check_override(Override.DRAIN, None, None, reason, by)
+        self._say(name, RESET, 0, 0.0, by, reason)
 
     def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
         raise NotImplementedError
@@ -113,6 +122,10 @@ class Operator(Overriding):
     def end_override(self, name: str, *, reason: str = "", by: str | None = None) -> None:
         """See `Overriding.end_override`."""
         super().end_override(name, reason=reason, by=by or self.by)
+
+    def reset(self, name: str, *, reason: str = "", by: str | None = None) -> None:
+        """See `Overriding.reset`."""
+        super().reset(name, reason=reason, by=by or self.by)
 
     def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
         """Take a provider out of service or back in, or change its weight, until somebody says otherwise.

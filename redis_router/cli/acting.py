@@ -1,6 +1,7 @@
-"""`redis-router drain`, `open`, `close`, `observe`, `weight`, `ready`: what somebody on call says, for the whole fleet.
+"""What somebody on call says for the whole fleet: `redis-router drain`, `open`, `close`, `observe`, `weight` …
 
-Each is an override of `redis_router.overriding`, with a time, a reason and who said so; `ready` ends what was said.
+Each is an override of `redis_router.overriding`, with a time, a reason and who said so. `ready` ends what was said;
+`reset` has the rules begin anew.
 """
 
 import argparse
@@ -48,6 +49,8 @@ def add(commands: Commands) -> None:
         commands, "ready", "end what operators said of a provider, and put it back in service", lasts=False
     )
     ready.set_defaults(run=_ready)
+    reset = _command(commands, "reset", "close the circuit, and forget what calls taught of a provider", lasts=False)
+    reset.set_defaults(run=_reset)
 
 
 def _command(commands: Commands, name: str, text: str, *, lasts: bool = True) -> argparse.ArgumentParser:
@@ -91,6 +94,16 @@ def _ready(arguments: argparse.Namespace) -> int:
         for record in records:
             operator.end_override(record, reason=arguments.reason)
             operator.update_health(record, available=True)
+        _tell(operator.status(), records, as_json=arguments.json)
+    return 0
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    """Exit code 0."""
+    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+        records = _records(operator, arguments.providers)
+        for record in records:
+            operator.reset(record, reason=arguments.reason)
         _tell(operator.status(), records, as_json=arguments.json)
     return 0
 

@@ -140,7 +140,7 @@ class Store(Protocol):
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         """Say for a time what calls see of a provider: a word of `circuit/overrides.py`; `lasts_ms` 0 for ever.
 
-        'end' ends all that is in force.
+        'end' ends all that is in force. 'reset' closes the circuit and forgets what calls taught.
         """
 
     # Election

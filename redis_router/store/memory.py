@@ -13,6 +13,7 @@ from redis_router.checks import NO_PROBE
 from redis_router.circuit import machine, overrides
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition, changed
+from redis_router.circuit.resetting import reset
 from redis_router.errors import RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
@@ -224,8 +225,13 @@ class MemoryStore(MemoryReading):
             entry = self._here.entries.get(name)
             if entry is None or entry.health is None:
                 return Reply(Status.MISSING, (), None)
-            health, said = overrides.overridden(entry.health, word, lasts_ms, weight, by, reason, self._now)
-            return Reply(Status.OK, (), self._here.save(health, (), said, self._now, by, self.push_interval_ms))
+            changes: list[Transition] = []
+            if word == overrides.RESET:
+                health, changes, said = reset(entry.health, reason, self._now)
+                entry.reporters.clear()
+            else:
+                health, said = overrides.overridden(entry.health, word, lasts_ms, weight, by, reason, self._now)
+            return Reply(Status.OK, (), self._here.save(health, changes, said, self._now, by, self.push_interval_ms))
 
     # Election
 

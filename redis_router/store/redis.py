@@ -216,7 +216,7 @@ class RedisStore:
         )
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
-        keys = [self.keys.health(name), self.keys.events(name)]
+        keys = [self.keys.health(name), self.keys.events(name), self.keys.reporters(name)]
         args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
         return messages.reply(name, self._redis.run("override", keys, args))
 

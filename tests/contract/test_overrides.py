@@ -1,10 +1,13 @@
 """What operators say for a time: the table of docs/operating.md, row by row, on every store."""
 
+from dataclasses import replace
+
 import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Operator, Provider, UnknownProvider
-from redis_router.circuit.overrides import END, FOR_EVER_MS
+from redis_router.circuit.overrides import END, FOR_EVER_MS, RESET
 from redis_router.circuit.record import CircuitState
+from redis_router.circuit.resetting import LEARNED
 from redis_router.store.messages import Status
 from tests.support import eventually, metric
 from tests.support.fleet import AZURE, OPENAI, QUICK, fail, half_open, recorded, result, until
@@ -233,6 +236,69 @@ class TestTroubles:
         assert "deregistered" in dict(told)
 
 
+class TestReset:
+    def test_nothing_is_known_of_it_afterwards(self, backend):
+        """Its circuit is closed; settings and overrides stay. The log has the transition, who and why."""
+        store, log = backend.store(now_ms=1000), backend.operator()
+        new = store.register(OPENAI, QUICK).health
+        recorded(store, "openai", 1, *[result("openai", False, latency_ms=80.0)] * 3)
+        store.update("openai", {"weight": "0.5"})
+        store.override("openai", "observe", 0, 0, "alice", "a first week")
+        old = store.snapshot().records["openai"]
+        assert (old.circuit_state, old.failure_rate > 0, old.latency_ms > 0) == ("open", True, True)
+        health = store.override("openai", RESET, 0, 0, "bob", "moved to another region").health
+        assert (health.circuit_state, health.available, health.generation) == ("closed", True, old.generation + 1)
+        assert {name: getattr(health, name) for name in LEARNED} == {name: getattr(new, name) for name in LEARNED}
+        assert (health.weight, health.override, health.config) == (0.5, "observe", old.config)
+        told = [(e.event, e.by, *list(e.details.values())[:3]) for e in log.events("openai")[-2:]]
+        assert told == [
+            ("transition", "bob", "open", "closed", "reset"),
+            ("reset", "bob", "open", "closed", "moved to another region"),
+        ]
+
+    def test_of_a_closed_circuit(self, backend):
+        """What calls taught is forgotten; no circuit moves, and calls under way count."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK)
+        before = recorded(store, "openai", 1, result("openai", False)).health
+        health = store.override("openai", RESET, 0, 0, "bob", "").health
+        assert (health.failure_rate, health.consecutive_failures) == (0.0, 0)
+        assert health.generation == before.generation
+        assert recorded(store, "openai", 2, result("openai", False, before.generation)).health.consecutive_failures == 1
+
+    def test_an_operators_no_outlasts_it(self, backend):
+        """`available=False` is no rule's."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK)
+        recorded(store, "openai", 1, *[result("openai", False)] * 3)
+        store.update("openai", {"available": "0"})
+        health = store.override("openai", RESET, 0, 0, "bob", "").health
+        assert (health.circuit_state, health.unavailable_reason) == ("closed", "operator")
+
+    def test_who_complained_is_forgotten(self, backend):
+        """With `min_reporters`: it takes as many anew."""
+        demanding = replace(QUICK, min_reporters=2)
+        first, second = backend.store("gw-1", now_ms=1000), backend.store("gw-2", now_ms=1000)
+        first.register(OPENAI, demanding)
+        for store in (first, second):
+            recorded(store, "openai", 1, result("openai", True))
+        recorded(first, "openai", 2, result("openai", False))
+        first.override("openai", RESET, 0, 0, "bob", "")
+        results = [result("openai", False)] * 3
+        assert recorded(second, "openai", 2, *results).health.circuit_state is CircuitState.CLOSED
+        assert recorded(first, "openai", 3, *results).health.circuit_state is CircuitState.OPEN
+
+    def test_the_whole_fleet_calls_it_again(self, pair, caplog):
+        """At once; and each replica says why."""
+        caplog.set_level("INFO", "redis_router")
+        first, second = pair
+        fail(second, "openai", 3)
+        until(first, "openai", "open")
+        first.reset("openai", reason="moved", by="alice")
+        eventually(lambda: serves(first, "openai", "azure") and serves(second, "openai", "azure"))
+        eventually(lambda: caplog.text.count("openai is closed (reset), was open") == 2)
+
+
 class TestLog:
     def test_every_word_is_in_it_with_who_and_why(self, backend):
         """And so is its end, of those that end by themselves, too."""
@@ -280,6 +346,8 @@ class TestOperator:
         assert operator.events("openai", since=600)[-1].by == "alice"
         operator.end_override("openai")
         eventually(lambda: serves(first, "openai", "azure"))
+        operator.reset("openai", reason="moved")
+        assert (operator.events("openai")[-1].event, operator.events("openai")[-1].by) == ("reset", "alice")
         operator.update_health("openai", available=False)
         eventually(lambda: serves(first, "azure"))
 

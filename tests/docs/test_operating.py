@@ -7,6 +7,7 @@ from tests.support.documents import snippet
 ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
+RESET = snippet("docs/operating.md", "operator.reset")
 NAMES = ("openai", "azure", "anthropic")
 
 
@@ -32,6 +33,9 @@ def test_an_operator_acts_looks_and_begins(backend, capsys):
         health = scope["operator"].status().records
         assert [health[name].override for name in NAMES] == ["", "observe", "force_closed"]
         assert (health["azure"].weight_override, health["anthropic"].override_by) == (0.2, operator_name())
+        played(backend, RESET, **scope)
         if backend.name == "memory":
             played(backend, LOOK, **scope)
-            assert "'to': 'drain', " in capsys.readouterr().out
+            said = capsys.readouterr().out
+            assert "'to': 'drain', " in said
+            assert "'reason': 'moved to another region'" in said

@@ -71,6 +71,14 @@ class TestActing:
         done("ready", "openai", *base)
         assert record("openai").available
 
+    def test_a_reset(self, base, store, record):
+        """The circuit is closed, and the log says who did it and why."""
+        store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1)])])
+        assert record("openai").circuit_state == "open"
+        (said,) = json.loads(done("reset", "openai", "--reason", "moved", "--by", "alice", "--json", *base))
+        assert (said["circuit_state"], record("openai").failure_rate) == ("closed", 0.0)
+        assert done("events", "openai", *base).splitlines()[-1].endswith("reset open -> closed reason=moved  by alice")
+
     def test_an_unknown_name_does_nothing_to_anybody(self, base, record):
         """And is told those that there are."""
         code, _, err = run("drain", "openai", "opneai", *base)

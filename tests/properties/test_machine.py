@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import GONE, Result, UnderWay
-from redis_router.circuit.overrides import END, WEIGHT, Override
+from redis_router.circuit.overrides import END, RESET, WEIGHT, Override
 from redis_router.store.contract import Batch
 from redis_router.store.memory import MemoryStore
 from redis_router.store.memory_records import Memory
@@ -62,7 +62,7 @@ outcomes = st.tuples(
 settings_ = st.sampled_from(
     [{"available": "0"}, {"available": "1"}, {"weight": "0"}, {"weight": "2.5"}, {"open_timeout_ms": "20"}]
 )
-words = st.sampled_from([*map(str, Override), WEIGHT, WEIGHT, END])
+words = st.sampled_from([*map(str, Override), WEIGHT, WEIGHT, END, RESET, RESET])
 batches = st.lists(outcomes, min_size=1, max_size=12)
 steps = st.lists(
     st.one_of(
@@ -158,7 +158,7 @@ class Fleet:
     @property
     def told(self):
         """The log's entries of which both have the same details."""
-        kinds = ("transition", "override", "weight_override", "cooling")
+        kinds = ("transition", "override", "weight_override", "reset", "cooling")
         return [replace(e, at_ms=0) for e in self.reader.events(self.name) if e.event in kinds]
 
     def _wait(self, step, ms):
