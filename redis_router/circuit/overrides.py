@@ -14,7 +14,7 @@ from redis_router.errors import InvalidArgument
 FOR_EVER_MS = LAST_MOMENT_MS
 """As the end of an override that nobody bounded."""
 HOUR_SECONDS = 3600.0
-END, WEIGHT, RESET = "end", "weight", "reset"
+END, WEIGHT = "end", "weight"
 """As the word of `Store.override`, beside those of `Override`."""
 
 Said = tuple[str, dict[str, str]]

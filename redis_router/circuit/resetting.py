@@ -1,4 +1,6 @@
-"""An operator has the rules begin anew: the mirror of `reset` in `lua/override.lua`."""
+"""An operator has the rules begin anew: the mirror of `lua/reset.lua`."""
+
+from dataclasses import replace
 
 from redis_router.circuit.machine import transition
 from redis_router.circuit.overrides import Said, lapsed
@@ -37,11 +39,14 @@ _NEW = ProviderHealth("")
 def reset(health: ProviderHealth, reason: str, now_ms: int) -> tuple[ProviderHealth, list[Transition], list[Said]]:
     """The circuit is closed, and nothing is known of the provider, as of one that was just registered.
 
-    Settings, overrides, `available=False` and a rate limit stay.
+    Settings, overrides, what an operator or a probe said of it, and a rate limit stay. A generation begins in any case:
+    calls under way are of what was, and so is what a replica decided alone.
     """
     changes, state = list[Transition](), health.circuit_state
     health, said = lapsed(health, now_ms)
-    if state is not CircuitState.CLOSED:
+    if state is CircuitState.CLOSED:
+        health = replace(health, generation=health.generation + 1)
+    else:
         health, change = transition(health, CircuitState.CLOSED, "reset", now_ms)
         changes = [change] if change else []
     health = changed(health, {name: getattr(_NEW, name) for name in LEARNED} | {"last_check_ms": now_ms})

@@ -6,15 +6,13 @@ Each is an override of `redis_router.overriding`, with a time, a reason and who 
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterable, Mapping
 
 from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
-from redis_router.cli.terminal import complain, lasted, printable, say
-from redis_router.errors import RouterError
+from redis_router.cli.terminal import complain, confirm, lasted, printable, say
 from redis_router.overriding import Operator
 from redis_router.provider import ANY_MODEL
 from redis_router.runtime.names import operator_name
@@ -50,6 +48,7 @@ def add(commands: Commands) -> None:
     )
     ready.set_defaults(run=_ready)
     reset = _command(commands, "reset", "close the circuit, and forget what calls taught of a provider", lasts=False)
+    reset.add_argument("--yes", action="store_true", help="also of several at once")
     reset.set_defaults(run=_reset)
 
 
@@ -93,7 +92,7 @@ def _ready(arguments: argparse.Namespace) -> int:
         records = _records(operator, arguments.providers)
         for record in records:
             operator.end_override(record, reason=arguments.reason)
-            operator.update_health(record, available=True)
+            operator.update_health(record, available=True, reason=arguments.reason)
         _tell(operator.status(), records, as_json=arguments.json)
     return 0
 
@@ -102,6 +101,8 @@ def _reset(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
+        if len(records) > 1:
+            confirm(f"what calls taught would be forgotten of {', '.join(records)}", is_meant=arguments.yes)
         for record in records:
             operator.reset(record, reason=arguments.reason)
         _tell(operator.status(), records, as_json=arguments.json)
@@ -115,15 +116,8 @@ def _records(operator: Operator, names: Iterable[str]) -> list[str]:
 
 def _ask(snapshot: Snapshot, records: Iterable[str], *, is_meant: bool) -> None:
     """Raises RouterError where a model would be left without a provider, and nobody said that it is meant."""
-    left = _left_alone(snapshot, set(records))
-    if not left or is_meant:
-        return
-    said = f"nobody would be left for {', '.join(sorted(left))}"
-    if sys.stdin is not None and sys.stdin.isatty():
-        complain(printable(f"{said}. Go on? [y/N]"))
-        if sys.stdin.readline().strip().lower() in ("y", "yes"):
-            return
-    raise RouterError(f"{said}, so nothing was done: with --yes it is")
+    if left := _left_alone(snapshot, set(records)):
+        confirm(f"nobody would be left for {', '.join(sorted(left))}", is_meant=is_meant)
 
 
 def _left_alone(snapshot: Snapshot, records: set[str]) -> set[str]:

@@ -25,6 +25,17 @@ def complain(text: str) -> None:
     _print(text, sys.stderr)
 
 
+def confirm(danger: str, *, is_meant: bool) -> None:
+    """Ask on a terminal whether to go on. Raises RouterError where nobody says so; `is_meant`: somebody did before."""
+    if is_meant:
+        return
+    if sys.stdin is not None and sys.stdin.isatty():
+        complain(printable(f"{danger}. Go on? [y/N]"))
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+    raise RouterError(f"{danger}, so nothing was done: with --yes it is")
+
+
 def finish() -> None:
     """Write what others left in buffers: the interpreter would show a traceback where that fails."""
     for stream in (sys.stdout, sys.stderr):

@@ -201,7 +201,14 @@ class MemoryStore(MemoryReading):
             return Reply(Status.OK, (change,), health)
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
         with self._lock:
             entry = self._here.entries.get(name)
@@ -214,23 +221,26 @@ class MemoryStore(MemoryReading):
             if old.override_until_ms and not health.override_until_ms:
                 said += overrides.end_state(old, "available=1")[1]
             detail = differs(old, health, fields)
-            said += [("updated", {"detail": detail})] if detail else []
+            said += [("updated", {"detail": detail} | ({"reason": reason} if reason else {}))] if detail else []
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply(
-                Status.OK, (), self._here.save(health, (), said, self._now, self.writer, self.push_interval_ms)
-            )
+            health = self._here.save(health, (), said, self._now, by or self.writer, self.push_interval_ms)
+            return Reply(Status.OK, (), health)
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         with self._lock:
             entry = self._here.entries.get(name)
             if entry is None or entry.health is None:
                 return Reply(Status.MISSING, (), None)
-            changes: list[Transition] = []
-            if word == overrides.RESET:
-                health, changes, said = reset(entry.health, reason, self._now)
-                entry.reporters.clear()
-            else:
-                health, said = overrides.overridden(entry.health, word, lasts_ms, weight, by, reason, self._now)
+            health, said = overrides.overridden(entry.health, word, lasts_ms, weight, by, reason, self._now)
+            return Reply(Status.OK, (), self._here.save(health, (), said, self._now, by, self.push_interval_ms))
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        with self._lock:
+            entry = self._here.entries.get(name)
+            if entry is None or entry.health is None:
+                return Reply(Status.MISSING, (), None)
+            health, changes, said = reset(entry.health, reason, self._now)
+            entry.reporters.clear()
             return Reply(Status.OK, (), self._here.save(health, changes, said, self._now, by, self.push_interval_ms))
 
     # Election

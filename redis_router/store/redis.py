@@ -207,18 +207,28 @@ class RedisStore:
         return reply
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
+        args = [self._now, self.keys.channel, by or self.writer, epoch, source, reason, *pairs]
         keys = [self.keys.health(name), self.keys.events(name)]
-        return messages.reply(
-            name, self._redis.run("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
-        )
+        return messages.reply(name, self._redis.run("update", keys, args))
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
-        keys = [self.keys.health(name), self.keys.events(name), self.keys.reporters(name)]
+        keys = [self.keys.health(name), self.keys.events(name)]
         args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
         return messages.reply(name, self._redis.run("override", keys, args))
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        keys = [self.keys.health(name), self.keys.events(name), self.keys.reporters(name)]
+        return messages.reply(name, self._redis.run("reset", keys, [self._now, self.keys.channel, by, reason]))
 
     # Election
 

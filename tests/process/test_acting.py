@@ -79,6 +79,15 @@ class TestActing:
         assert (said["circuit_state"], record("openai").failure_rate) == ("closed", 0.0)
         assert done("events", "openai", *base).splitlines()[-1].endswith("reset open -> closed reason=moved  by alice")
 
+    def test_a_reset_of_several_takes_a_yes(self, base, store, record):
+        """Without a terminal to ask on it is refused, and nothing is done."""
+        store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1)])])
+        code, _, err = run("reset", "*", *base, stdin=subprocess.DEVNULL)
+        assert (code, "forgotten of openai, azure, claude" in err, "--yes" in err) == (2, True, True)
+        assert record("openai").circuit_state == "open"
+        assert len(done("reset", "*", "--yes", *base).splitlines()) == 3
+        assert record("openai").circuit_state == "closed"
+
     def test_an_unknown_name_does_nothing_to_anybody(self, base, record):
         """And is told those that there are."""
         code, _, err = run("drain", "openai", "opneai", *base)
