@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router.cli import acting, config, demo, doctor, events, purge, status, terminal, worker
+from redis_router.cli import acting, completion, config, demo, doctor, events, purge, status, terminal, worker
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, acting, events, config, doctor, purge, demo)
+COMMANDS = (worker, status, acting, events, config, doctor, purge, completion, demo)
 """In the order in which `--help` lists them."""
 
 
