@@ -6,20 +6,18 @@ Each is an override of `redis_router.overriding`, with a time, a reason and who 
 
 import argparse
 import json
-import time
 from collections.abc import Iterable, Mapping
 
 from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
-from redis_router.cli.terminal import complain, confirm, lasted, printable, say
+from redis_router.cli.terminal import confirm, lasted, printable, say
+from redis_router.cli.waiting import wait
 from redis_router.overriding import Operator
 from redis_router.provider import ANY_MODEL
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot
 
-LOOK_SECONDS = 0.25
-"""So often replicas say how many calls they have under way."""
 STILL_BUSY = 3
 """The exit code of `drain --wait` where calls were under way to the end."""
 WORDS: Mapping[str, tuple[Override, str]] = {
@@ -81,7 +79,7 @@ def _override(arguments: argparse.Namespace) -> int:
             operator.override(
                 record, arguments.word, seconds=arguments.seconds, weight=arguments.weight, reason=arguments.reason
             )
-        is_done = _wait(operator, records, arguments.timeout) if getattr(arguments, "wait", False) else True
+        is_done = wait(operator, records, arguments.timeout) if getattr(arguments, "wait", False) else True
         _tell(operator.status(), records, as_json=arguments.json)
     return 0 if is_done else STILL_BUSY
 
@@ -134,22 +132,6 @@ def _left_alone(snapshot: Snapshot, records: set[str]) -> set[str]:
 def _is_called(health: ProviderHealth, now_ms: int) -> bool:
     seen = acting(health, now_ms)
     return seen.available and seen.weight > 0 and seen.circuit_state is CircuitState.CLOSED
-
-
-def _wait(operator: Operator, records: Iterable[str], seconds: float) -> bool:
-    """Until no call is under way at these, telling how many are; False where the time was over before."""
-    until, before, clean = time.monotonic() + seconds, -1, 0
-    while time.monotonic() < until:
-        shown = operator.status().records
-        calls = sum(shown[name].in_flight for name in records if name in shown)
-        if calls != before:
-            complain(f"{calls} calls under way, {lasted(1000 * max(0.0, until - time.monotonic()))} left")
-            before = calls
-        clean = clean + 1 if calls == 0 else 0
-        if clean > 2:  # a call that began just before the word was heard is told of by now
-            return True
-        time.sleep(LOOK_SECONDS)
-    return False
 
 
 def _tell(snapshot: Snapshot, records: Iterable[str], *, as_json: bool) -> None:

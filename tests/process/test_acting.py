@@ -11,6 +11,7 @@ from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.store.contract import Batch
 from tests.process.test_cli import run
 from tests.support import eventually
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -126,6 +127,21 @@ class TestWaiting:
             store.record([Batch("openai", 2, [Result("openai", Outcome.SUCCESS, 5.0, 1)], UnderWay(0))])
             assert "0 calls under way" in waits.stderr.readline()
             assert waits.wait(20) == 0
+
+    def test_a_bar_on_a_terminal(self, base, store, record):
+        """In one line, which grows as calls end; at 80 columns, and the terminal is left as it was."""
+        store.record([Batch("openai", 1, (), UnderWay(4))])
+        command = [sys.executable, "-m", "redis_router", "drain", "openai", "--wait", *base]
+        with Terminal(command) as terminal:
+            terminal.until(lambda text: "[------------------------] 4 calls under way" in text)
+            store.record([Batch("openai", 2, [Result("openai", Outcome.SUCCESS, 5.0, 1)], UnderWay(1))])
+            terminal.until(lambda text: "[##################------] 1 calls under way" in text)
+            store.record([Batch("openai", 3, [Result("openai", Outcome.SUCCESS, 5.0, 1)], UnderWay(0))])
+            assert terminal.ends() == 0
+            bar, said, *_ = terminal.text.splitlines()
+            assert bar.startswith("[########################] 0 calls under way, ")
+            assert said.startswith("openai: drain by ")
+            assert terminal.is_as_before()
 
     def test_it_does_not_wait_for_ever(self, base, store, record):
         """Then the exit code says so, and the drain stays."""
