@@ -6,6 +6,7 @@ import sys
 from typing import TextIO
 
 from redis_router.errors import RouterError
+from redis_router.operate.words import lasted as lasted
 
 
 def prepare() -> None:
@@ -51,14 +52,6 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
-
-
-def lasted(ms: float, days: str = "d") -> str:
-    """A time in the largest unit that tells it: 12 s, 3 min, 5 h, 2 d."""
-    for unit, size in ((days, 86_400_000), ("h", 3_600_000), ("min", 60_000)):
-        if ms >= 2 * size:
-            return f"{ms / size:.0f} {unit}"
-    return f"{ms / 1000:.0f} s"
 
 
 def _print(text: str, stream: TextIO) -> None:
