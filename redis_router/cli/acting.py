@@ -34,19 +34,25 @@ def add(commands: Commands) -> None:
         command = _command(commands, name, text)
         command.set_defaults(run=_override, word=word, weight=None)
         if name == "drain":
-            command.add_argument("--wait", action="store_true", help="until no call is under way there")
+            command.add_argument("--wait", action="store_true", help="wait until no call is under way there, too")
             command.add_argument(
-                "--timeout", type=duration, default=600.0, metavar="TIME", help="of --wait (default: 10m)"
+                "--timeout",
+                type=duration,
+                default=600.0,
+                metavar="TIME",
+                help="how long --wait waits at most (default: 10m)",
             )
     weight = _command(commands, "weight", "give a provider another weight for a time")
-    weight.add_argument("--to", dest="weight", type=float, required=True, metavar="W", help="such as 0.2; 0: no calls")
+    weight.add_argument(
+        "--to", dest="weight", type=float, required=True, metavar="W", help="the weight, such as 0.2; 0: no calls"
+    )
     weight.set_defaults(run=_override, word="weight")
     ready = _command(
         commands, "ready", "end what operators said of a provider, and put it back in service", lasts=False
     )
     ready.set_defaults(run=_ready)
     reset = _command(commands, "reset", "close the circuit, and forget what calls taught of a provider", lasts=False)
-    reset.add_argument("--yes", action="store_true", help="also of several at once")
+    reset.add_argument("--yes", action="store_true", help="do not ask where several are meant")
     reset.set_defaults(run=_reset)
 
 
@@ -62,10 +68,16 @@ def _command(commands: Commands, name: str, text: str, *, lasts: bool = True) ->
             type=duration,
             default=HOUR_SECONDS,
             metavar="TIME",
-            help="such as 30m (default: 1h)",
+            help="how long, such as 90s, 30m or 2h (default: 1h)",
         )
-        how_long.add_argument("--for-ever", dest="seconds", action="store_const", const=None, help="until `ready`")
-        command.add_argument("--yes", action="store_true", help="also where a model is left without a provider")
+        how_long.add_argument(
+            "--for-ever",
+            dest="seconds",
+            action="store_const",
+            const=None,
+            help="without an end: until `redis-router ready`",
+        )
+        command.add_argument("--yes", action="store_true", help="do not ask where a model is left without a provider")
     return command
 
 

@@ -130,7 +130,8 @@ class _Actions(argparse.HelpFormatter):
         self.found.extend(actions)
 
 
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Its arguments and options, as it lists them for its usage."""
     made: list[_Actions] = []
 
     def make(prog: str) -> _Actions:
@@ -160,7 +161,7 @@ class Typed:
         self._read()
 
     def _read(self) -> None:
-        actions = _actions(self.parser)
+        actions = actions_of(self.parser)
         self._options = {name: action for action in actions for name in action.option_strings}
         self._positional = [action for action in actions if not action.option_strings]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from redis_router.cli import settings
-from redis_router.cli.arguments import Commands, by_operator, of_redis
+from redis_router.cli.arguments import Commands, Described, by_operator, of_redis
 from redis_router.cli.settings import Difference, Settings
 from redis_router.cli.terminal import complain, confirm, printable, say
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
@@ -23,7 +23,7 @@ DIFFERS = 1
 def add(commands: Commands) -> None:
     """Declare the command."""
     config = commands.add_parser("config", help="thresholds and weights as a file: show, diff, apply")
-    verbs: Commands = config.add_subparsers(required=True, metavar="show|diff|apply")
+    verbs = Described(config.add_subparsers(required=True, metavar="show|diff|apply"))
     show = verbs.add_parser("show", parents=[of_redis()], help="print the file of what is in force")
     show.add_argument("providers", nargs="*", metavar="PROVIDER", help="a provider or provider/model (default: all)")
     show.add_argument("--all", action="store_true", help="every threshold, not only what differs from a preset")

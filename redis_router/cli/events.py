@@ -17,8 +17,15 @@ LOOK_SECONDS = 0.5
 def add(commands: Commands) -> None:
     """Declare the command."""
     events = commands.add_parser("events", parents=[of_redis()], help="show what happened, and who did it")
-    events.add_argument("providers", nargs="*", metavar="PROVIDER", help="all where none is given")
-    events.add_argument("--since", type=duration, metavar="TIME", help="such as 2h (default: all that is kept)")
+    events.add_argument(
+        "providers",
+        nargs="*",
+        metavar="PROVIDER",
+        help="a provider or provider/model, also of one that was deregistered (default: all)",
+    )
+    events.add_argument(
+        "--since", type=duration, metavar="TIME", help="how long ago, such as 2h (default: all that is kept)"
+    )
     events.add_argument("--follow", action="store_true", help="go on with what happens from now on, until Ctrl-C")
     events.add_argument("--json", action="store_true", help="a JSON object a line")
     events.set_defaults(run=run)

@@ -37,7 +37,9 @@ class Progress:
     """How many calls are under way, on stderr: in one line of a terminal, or a line for each change."""
 
     def __init__(self) -> None:
-        self._is_live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+        self._is_live = (
+            sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+        )
         self._most = 0
         self._before = -1
 

@@ -1,9 +1,11 @@
 """`redis-router worker`: a HealthChecker as a process of its own, until it is told to end; or one run of it."""
 
 import argparse
+import json
 import signal
 
 from redis_router.cli.arguments import Commands, of_redis
+from redis_router.cli.terminal import say
 from redis_router.errors import RedisUnavailable
 from redis_router.runtime.alarm import Flag
 from redis_router.runtime.log import log
@@ -38,6 +40,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="one run, then exit, for cron: moves due circuits; marks nobody unavailable",
     )
+    add("--json", action="store_true", help="with --once: what it did, as JSON")
     worker.set_defaults(run=run)
 
 
@@ -54,17 +57,21 @@ def run(arguments: argparse.Namespace) -> int:
         worker=arguments.name,
     )
     if arguments.once:
-        _once(checker)
+        _once(checker, as_json=arguments.json)
     else:
         _serve(checker, arguments)
     return 0
 
 
-def _once(checker: HealthChecker) -> None:
+def _once(checker: HealthChecker, *, as_json: bool) -> None:
     try:
         done = checker.run_once()
     finally:
         checker.stop()
+    if as_json:
+        probed = {name: why or "passes" for name, why in done.probed.items()}
+        say(json.dumps({"leader": done.leader, "half_opened": list(done.half_opened), "probed": probed}, indent=2))
+        return
     failed = [f"{name} ({why})" for name, why in done.probed.items() if why is not None]
     moved = f"moved to half_open: {', '.join(done.half_opened) or 'none'}"
     log.info("%s; probes failed: %s", moved, ", ".join(failed) or "none")

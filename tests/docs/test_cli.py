@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from redis_router import RECOMMENDED, CircuitConfig, Provider, cli
 from redis_router.cli.checkup import CHECKS
+from redis_router.cli.completion import actions_of
 from redis_router.demo import gateway, provider
 from redis_router.store.connect import connect
 from redis_router.store.redis import RedisStore
@@ -121,6 +123,24 @@ def test_the_workers_options_are_those_of_the_parser():
     for name, default in told.items():
         if default.isdecimal():
             assert float(default) == known[name], name
+
+
+def commands_of(parser, path=""):
+    """Every parser, with the words that lead to it."""
+    yield path, parser
+    for action in actions_of(parser):
+        for name, command in (action.choices if isinstance(action.choices, Mapping) else {}).items():
+            yield from commands_of(command, f"{path} {name}".strip())
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands_of(cli.parser())))
+def test_every_help_is_whole(path, command):
+    """What the command is for, and each of its options; what looks or acts has --json."""
+    assert command.description
+    for action in actions_of(command):
+        assert action.help or isinstance(action.choices, Mapping), action.dest
+    options = {option for action in actions_of(command) for option in action.option_strings}
+    assert "--json" in options or path in ("", "config", "completion", "demo", "watch")
 
 
 def test_compose_commands_are_understood():

@@ -1,16 +1,21 @@
 """What somebody on call types, against a real server: the record says it, the log remembers it."""
 
 import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from redis_router import CircuitConfig, Operator, Outcome, Provider
+from redis_router import CircuitConfig, Operator, Outcome, Provider, cli
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.store.contract import Batch
 from tests.process.test_cli import run
 from tests.support import eventually
+from tests.support.documents import PAGES, ROOT, rows
 from tests.support.terminal import Terminal
 
 
@@ -180,3 +185,55 @@ class TestEvents:
     def test_nothing_yet(self, base):
         """A namespace without providers has no events."""
         assert done("events", *base) == ""
+
+
+class TestExitCodes:
+    """The table of docs/command-line.md, row by row."""
+
+    ROWS = tuple((int(row[0]), row[-1].strip("`")) for row in rows(PAGES["docs/command-line.md"]) if row[0].isdecimal())
+
+    @pytest.fixture
+    def fleet(self, store, tmp_path, monkeypatch):
+        """With a call under way that does not end, and a file of other thresholds."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "fleet.toml").write_text("[openai]\nopen_timeout = 7\n")
+        store.record([Batch("openai", 1, (), UnderWay(1))])
+
+    @pytest.mark.parametrize(("code", "command"), ROWS, ids=str)
+    def test_each_ends_as_the_page_says(self, base, fleet, code, command):
+        """Ctrl-C is for what does not end by itself."""
+        program, *words = shlex.split(command)
+        assert program == "redis-router"
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        typed = [sys.executable, "-u", "-m", "redis_router", *words, *base]
+        with subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as ran:
+            if code == 130:
+                assert "registered" in ran.stdout.readline()
+                ran.send_signal(signal.SIGINT)
+            _, err = ran.communicate(timeout=60)
+        assert (ran.returncode, "Traceback" in err) == (code, False), err
+
+    def test_the_table_has_all(self):
+        """Those that the command's own help tells."""
+        assert [str(code) for code, _ in self.ROWS] == re.findall(r"\b(\d+) ", cli.EXIT_CODES)
+
+
+JSON = [("purge",), ("purge", "--all"), ("worker", "--once"), ("status",), ("doctor",), ("config", "show"), ("events",)]
+
+
+@pytest.mark.parametrize("command", JSON, ids=" ".join)
+def test_all_that_look_print_json(base, store, command):
+    """One document, or one a line; nothing else on stdout."""
+    _, out, _ = run(*command, "--json", *base)
+    if command == ("events",):
+        assert [json.loads(line)["event"] for line in out.splitlines()] == ["registered"] * 3
+    else:
+        assert json.loads(out)
+
+
+def test_what_a_purge_finds_as_json(base, store):
+    """By name; `removed` says whether it was done."""
+    assert json.loads(done("purge", "--json", *base)) == {"removed": False, "unused": []}
+    keys = json.loads(done("purge", "--all", "--yes", "--json", *base))
+    assert (keys["removed"], any("openai" in key for key in keys["keys"])) == (True, True)
+    assert store.specs() == {}
