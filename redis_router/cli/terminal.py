@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from typing import TextIO
 
@@ -35,6 +36,16 @@ def confirm(danger: str, *, is_meant: bool) -> None:
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
     raise RouterError(f"{danger}, so nothing was done: with --yes it is")
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGHUP end the command as an error would: what it must put right, it puts right."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, leave)
 
 
 def finish() -> None:
