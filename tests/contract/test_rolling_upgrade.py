@@ -66,7 +66,8 @@ def the_version_before():
         yield
 
 
-def _without_reason(name, args):
+def _run_args(name, args):
+    """No reason for an update."""
     return [*args[:5], *args[6:]] if name == "update" else args
 
 
