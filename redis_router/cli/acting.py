@@ -6,7 +6,7 @@ Each is an override of `redis_router.overriding`, with a time, a reason and who 
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
 from redis_router.circuit.record import CircuitState, ProviderHealth
@@ -18,6 +18,7 @@ from redis_router.provider import ANY_MODEL
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot
 
+MOST_NAMED = 8
 STILL_BUSY = 3
 """The exit code of `drain --wait` where calls were under way to the end."""
 WORDS: Mapping[str, tuple[Override, str]] = {
@@ -112,11 +113,16 @@ def _reset(arguments: argparse.Namespace) -> int:
     with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
         if len(records) > 1:
-            confirm(f"what calls taught would be forgotten of {', '.join(records)}", is_meant=arguments.yes)
+            confirm(f"what calls taught would be forgotten of {_named(records)}", is_meant=arguments.yes)
         for record in records:
             operator.reset(record, reason=arguments.reason)
         _tell(operator.status(), records, as_json=arguments.json)
     return 0
+
+
+def _named(records: Sequence[str]) -> str:
+    more = f" and {len(records) - MOST_NAMED} more" if len(records) > MOST_NAMED else ""
+    return f"{', '.join(records[:MOST_NAMED])}{more}"
 
 
 def _records(operator: Operator, names: Iterable[str]) -> list[str]:

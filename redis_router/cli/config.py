@@ -87,7 +87,7 @@ def _apply(arguments: argparse.Namespace) -> int:
         found = _differences(changes)
         _tell(found, as_json=arguments.json)
         if found:
-            confirm(f"{len(found)} to change", is_meant=arguments.yes)
+            confirm(f"so many settings would change: {len(found)}", is_meant=arguments.yes)
         for change in changes:
             if change.old.config != change.new.config:
                 operator.set_circuit_config(change.new.config, change.record, reason=arguments.reason)

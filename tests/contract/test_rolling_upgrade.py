@@ -60,9 +60,7 @@ def the_version_before():
         args_of = RedisStore._record_args
         patch.setattr(RedisStore, "_record_args", lambda store, batch: _args_of_before(args_of(store, batch)))
         run = Commands.run
-        patch.setattr(
-            Commands, "run", lambda self, name, keys, args: run(self, name, keys, _without_reason(name, args))
-        )
+        patch.setattr(Commands, "run", lambda self, name, keys, args: run(self, name, keys, _run_args(name, args)))
         yield
 
 
