@@ -237,3 +237,17 @@ def test_what_a_purge_finds_as_json(base, store):
     keys = json.loads(done("purge", "--all", "--yes", "--json", *base))
     assert (keys["removed"], any("openai" in key for key in keys["keys"])) == (True, True)
     assert store.specs() == {}
+
+
+class TestAsking:
+    """On a terminal somebody is asked where it is dangerous."""
+
+    @pytest.mark.parametrize(("answer", "code", "word"), [("y", 0, "drain"), ("n", 2, ""), ("", 2, "")])
+    def test_the_answer_counts(self, base, record, answer, code, word):
+        """Only a yes is one."""
+        with Terminal([sys.executable, "-m", "redis_router", "drain", "claude", *base]) as terminal:
+            terminal.until(lambda text: "nobody would be left for sonnet. Go on? [y/N]" in text)
+            assert record("claude").override == ""
+            terminal.type(f"{answer}\n")
+            assert terminal.ends() == code
+        assert record("claude").override == word
