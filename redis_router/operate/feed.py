@@ -63,8 +63,10 @@ class Feed:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._looking = threading.RLock()
+        """Held while somebody looks: others who need a new look wait for what that finds."""
         self._lock = threading.RLock()
-        """Held while somebody looks: others wait for what that finds."""
+        """Of what was found. Nobody waits for Redis while holding it: a stream goes on where Redis hangs."""
         self._providers: dict[str, _Provider] = {}
         self._timeline = Timeline(store)
         self._snapshot: Snapshot | None = None
@@ -119,7 +121,7 @@ class Feed:
 
     def look(self, max_age: float = HASTE_SECONDS) -> Snapshot:
         """The fleet as it was so many seconds ago at most. Raises RedisUnavailable or RedisRefused."""
-        with self._lock:
+        with self._looking:
             now = time.monotonic()
             if self._snapshot is None or now - self._looked_at > max_age:
                 if self._error is not None and now - self._failed_at < HASTE_SECONDS:
@@ -154,6 +156,7 @@ class Feed:
         snapshot = self._snapshot
         found = facts.ranked(each.facts for each in self._providers.values() if whole or each.number > number)
         message: Json = {
+            "namespace": self._store.keys.namespace,
             "now_ms": None if snapshot is None else snapshot.now_ms,
             "age_ms": None if snapshot is None else round((time.monotonic() - self._looked_at) * 1000),
             "error": None if self._error is None else {"code": self._error.code, "message": str(self._error)},
@@ -200,19 +203,16 @@ class Feed:
             self._subscription = self._store.subscribe()
         said = self._subscription.next(HEARD_SECONDS)
         if said == "subscribed":  # pushes may be lost: anything may have happened
-            self._note(list(self._timeline_names()))
+            self._note(None)
             self._is_news = True
         elif isinstance(said, Event) and said.kind != "averages":
-            self._note([said.provider] if said.provider else [])
+            self._note(said.provider)
             self._is_news = True
 
-    def _note(self, names: list[str]) -> None:
-        with self._lock:
-            self._timeline.note(names)
-
-    def _timeline_names(self) -> set[str]:
-        snapshot = self._snapshot
-        return set() if snapshot is None else {*snapshot.specs, *snapshot.deregistered}
+    def _note(self, name: str | None) -> None:
+        """There may be something new in this provider's log, or, where it is None, in any."""
+        with self._looking:
+            self._timeline.note(name)
 
     def _hang_up(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -226,17 +226,15 @@ class Feed:
         self._is_news = False
         try:
             snapshot = self._store.snapshot()
-            before = self._timeline_names()
-            self._snapshot = snapshot
-            self._timeline.note(self._timeline_names() - before)
-            self._timeline.forget_all_but(self._timeline_names())
+            self._timeline.expect({*snapshot.specs, *snapshot.deregistered})
             self._timeline.read()
         except RouterError as error:
             self._failed(error)
             raise
-        self._looked_at, self._error = time.monotonic(), None
+        with self._lock:
+            self._snapshot, self._looked_at, self._error = snapshot, time.monotonic(), None
+            self._take(snapshot)
         self._look_took = self._looked_at - began
-        self._take(snapshot)
 
     def _failed(self, error: RouterError) -> None:
         self._failed_at, self._error = time.monotonic(), error

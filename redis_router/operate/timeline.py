@@ -2,7 +2,7 @@
 is a new one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 from redis_router.errors import RedisRefused
 from redis_router.operate import facts
@@ -18,12 +18,16 @@ AT_ONCE = 200
 
 
 class Timeline:
-    """One thread uses it. `refused` says why the logs cannot be read; '' where they can."""
+    """One thread at a time changes it; any may ask for entries.
+
+    refused  why the logs cannot be read; '' where they can
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: list[tuple[int, Json]] = []
         self._last: dict[str, Json] = {}
+        self._names: Set[str] = frozenset()
         self._unread: dict[str, None] = {}
         self._number = 0
         self.refused = ""
@@ -37,14 +41,15 @@ class Timeline:
         """Those with a higher number than this, newest first."""
         return [entry for number, entry in self._kept if number > after]
 
-    def note(self, names: Iterable[str]) -> None:
-        """There may be new entries in these providers' logs."""
-        self._unread.update(dict.fromkeys(names))
+    def expect(self, names: Set[str]) -> None:
+        """These are all that have a log. One that is new may have entries."""
+        self._unread.update(dict.fromkeys(names - self._names))
+        self._last = {name: last for name, last in self._last.items() if name in names}
+        self._names = names
 
-    def forget_all_but(self, names: Iterable[str]) -> None:
-        """Of the others nothing new is expected."""
-        known = set(names)
-        self._last = {name: last for name, last in self._last.items() if name in known}
+    def note(self, name: str | None) -> None:
+        """There may be new entries in this provider's log; in all of them, where it is None."""
+        self._unread.update(dict.fromkeys(self._names if name is None else {name} & self._names))
 
     def read(self) -> None:
         """Read the logs that were noted, or as many as may be read at one time. Raises RedisUnavailable."""
@@ -58,10 +63,10 @@ class Timeline:
                 self._unread.clear()
                 break
             self._unread.pop(name, None)
-        for entry in sorted(found, key=_moment):
-            self._number += 1
-            self._kept.append((self._number, entry))
-        self._kept = sorted(self._kept, key=lambda each: _moment(each[1]), reverse=True)[:KEPT]
+        number = self._number
+        new = [(number + place, entry) for place, entry in enumerate(sorted(found, key=_moment), 1)]
+        self._kept = sorted([*self._kept, *new], key=lambda each: _moment(each[1]), reverse=True)[:KEPT]
+        self._number = number + len(new)
 
     def _new(self, name: str) -> list[Json]:
         last = self._last.get(name)
