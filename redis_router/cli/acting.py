@@ -116,7 +116,10 @@ def _reset(arguments: argparse.Namespace) -> int:
             confirm(f"what calls taught would be forgotten of {_named(records)}", is_meant=arguments.yes)
         for record in records:
             operator.reset(record, reason=arguments.reason)
-        _tell(operator.status(), records, as_json=arguments.json)
+        if arguments.json:
+            _tell(operator.status(), records, as_json=True)
+    for record in () if arguments.json else records:
+        say(printable(f"{record}: circuit closed; what calls taught is forgotten"))
     return 0
 
 
