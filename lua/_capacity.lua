@@ -6,10 +6,11 @@ local SAMPLES_KEPT, LONGEST_KEPT, GROWTH_COUNTED = 64, 256, 1000000
 local FIRST_LIMIT = 2 -- of a provider of which nothing is known yet
 local LOW, NEAR = 0.5, 0.75
 local ANSWERS_WITHIN_MS = 5000 -- a provider that is full answers somebody within this, or within two calls' time
+local COUNTED_OVER_MS = 10000 -- answers a second are an average over about so long
 local LESS = 0.7 -- after a rate limit so many of the calls at once that met it
 local TOLERATED, UNSURE = 1.25, 1.5
 
-local abs, min, max, sqrt = math.abs, math.min, math.max, math.sqrt -- looked up once, as `learn` is for each outcome
+local abs, min, max, sqrt, exp = math.abs, math.min, math.max, math.sqrt, math.exp -- looked up once, as `learn` is for each outcome
 
 -- The limit after a quick answer near it: at first by leaps; after a cut ever faster, the longer that is ago.
 local function grow(health, limit, load)
@@ -19,11 +20,20 @@ local function grow(health, limit, load)
   return limit + min(1, (1 + growth / limit) / limit)
 end
 
--- The limit a part of the way down to the calls that were in service; it never grows by that.
-local function cut(limit, served) return limit + min(0, max(1, served) - limit) * 0.2 end
+-- Answers a second, as they are at this moment: between results the average falls.
+local function answer_rate(health, now)
+  return health.answers_per_s * exp(-max(0, now - health.last_result_ms) / COUNTED_OVER_MS)
+end
+
+-- The limit a part of the way down to the calls that were in service; it never grows by that. Below the calls that are
+-- answered at once it is not, whatever the others do.
+local function cut(health, limit, served, now)
+  local in_service = answer_rate(health, now) * max(health.call_ms, health.floor_latency_ms) / 1000
+  return max(limit + min(0, max(1, served) - limit) * 0.2, in_service)
+end
 
 -- An answer took so long, of a call that began at this load; 0 where that is unknown.
-local function learn(health, latency_ms, load)
+local function learn(health, latency_ms, load, now)
   local samples, limit, near_load = health.samples + 1, health.concurrency_limit, health.near_load
   local usual, deviation = health.usual_latency_ms, health.latency_deviation_ms
   local floor, near = health.floor_latency_ms, health.near_latency_ms
@@ -48,7 +58,7 @@ local function learn(health, latency_ms, load)
     near_load = near_load > 0 and near_load + (load - near_load) / 12 or load
     if near > (TOLERATED + UNSURE / sqrt(samples)) * floor then
       local call = max(health.call_ms, floor)
-      limit, health.limit_growth = cut(limit, near_load * call / (call + near - floor)), 1
+      limit, health.limit_growth = cut(health, limit, near_load * call / (call + near - floor), now), 1
     elseif latency_ms <= 2 * floor then
       limit = grow(health, limit, load)
     end
@@ -72,10 +82,10 @@ local function is_overload(health, why, load, now)
 end
 
 -- Such a call waited, nobody knows for how long.
-local function overload(health)
+local function overload(health, now)
   local near, limit = health.near_latency_ms, health.concurrency_limit
   health.near_latency_ms = near + (8 * health.floor_latency_ms - near) / 12
-  health.concurrency_limit, health.limit_growth = cut(limit, 0.5 * limit), 1
+  health.concurrency_limit, health.limit_growth = cut(health, limit, 0.5 * limit, now), 1
 end
 
 -- A call was refused for a rate limit: fewer calls at once keep within it. Only where the call began within the limit: of
@@ -91,11 +101,12 @@ local function begin_anew(health)
   if limit > 0 then health.concurrency_limit, health.limit_growth = max(FIRST_LIMIT, limit / 4), 0 end
 end
 
--- A call that went well lasted so long, its stream included.
-local function call_lasted(health, duration_ms)
-  if duration_ms <= 0 then return end
-  local average = health.call_ms
-  health.call_ms = average == 0 and duration_ms or average + (duration_ms - average) / 16
+-- A call that went well lasted so long, its stream included; its waiting, above what calls at low load take, is left out.
+local function call_lasted(health, duration_ms, latency_ms, floor)
+  local took, average = max(duration_ms, latency_ms), health.call_ms
+  if took <= 0 then return end
+  if floor > 0 then took = took - max(0, latency_ms - floor) end
+  health.call_ms = average == 0 and took or average + (took - average) / 16
 end
 
 -- What this replica has under way there now: into the fleet's sums, in which those count that spoke lately. In the hash:

@@ -178,10 +178,13 @@ end
 -- the call as `circuit/outcome.py` has them.
 local function fold(record, success, latency_ms, generation, why, now, load, duration_ms)
   local health = record.health
+  local answered, floor = answer_rate(health, now), health.floor_latency_ms
   if success then
-    if load >= 0 and latency_ms > 0 then learn(health, latency_ms, load) end
-    call_lasted(health, duration_ms > 0 and duration_ms or latency_ms)
+    if load >= 0 and latency_ms > 0 then learn(health, latency_ms, load, now) end
+    call_lasted(health, duration_ms, latency_ms, floor)
+    answered = answered + 1000 / COUNTED_OVER_MS
   end
+  health.answers_per_s = answered
   health.result_gap_ms = health.last_result_ms > 0 and math.max(0, now - health.last_result_ms) or 0
   -- latency_average and failure_rate_average, spelled out: two calls for each outcome would take a tenth of a script's time
   if latency_ms > 0 then

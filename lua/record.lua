@@ -57,7 +57,7 @@ for i = 10, #ARGV, 4 do
   for number, load, duration, wait in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?([^:%s]*):?(%S*)') do
     local at_load = tonumber(load) or 0
     if outcome == 'failure' and is_overload(health, why, at_load, now) then
-      overload(health)
+      overload(health, now)
     elseif success or outcome == 'failure' then
       local ms = tonumber(number)
       if asks_others then
@@ -71,7 +71,7 @@ for i = 10, #ARGV, 4 do
       keep_rate(health, at_load)
     elseif outcome == 'begun' then
       see_answer(health, true, health.failure_rate)
-      if tonumber(number) > 0 then learn(health, tonumber(number), at_load) end
+      if tonumber(number) > 0 then learn(health, tonumber(number), at_load, now) end
     end
     applied = applied + 1
   end

@@ -18,6 +18,7 @@ from redis_router.errors import (
 from redis_router.overriding import Operator
 from redis_router.probe import Probe
 from redis_router.provider import Provider, RegisteredModel
+from redis_router.replicas import Replica, ViewState
 from redis_router.request.attempt import Attempt
 from redis_router.request.attempts import Attempts
 from redis_router.request.classify import Verdict, classify
@@ -51,12 +52,14 @@ __all__ = [
     "RedisRefused",
     "RedisUnavailable",
     "RegisteredModel",
+    "Replica",
     "Router",
     "RouterError",
     "Strategy",
     "Transition",
     "UnknownProvider",
     "Verdict",
+    "ViewState",
     "classify",
 ]
 

@@ -7,6 +7,7 @@ from redis_router.checks import MAX_REASON, check_flag, check_name, check_number
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.overrides import END, HOUR_SECONDS, Override, check_override
 from redis_router.errors import InvalidArgument, RedisRefused, UnknownProvider
+from redis_router.replicas import Replica, replicas
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot, Store
 from redis_router.store.messages import LoggedEvent, Reply
@@ -177,6 +178,13 @@ class Operator(Overriding):
     def status(self) -> Snapshot:
         """Every record as it stands in Redis, its clock, and who leads."""
         return self._store.snapshot()
+
+    def replicas(self) -> list[Replica]:
+        """Which gateways and workers are there, and whose view of the circuits differs; each says so every ten seconds.
+
+        Raises RedisUnavailable, RedisRefused.
+        """
+        return replicas(self._store)
 
     def close(self) -> None:
         """Give the connection back, where a URL was given."""

@@ -12,7 +12,9 @@ limit   calls at once that it takes without making them wait
 
 The limit grows while calls near it take about as long as those at low load. Where they take longer they wait, and so
 many are in service as are answered while a call is, by Little's law: limit = load · call / (call + wait). So TCP Vegas
-and Netflix's concurrency-limits read a queue from latencies. Durations are in ms.
+and Netflix's concurrency-limits read a queue from latencies. By the same law answers a second · call are in service,
+also where most calls time out; a limit below that would leave a full provider idle. TCP BBR bounds its window so.
+Durations are in ms.
 """
 
 import math
@@ -28,13 +30,15 @@ LOW, NEAR = 0.5, 0.75
 """Below this part of the usual load a call says how fast the provider is; above this part of the limit, how full."""
 ANSWERS_WITHIN_MS = 5000.0
 """A provider that is full answers somebody within this, or within two calls' time."""
+COUNTED_OVER_MS = 10_000.0
+"""Answers a second are an average over about so long."""
 LESS = 0.7
 """After a rate limit so many of the calls at once that met it."""
 TOLERATED, UNSURE = 1.25, 1.5
 """Calls near the limit wait where they take so many times the floor: 1.25, and 1.5 / √samples for the noise."""
 
 
-def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str, float]:
+def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: float) -> dict[str, float]:
     """What changes in the record by an answer that took so long, of a call that began at this load, 0 where unknown."""
     samples, limit = health.samples + 1, health.concurrency_limit
     if limit == 0 and load > 0:
@@ -51,7 +55,8 @@ def learned(health: ProviderHealth, latency_ms: float, load: float) -> dict[str,
         growth = health.limit_growth
         if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor:
             call = max(health.call_ms, floor)
-            limit, growth = cut(limit, near_load * call / (call + near - floor)), 1
+            served = near_load * call / (call + near - floor)
+            limit, growth = max(cut(limit, served), in_service(health, now_ms)), 1
         elif latency_ms <= 2 * floor:
             limit, growth = grown(limit, growth, load)
         changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
@@ -97,13 +102,13 @@ def is_overload(health: ProviderHealth, why: str, load: float, now_ms: float) ->
     return health.consecutive_failures == 0 and abs(now_ms - health.last_result_ms) < answers
 
 
-def overloaded(health: ProviderHealth) -> dict[str, float]:
+def overloaded(health: ProviderHealth, now_ms: float) -> dict[str, float]:
     """What changes in the record by such a call: it waited, nobody knows for how long."""
     floor = health.floor_latency_ms
-    near = health.near_latency_ms + (8 * floor - health.near_latency_ms) / 12
+    near, limit = health.near_latency_ms + (8 * floor - health.near_latency_ms) / 12, health.concurrency_limit
     return {
         "near_latency_ms": near,
-        "concurrency_limit": cut(health.concurrency_limit, 0.5 * health.concurrency_limit),
+        "concurrency_limit": max(cut(limit, 0.5 * limit), in_service(health, now_ms)),
         "limit_growth": 1,
     }
 
@@ -136,9 +141,21 @@ def cut(limit: float, served: float) -> float:
     return limit + min(0.0, max(1.0, served) - limit) * 0.2
 
 
-def call_lasted(health: ProviderHealth, duration_ms: float) -> float:
-    """The average duration of whole calls after one that went well and lasted so long, its stream included, ms."""
-    average = health.call_ms
+def answer_rate(health: ProviderHealth, now_ms: float) -> float:
+    """Answers a second, as they are at this moment: between results the average falls."""
+    return health.answers_per_s * math.exp(-max(0.0, now_ms - health.last_result_ms) / COUNTED_OVER_MS)
+
+
+def in_service(health: ProviderHealth, now_ms: float) -> float:
+    """So many calls are being answered at once, whatever the others do."""
+    return answer_rate(health, now_ms) * max(health.call_ms, health.floor_latency_ms) / 1000
+
+
+def call_lasted(health: ProviderHealth, duration_ms: float, latency_ms: float) -> float:
+    """The average of whole calls in ms, streams included and waiting left out, after one that went well."""
+    average, floor = health.call_ms, health.floor_latency_ms
+    duration_ms = max(duration_ms, latency_ms)
     if duration_ms <= 0:
         return average
-    return duration_ms if average == 0 else average + (duration_ms - average) / 16
+    lasted = duration_ms - max(0.0, latency_ms - floor) if floor else duration_ms
+    return lasted if average == 0 else average + (lasted - average) / 16

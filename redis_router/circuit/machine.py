@@ -204,6 +204,7 @@ def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int
     changes: dict[str, object] = {
         "latency_ms": latency_average(health.latency_ms, result.latency_ms),
         "failure_rate": rate,
+        "answers_per_s": capacity.answer_rate(health, now_ms) + success * 1000 / capacity.COUNTED_OVER_MS,
         "last_check_ms": now_ms,
         "last_result_ms": now_ms,
         "result_gap_ms": max(0, now_ms - health.last_result_ms) if health.last_result_ms else 0,
@@ -212,9 +213,9 @@ def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int
         changes["still_answers"] = still_answers(health, success, rate)
     if not success:
         return changes | {"last_failure": result.reason}
-    changes["call_ms"] = capacity.call_lasted(health, result.duration_ms or result.latency_ms)
+    changes["call_ms"] = capacity.call_lasted(health, result.duration_ms, result.latency_ms)
     if result.load >= 0 and result.latency_ms > 0:
-        changes.update(capacity.learned(health, result.latency_ms, result.load))
+        changes.update(capacity.learned(health, result.latency_ms, result.load, now_ms))
     return changes
 
 
@@ -234,11 +235,11 @@ def fold(
     if result.outcome is Outcome.BEGUN:
         changes: dict[str, object] = {"still_answers": still_answers(health, True, health.failure_rate)}
         if result.latency_ms > 0:
-            changes |= capacity.learned(health, result.latency_ms, result.load)
+            changes |= capacity.learned(health, result.latency_ms, result.load, now_ms)
         return changed(health, changes), None
     success = result.outcome is Outcome.SUCCESS
     if not success and capacity.is_overload(health, result.reason, result.load, now_ms):
-        return changed(health, capacity.overloaded(health)), None
+        return changed(health, capacity.overloaded(health, now_ms)), None
     if success and result.cooldown_ms:
         health = cool_down(health, result.cooldown_ms, now_ms)
     changes = _averaged(health, result, success, now_ms)

@@ -71,6 +71,7 @@ class ProviderHealth:
     last_state_change_ms, last_check_ms, last_result_ms   moments on Redis's clock, ms since the epoch, 0 for never:
                                     a transition; a call's result or a probe's; a call's result
     result_gap_ms                   between the last two results
+    answers_per_s                   moving average over some ten seconds, as it was at the last result
     in_flight                       calls under way over the fleet, as its replicas said last
     overdue                         of these, so many have waited for much longer than an answer takes
     concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
@@ -79,7 +80,7 @@ class ProviderHealth:
     usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
     longest_latency_ms              the longest of some hundreds of answers: what is older is overdue
-    call_ms                         moving average of whole calls, streams included, ms
+    call_ms                         moving average of whole calls, streams included and waiting left out, ms
     override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
     override_by, override_reason    who, and why
     weight_override, weight_override_until_ms  another weight for a time, and until when
@@ -118,6 +119,7 @@ class ProviderHealth:
     last_check_ms: int = stored(0, moment)
     last_result_ms: int = stored(0, moment, optional=True)
     result_gap_ms: int = stored(0, whole, optional=True)
+    answers_per_s: float = stored(0.0, number, optional=True)
     in_flight: int = stored(0, whole, optional=True)
     overdue: int = stored(0, whole, optional=True)
     concurrency_limit: float = stored(0.0, number, optional=True)

@@ -11,11 +11,24 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router.cli import acting, completion, config, demo, doctor, events, purge, status, terminal, watch, worker
+from redis_router.cli import (
+    acting,
+    completion,
+    config,
+    demo,
+    doctor,
+    events,
+    purge,
+    replicas,
+    status,
+    terminal,
+    watch,
+    worker,
+)
 from redis_router.cli.arguments import Described
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, watch, acting, events, config, doctor, purge, completion, demo)
+COMMANDS = (worker, status, watch, replicas, acting, events, config, doctor, purge, completion, demo)
 """In the order in which `--help` lists them."""
 
 

@@ -10,7 +10,7 @@ from redis_router.cli.arguments import Commands, duration, of_redis, opened_stor
 from redis_router.cli.terminal import complain, lasted, printable, say
 from redis_router.store.contract import Snapshot, Store
 
-OURS = r"(providers|seen|\{leader\}|\{.+\}:(health|permits|reporters|in_flight|events|seq:.+))"
+OURS = r"(providers|seen|replicas|\{leader\}|\{.+\}:(health|permits|reporters|in_flight|events|seq:.+))"
 """A key of ours, behind the namespace and a colon."""
 LEAST_UNUSED_MS = 900_000
 """Replicas say every five minutes what they serve: who was silent for less is not gone."""

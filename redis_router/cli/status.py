@@ -1,16 +1,21 @@
-"""`redis-router status`: one look at the shared records, as a table or as JSON."""
+"""`redis-router status`: one look at the shared records, or a full account of some, in words or as JSON."""
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from redis_router.circuit.record import ProviderHealth
 from redis_router.cli.arguments import Commands, of_redis, opened_store
-from redis_router.cli.terminal import printable, say
-from redis_router.operate import words
-from redis_router.store.contract import Snapshot
+from redis_router.cli.terminal import columns, printable, say
+from redis_router.errors import RedisRefused
+from redis_router.operate import fleet, words
+from redis_router.operate.account import Account
+from redis_router.overriding import names_in_fleet
+from redis_router.replicas import Replica, compared
+from redis_router.store.contract import Snapshot, Store
+from redis_router.store.presence import Presence
 
 _HEAD = (
     "PROVIDER",
@@ -32,6 +37,7 @@ _HEAD = (
 def add(commands: Commands) -> None:
     """Declare the command."""
     status = commands.add_parser("status", parents=[of_redis()], help="show every provider's circuit, and who leads")
+    status.add_argument("providers", nargs="*", metavar="PROVIDER", help="a full account of these; provider/model, too")
     status.add_argument("--json", action="store_true", help="all fields, as JSON")
     status.set_defaults(run=run)
 
@@ -39,33 +45,71 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 where a record cannot be read."""
     with opened_store(arguments) as store:
-        snapshot = store.snapshot()
-    say(as_json(snapshot) if arguments.json else as_table(snapshot))
+        asked = dict.fromkeys(record for name in arguments.providers for record in names_in_fleet(store, name))
+        said = _presences(store)
+        snapshot = store.snapshot(asked or None)
+        found = None if said is None else compared(said, snapshot)
+        accounts = {
+            name: Account.of(name, snapshot, store.surroundings(name), found)
+            for name in asked
+            if name in snapshot.records
+        }
+    if arguments.json:
+        say(as_json(snapshot, found, accounts))
+    elif asked:
+        say(as_accounts(snapshot, accounts, list(asked)))
+    else:
+        say(as_table(snapshot, found))
     return 1 if snapshot.unreadable else 0
 
 
-def as_json(snapshot: Snapshot) -> str:
-    """Every field of every record, and the leader."""
+def _presences(store: Store) -> list[Presence] | None:
+    """None where Redis refuses them: the records are what matters."""
+    try:
+        return store.presences()
+    except RedisRefused:
+        return None
+
+
+def as_json(snapshot: Snapshot, found: Sequence[Replica] | None, accounts: Mapping[str, Account]) -> str:
+    """Every field of every record, the leader, and how many replicas differ; and the accounts that were asked for."""
     providers = {name: _record(snapshot, health) for name, health in sorted(snapshot.records.items())}
+    for name, account in accounts.items():
+        providers[name]["account"] = account.facts
     leads = snapshot.leader is not None and snapshot.leader.remaining_ms > 0
     leader = asdict(snapshot.leader) if snapshot.leader is not None and leads else None
     unreadable = {name: str(error) for name, error in sorted(snapshot.unreadable.items())}
-    found = {"now_ms": snapshot.now_ms, "leader": leader, "providers": providers, "unreadable": unreadable}
-    return json.dumps(found, indent=2)
+    replicas = None if found is None else {"count": len(found), "differ": sum(each.differs for each in found)}
+    head = {"now_ms": snapshot.now_ms, "leader": leader, "replicas": replicas}
+    return json.dumps({**head, "providers": providers, "unreadable": unreadable}, indent=2)
 
 
-def as_table(snapshot: Snapshot) -> str:
+def as_accounts(snapshot: Snapshot, accounts: Mapping[str, Account], asked: Sequence[str]) -> str:
+    """A paragraph for each, its name above."""
+    paragraphs = []
+    for name in asked:
+        if name in accounts:
+            lines = accounts[name].lines
+            width = max(len(what) for what, _ in lines)
+            said = [f"  {what.ljust(width)}  {printable(text)}" for what, text in lines]
+        else:
+            why = snapshot.unreadable.get(name, "registered, and without a record")
+            said = [f"  {printable(str(why))}"]
+        paragraphs.append("\n".join([printable(name), *said]))
+    return "\n\n".join(paragraphs)
+
+
+def as_table(snapshot: Snapshot, replicas: Sequence[Replica] | None) -> str:
     """A line per provider, fit for a terminal whatever a hand wrote into the records."""
-    lines = [printable(words.leads(snapshot.leader, snapshot.now_ms)), ""]
+    who = ["replicas: unknown, Redis refuses to tell"] if replicas is None else [fleet.summary(replicas)]
+    lines = [printable(words.leads(snapshot.leader, snapshot.now_ms)), *who, ""]
     if not snapshot.records and not snapshot.unreadable:
         return "\n".join(
             [*lines, "no provider is registered: check --namespace, or start a gateway that registers one"]
         )
     rows: list[Sequence[str]] = [_HEAD]
     rows += [tuple(map(printable, _row(snapshot, health))) for _, health in sorted(snapshot.records.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *(printable(str(error)) for error in snapshot.unreadable.values())])
+    return "\n".join([*lines, *columns(rows), *(printable(str(error)) for error in snapshot.unreadable.values())])
 
 
 def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:

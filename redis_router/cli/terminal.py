@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from redis_router.errors import RouterError
@@ -63,6 +64,12 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells one below the other."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _print(text: str, stream: TextIO) -> None:

@@ -6,6 +6,7 @@ word perhaps, never better. What it decides is forgotten when the fleet's word c
 above the fleet's: a call that began under a decision made here moves the averages, and no circuit of the fleet's.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
@@ -28,10 +29,13 @@ class Alone:
         self.store = MemoryStore(Memory(), "alone", writer, clock=clock)
         self.on_all = False
         """Redis is away: it decides on every provider."""
+        self.was: tuple[float, float] | None = None
+        """When it last began to decide on every provider, and ended; on this process's monotonic clock."""
         self.unusable: set[str] = set()
         """Providers whose record cannot be used."""
         self.records: dict[str, ProviderHealth] = {}
         self._clock = clock
+        self._began = 0.0
         self._fleet: dict[str, ProviderHealth] = {}  # the fleet's record, where this replica has a word of its own
         self._numbers = count(1)
 
@@ -46,8 +50,9 @@ class Alone:
 
     def begin(self, records: Mapping[str, ProviderHealth]) -> None:
         """Redis is away: from here on it decides on all, and goes on from these records."""
+        began = self._began if self.on_all else time.monotonic()
         self._forget_all()
-        self.on_all = True
+        self.on_all, self._began = True, began
         for health in records.values():
             self._put(health)
 
@@ -57,6 +62,8 @@ class Alone:
 
     def end(self, unusable: Iterable[str]) -> None:
         """Redis is back, but for the records that cannot be used."""
+        if self.on_all:
+            self.was = (self._began, time.monotonic())
         kept = {name: health for name, health in self.records.items() if name in unusable}
         self._forget_all()
         for health in kept.values():

@@ -10,10 +10,12 @@ from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import AccessDenied, RedisRefused
 from redis_router.replica.facts import Fact, Lost, Refused, Stored
 from redis_router.replica.parts import Parts
+from redis_router.replica.presence import decided_here
 from redis_router.replica.registration import REFUSED_SECONDS
 from redis_router.routing.candidate import Candidate
 from redis_router.runtime.log import log
 from redis_router.store.contract import COUNTED_FOR_MS, Batch
+from redis_router.store.presence import GATEWAY
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""
@@ -41,6 +43,7 @@ class Exchange:
         self._permits = parts.permits
         self._registration = parts.registration
         self._demand = parts.demand
+        self._present = parts.present
         self._overdue_at: dict[str, float] = {}  # when an overdue circuit is looked at again
         self._say_at = self._say_again_at = 0.0
         self._ask_at: dict[str, float] = {}  # when calls of others are asked for again
@@ -56,6 +59,7 @@ class Exchange:
             yield from self._outbox.send(self._store, self._view.table.candidates)
         yield from self._say_in_flight()
         self._registration.say_seen(self._store)
+        self._say_present()
         trials = self._view.fleet_trials
         yield from self._permits.tend(self._store, trials, self._demand.among(trials, self._view.table.models))
         yield from self._half_open_overdue()
@@ -88,6 +92,14 @@ class Exchange:
         self._ask_at[name] = now + SILENT_SECONDS * random.uniform(1.0, 2.0)
         return True
 
+    def _say_present(self) -> None:
+        """That this replica is there, and how it sees the fleet's circuits."""
+        alone = self._view.alone
+        if self._present.is_due(GATEWAY, self._records.copies, alone):
+            shown = [candidate.health for candidate in self._view.table.candidates.values()]
+            own = decided_here(shown, alone)
+            self._present.say(self._store, GATEWAY, self._records.copies.copy(), own, alone)
+
     def say_goodbye(self) -> None:
         """This replica leaves: nothing of it is under way, and it is asked no more how a provider is."""
         redis_now = self._records.redis_now_ms() or 0.0
@@ -97,6 +109,7 @@ class Exchange:
             if candidate.here.told.calls or redis_now - candidate.health.last_result_ms < COUNTED_FOR_MS
         ]
         self._store.record([Batch(name, self._outbox.number(), (), GONE) for name in called])
+        self._present.say_gone(self._store)
 
     def _half_open_overdue(self) -> Iterator[Fact]:
         """Make a due transition where no worker has held the lease for a while: the safety net."""

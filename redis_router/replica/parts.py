@@ -7,6 +7,7 @@ from redis_router.replica.demand import Demand
 from redis_router.replica.link import Link
 from redis_router.replica.outbox import Outbox
 from redis_router.replica.permits import Permits
+from redis_router.replica.presence import Present
 from redis_router.replica.push import PushChannel
 from redis_router.replica.records import Records
 from redis_router.replica.registration import Registration
@@ -39,6 +40,7 @@ class Parts:
     demand: Demand
     link: Link
     push: PushChannel
+    present: Present
     leaves: Flag
     """Set when the replica leaves: to listen is the first thing that ends."""
 
@@ -64,6 +66,7 @@ class Parts:
             registration=Registration(served, records, options.circuit_version, options.observe),
             demand=Demand(),
             link=Link(store.where, metrics),
+            present=Present(),
             push=PushChannel(store, records, leaves, options.refresh_interval),
             leaves=leaves,
         )

@@ -11,6 +11,7 @@ from redis_router.errors import RedisRefused, RouterError
 from redis_router.provider import Provider
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
+from redis_router.store.presence import Presence, Surroundings
 
 COUNTED_FOR_MS = 60_000
 """So long after its word a replica's calls under way count, and it counts as one that calls the provider."""
@@ -113,6 +114,12 @@ class Store(Protocol):
     def seen(self, names: Iterable[str], now_ms: int) -> None:
         """Say that a replica serves these providers at this moment of the store's clock."""
 
+    def say_present(self, said: Presence) -> None:
+        """Say that this process is there, at this moment of the store's clock; kept for `KEPT_MS`."""
+
+    def say_gone(self) -> None:
+        """Say that it leaves."""
+
     def specs(self) -> dict[str, Spec]:
         """What was registered, by the names of records; those that were deregistered, too."""
 
@@ -174,6 +181,12 @@ class Store(Protocol):
 
     def last_seen(self) -> dict[str, int]:
         """When a replica that serves it said so last, by provider; ms since the epoch."""
+
+    def presences(self) -> list[Presence]:
+        """The last word of each process that spoke lately; some that spoke earlier may be among them."""
+
+    def surroundings(self, name: str) -> Surroundings:
+        """What is kept of a provider beside its record. Permits and reporters take the right to `zrange`."""
 
     def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
         """A provider's log from this moment on, oldest first; the last `most` of it."""

@@ -11,6 +11,7 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:{openai}:in_flight      HASH    session -> calls that it has under way, those overdue, when it said so, ms
     rr:{openai}:events         STREAM  capped log of transitions and operator actions
     rr:seen                    HASH    name -> when a replica that serves it said so last, ms
+    rr:replicas                HASH    session -> when a replica or worker spoke last, ms, and what it said: JSON
     rr:{leader}                HASH    worker, epoch, since_ms, until_ms, session
     rr:events                  PUBSUB  one JSON message per change
 """
@@ -31,6 +32,10 @@ class Keys:
     @property
     def seen(self) -> str:
         return f"{self.namespace}:seen"
+
+    @property
+    def replicas(self) -> str:
+        return f"{self.namespace}:replicas"
 
     @property
     def leader(self) -> str:

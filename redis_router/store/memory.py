@@ -21,6 +21,7 @@ from redis_router.store.contract import Batch
 from redis_router.store.memory_reading import MemoryReading
 from redis_router.store.memory_records import Memory, differs
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec, Status
+from redis_router.store.presence import KEPT_MS, Presence
 
 COOLING_LOGGED_EVERY_MS = 600_000
 """So many cooldowns would push what matters out of the log."""
@@ -116,6 +117,16 @@ class MemoryStore(MemoryReading):
     def seen(self, names: Iterable[str], now_ms: int) -> None:
         with self._lock:
             self._here.seen.update(dict.fromkeys(names, now_ms))
+
+    def say_present(self, said: Presence) -> None:
+        with self._lock:
+            now = self._now
+            recent = {who: it for who, it in self._here.present.items() if abs(now - it.seen_ms) <= KEPT_MS}
+            self._here.present = {**recent, self.session: said.at(now)}
+
+    def say_gone(self) -> None:
+        with self._lock:
+            self._here.present.pop(self.session, None)
 
     def specs(self) -> dict[str, Spec]:
         with self._lock:

@@ -7,6 +7,7 @@ from redis_router.store.contract import Snapshot
 from redis_router.store.keys import Keys
 from redis_router.store.memory_records import Memory, MemorySubscription
 from redis_router.store.messages import Leader, LoggedEvent
+from redis_router.store.presence import Calls, Presence, Surroundings
 
 
 class MemoryReading:
@@ -61,6 +62,21 @@ class MemoryReading:
     def last_seen(self) -> dict[str, int]:
         with self._lock:
             return dict(self._here.seen)
+
+    def presences(self) -> list[Presence]:
+        with self._lock:
+            return list(self._here.present.values())
+
+    def surroundings(self, name: str) -> Surroundings:
+        with self._lock:
+            entry = self._here.entries.get(name)
+            if entry is None:
+                return Surroundings()
+            permits, reporters = (
+                {who: int(at) for who, at in known.items()} for known in (entry.permits, entry.reporters)
+            )
+            calls = {who: Calls(says.calls, says.overdue, at) for who, (says, at) in entry.in_flight.items()}
+            return Surroundings(permits, reporters, calls)
 
     def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
         with self._lock:

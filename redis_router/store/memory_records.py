@@ -15,6 +15,7 @@ from redis_router.circuit.overrides import Said
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
 from redis_router.store.contract import COUNTED_FOR_MS
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
+from redis_router.store.presence import Presence
 
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000
@@ -25,6 +26,11 @@ REPORTS_KEPT_MS = 60_000
 """A replica's word counts for so long at least, where `min_reporters` is asked for."""
 
 Listened = SimpleQueue[Event | Literal["subscribed", "alive"]]
+
+
+def reports_kept_ms(config: CircuitConfig) -> float:
+    """For how long a replica's complaint counts, where `min_reporters` is asked for: as in `lua/record.lua`."""
+    return max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
 
 
 @dataclass(slots=True)
@@ -81,7 +87,7 @@ class Entry:
         """How many other replicas complain at this moment; None where that is not asked for, or more cannot."""
         if config.min_reporters <= 1:
             return None
-        kept = max(REPORTS_KEPT_MS, config.window * 1000, 2000 * max(config.open_timeout, config.open_timeout_max))
+        kept = reports_kept_ms(config)
         self.reporters = {who: at for who, at in self.reporters.items() if now - kept <= at <= now + CLOCK_SKEW_MS}
         others = len(self.reporters.keys() - {session})
         return others if len(self.in_flight) > others + 1 else None
@@ -138,6 +144,7 @@ class Records:
     entries: defaultdict[str, Entry] = field(default_factory=lambda: defaultdict(Entry))
     specs: dict[str, Spec] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    present: dict[str, Presence] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease)
     listeners: list[Listened] = field(default_factory=list)
 
@@ -211,6 +218,7 @@ class Memory:
         self.lock = threading.RLock()
         for records in self.namespaces.values():
             records.lease = Lease()
+            records.present.clear()
             records.listeners.clear()
 
 

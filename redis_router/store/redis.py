@@ -23,9 +23,10 @@ from redis_router.store.connect import Client, NoScript, time_out_of, translated
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Leader, LoggedEvent, Reply, Spec, Status, text
+from redis_router.store.redis_presence import RedisPresence
 
 
-class RedisStore:
+class RedisStore(RedisPresence):
     """The shared state of one namespace; each method as `contract.Store` has it."""
 
     def __init__(
@@ -308,7 +309,3 @@ class RedisStore:
 
     def subscribe(self) -> RedisSubscription:
         return self._redis.subscribe(self.keys.channel)
-
-    @property
-    def _now(self) -> str | int:
-        return "" if self.now_ms is None else self.now_ms

@@ -117,17 +117,17 @@ def _harmless(keys: Keys, nobody: str) -> Sequence[tuple[Any, ...]]:
     """All that docs/operations.md gives a user."""
     health, permits, events = keys.health(nobody), keys.permits(nobody), keys.events(nobody)
     seq, in_flight = keys.seq(nobody, "doctor"), keys.in_flight(nobody)
+    singles = (keys.providers, keys.seen, keys.replicas)
     return (
         ("TIME",),
         ("PING",),
         ("PUBLISH", keys.channel, ""),  # no message of ours: who hears it goes on
         ("EVAL", "return 1", 1, health),
         ("EVALSHA", "0" * 40, 1, health),
-        *(("HSET", key, "field", "value", "too many") for key in (health, keys.providers, keys.seen, keys.leader)),
-        ("HSET", in_flight, "field", "value", "too many"),
-        *(("HDEL", key, nobody) for key in (keys.providers, keys.seen, in_flight)),
+        *(("HSET", key, "field", "value", "too many") for key in (health, in_flight, *singles, keys.leader)),
+        *(("HDEL", key, nobody) for key in (*singles, in_flight)),
         ("HGET", health, "circuit_state"),
-        *(("HGETALL", key) for key in (health, keys.providers, keys.seen)),
+        *(("HGETALL", key) for key in (health, *singles)),
         *(("HMGET", key, nobody) for key in (health, keys.providers, keys.leader)),
         ("GET", seq),
         ("SET", seq, "", "XX"),
@@ -139,5 +139,6 @@ def _harmless(keys: Keys, nobody: str) -> Sequence[tuple[Any, ...]]:
         ("ZSCORE", permits, nobody),
         ("XADD", events, "NOMKSTREAM", "*", "field", "value"),
         ("PEXPIRE", seq, 1000),
+        ("PEXPIRE", keys.replicas, "no number"),
         ("PERSIST", events),
     )

@@ -108,3 +108,24 @@ class ModelGauges:
             if self._shown.get(model) != number:
                 gauge.labels(model).set(number)
         self._shown = dict(routable)
+
+
+class FleetGauges:
+    """Gauges of the fleet as a whole, which one process of it counts."""
+
+    def __init__(self, series: Series) -> None:
+        self._series = series
+        self._shown: dict[str, set[str]] = {"replicas": set(), "replicas_that_differ": set()}
+
+    def show(self, there: Mapping[str, int], differ: Mapping[str, int]) -> None:
+        """Set them to these numbers, and show no others any more: in files, where no series goes, as none."""
+        for name, numbers in (("replicas", there), ("replicas_that_differ", differ)):
+            gauge, shown = self._series.gauge(name), self._shown[name]
+            for label in shown - numbers.keys():
+                if in_files():
+                    gauge.labels(label).set(0)
+                else:
+                    gauge.remove(label)
+            for label, number in numbers.items():
+                gauge.labels(label).set(number)
+            self._shown[name] = set(numbers)

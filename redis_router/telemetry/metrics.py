@@ -20,7 +20,7 @@ from redis_router.circuit.outcome import Outcome, Result, is_request
 from redis_router.circuit.overrides import LETS_IN
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.telemetry.exposition import in_files
-from redis_router.telemetry.gauges import ModelGauges, ProviderGauges
+from redis_router.telemetry.gauges import FleetGauges, ModelGauges, ProviderGauges
 from redis_router.telemetry.series import Series
 from redis_router.telemetry.tally import Tally
 
@@ -90,6 +90,7 @@ class Metrics(Collector):
             self._counters["results_dropped_total"].labels(reason)
         self._gauges = ProviderGauges(self._series)
         self._models = ModelGauges(self._series)
+        self._fleet = FleetGauges(self._series)
         self._bound: dict[str, tuple[Counter, Histogram]] = {}
 
     @classmethod
@@ -195,6 +196,11 @@ class Metrics(Collector):
     def leads(self, now: bool) -> None:
         """Does this process hold the worker lease?"""
         self._series.gauge("leader").set(now)
+
+    @_gated
+    def fleet(self, there: Mapping[str, int], differ: Mapping[str, int]) -> None:
+        """Show how many there are, and how many differ in each way; nothing where this process does not count them."""
+        self._fleet.show(there, differ)
 
     @_gated
     def saw_epoch(self, epoch: int) -> None:

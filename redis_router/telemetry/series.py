@@ -58,6 +58,12 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
     "redis_up": ("1 while this process is in touch with Redis", (), "livemin"),
     "results_pending": ("Results recorded and not yet in Redis", (), "livesum"),
     "leader": ("1 while this process holds the worker lease", (), "livemax"),
+    "replicas": ("Gateways and workers that said lately that they are there; of the leader", ("role",), "livemax"),
+    "replicas_that_differ": (
+        "Of these, those whose view of the circuits differs; of the leader",
+        ("how",),
+        "livemax",
+    ),
     "leader_epoch": ("The newest election epoch this process saw", (), "livemax"),
 }
 

@@ -8,17 +8,21 @@ next interval.
 import math
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from redis_router.errors import RouterError
+from redis_router.replica.presence import Present
 from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.runtime.log import log
 from redis_router.runtime.names import process_name
 from redis_router.store.backoff import backoff
 from redis_router.store.opening import open_store, open_target
+from redis_router.store.presence import LEADER, STANDBY
 from redis_router.telemetry.metrics import CollectorRegistry, Metrics
+from redis_router.worker.census import Census
 from redis_router.worker.duties import Duties, Step
 from redis_router.worker.election import Election
 from redis_router.worker.fleet import Fleet
@@ -85,6 +89,8 @@ class HealthChecker:
         self._election = Election(self._store, options.lease)
         self._fleet = Fleet(self._store, self._metrics, options.interval, self._wake)
         self._prober = Prober(options, self._wake)
+        self._present = Present()
+        self._census = Census(self._store, self._metrics)
         self._duties = Duties(options, self._store, self._fleet, self._election, self._metrics, self._prober)
         self._thread: Background | None = None
         self._turned_at = time.monotonic()
@@ -202,6 +208,8 @@ class HealthChecker:
         except RouterError as error:
             self._fleet.failed(error)
             self._metrics.leads(self.is_leader)
+            if not self.is_leader:
+                self._census.stand_by()
             self._failures += 1
             self._stop.wait(backoff(self._failures))
             return True
@@ -215,9 +223,12 @@ class HealthChecker:
     def _turn(self) -> None:
         """Do what is due, at most until the lease is to be renewed. Raises RedisUnavailable or RedisRefused."""
         self._campaign_if_due()
+        self._say_present()
         if not self.is_leader:
             self._duties.stand_by()
+            self._census.stand_by()
             return
+        self._census.count_if_due()
         self._say_if_empty()
         until = min(self._election.next_at, time.monotonic() + TURN_SECONDS)
         while self.is_leader and not self._stop.is_set() and time.monotonic() < until:
@@ -238,11 +249,20 @@ class HealthChecker:
             if self._election.leader is not None:
                 self._metrics.saw_epoch(self._election.leader.epoch)
 
+    def _say_present(self) -> None:
+        """That this worker is there, and how it sees the fleet's circuits."""
+        role = LEADER if self.is_leader else STANDBY
+        if self._present.is_due(role, self._fleet.records):
+            self._present.say(self._store, role, self._fleet.records.copy())
+
     def _resign(self) -> None:
         try:
             self._election.resign()
         except RouterError as error:
             log.warning("could not resign, the lease runs out by itself: %s", error)
+        with suppress(RouterError):  # then its word goes by itself
+            self._present.say_gone(self._store)
+        self._census.stand_by()
         self._metrics.leads(False)
 
     def _say_if_empty(self) -> None:

@@ -131,6 +131,17 @@ class TestOverload:
         one.says(0, answered(1), answered(2))
         assert one.says(20, *[timed_out(30)] * 3).circuit_state is CircuitState.OPEN
 
+    def test_the_limit_stays_at_what_is_answered(self, replica):
+        """A crowd of three times as many for a minute, of which two in three time out: five calls are in service."""
+        one = replica("one")
+        one.says(0, *[answered(1)] * 20)
+        for second in range(1, 61):
+            results = [timed_out(60)] * 20 + [answered(60, 6000.0)] * 10
+            health = one.says(second, *results, in_flight=60)
+        assert health.circuit_state is CircuitState.CLOSED
+        assert health.call_ms < 1000, "waiting is not service"
+        assert 4 < health.concurrency_limit < 8, "ten answers a second, each half a second"
+
     def test_in_half_open_every_time_out_counts(self, replica):
         """Calls that hang since before are no excuse for a trial call."""
         one = replica("one")

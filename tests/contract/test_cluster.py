@@ -5,7 +5,7 @@ import redis
 from prometheus_client import CollectorRegistry
 from redis.cluster import ClusterNode
 
-from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Provider, Router
+from redis_router import CircuitConfig, HealthChecker, NoProviderAvailable, Operator, Provider, Router
 from redis_router.testing.server import EmbeddedServer
 from tests.support import eventually
 
@@ -27,6 +27,11 @@ def cluster():
             eventually(lambda node=node: node.cluster("INFO")["cluster_known_nodes"] == "2")
             node.close()
         yield [ClusterNode("127.0.0.1", server.port) for server in (one, two)]
+
+
+def fleet_of(client):
+    """Who is there, and what each sees."""
+    return Operator(client).replicas()
 
 
 def test_a_fleet_on_a_cluster(cluster):
@@ -53,6 +58,10 @@ def test_a_fleet_on_a_cluster(cluster):
             eventually(lambda name=name: second.get_circuit_state(name) == "half_open")
             eventually(lambda name=name: recovered(second, name), f"{name} is closed by a trial call")
             eventually(lambda name=name: first.get_circuit_state(name) == "closed")
+        told = {(role, tuple(sorted(NAMES))) for role in ("gateway", "leader")}
+        eventually(
+            lambda: {(each.role, tuple(sorted(each.sees))) for each in fleet_of(clients[0])} == told, "all say so"
+        )
         second.deregister_provider("groq", everywhere=True)
         eventually(lambda: "groq" not in first.get_health_status())
     worker.stop()

@@ -8,6 +8,7 @@ from redis_router import CircuitState, Outcome, ProviderHealth
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import Transition
 from redis_router.replica.served import Served
+from redis_router.replicas import counts
 from redis_router.telemetry.metrics import DROP_REASONS, Metrics
 
 
@@ -26,6 +27,7 @@ def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
     for reason in DROP_REASONS:
         metrics.dropped(reason, 1)
     metrics.health([replace(ProviderHealth("p"), override="drain", override_until_ms=1)])
+    metrics.fleet(*counts([]))
     metrics.models(Served(), {"m": 1})
     found: dict[str, tuple[str, dict[str, set[str]]]] = {}
     for family in registry.collect():

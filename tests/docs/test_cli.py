@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from redis_router import RECOMMENDED, CircuitConfig, Provider, cli
+from redis_router import RECOMMENDED, CircuitConfig, Outcome, Provider, cli
+from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.cli.checkup import CHECKS
 from redis_router.cli.completion import actions_of
 from redis_router.demo import gateway, provider
 from redis_router.store.connect import connect
+from redis_router.store.contract import Batch
+from redis_router.store.presence import Presence
 from redis_router.store.redis import RedisStore
 from redis_router.testing.server import EmbeddedServer
 from tests.conftest import REAL
@@ -89,10 +92,44 @@ def test_status_prints_the_columns_of_the_page(one_real, capsys):
     assert all(line.split() == today.split() for line in heads)
 
 
+@pytest.fixture
+def a_bad_day(one_real):
+    """openai is open, and drained; gw-1 and gw-2 call it; gw-2 has not heard of it, and gw-3 is silent."""
+    now_ms, _ = one_real.looking.leader()
+    circuit = CircuitConfig(min_reporters=2)
+    for name, ago_ms, fails, calls in (("gw-2", 16_001, 1, (1, 0)), ("gw-1", 16_000, 4, (3, 1))):
+        store = one_real.store(name, now_ms=now_ms - ago_ms)
+        for each in (Provider("openai", ("gpt-4o", "gpt-4o-mini"), weight=2.0), Provider("azure", ("gpt-4o",))):
+            store.register(each, circuit)
+        results = [Result("openai", Outcome.FAILURE, 108.0, 1, reason="http_503") for _ in range(fails)]
+        store.record([Batch("openai", 1, results, UnderWay(*calls))])
+    one_real.store().override("openai", "drain", 1_800_000, 0.0, "alice@ops-1", "slow since noon")
+    sees, saw = {"openai": "open 2", "azure": "closed 1"}, {"openai": "closed 1", "azure": "closed 1"}
+    for name, role, host, pid, view, ago_ms in (
+        ("gw-1", "gateway", "node-a", 4242, sees, 4_000),
+        ("gw-2", "gateway", "node-b", 4243, saw, 2_000),
+        ("gw-3", "gateway", "node-c", 4244, {"azure": "closed 1"}, 47_000),
+        ("worker-1", "leader", "node-a", 4245, sees, 1_000),
+    ):
+        store = one_real.store(name, now_ms=now_ms - ago_ms)
+        store.say_present(Presence(store.session, name, role, "0.2.0", host, pid, 3 * 3_600_000, view=view))
+    return one_real
+
+
+@pytest.mark.parametrize(("command", "code"), [("redis-router status openai", 0), ("redis-router replicas", 1)])
+def test_who_looks_closer_sees_what_the_page_shows(a_bad_day, capsys, command, code):
+    """All but times, word for word."""
+    ((_, shown),) = [each for each in COMMANDS if each[0] == command]
+    where = ["--redis", patient(a_bad_day.url.replace("router:password@", "")), "--namespace", a_bad_day.namespace]
+    assert cli.main([*shlex.split(command)[1:], *where]) == code
+    assert masked(capsys.readouterr().out) == masked(shown)
+
+
 def masked(text):
     """Numbers and versions are of the moment, the address is a test's."""
     text = re.sub(r"(127\.0\.0\.1|localhost):\d+", "ADDRESS", text)
-    return re.sub(r"(Redis|Valkey) \d[\d.]*", "VERSION", re.sub(r"\b\d+(\.\d+)? (ms|s|min|MB)\b", "SOME", text))
+    text = re.sub(r" +", " ", text)
+    return re.sub(r"(Redis|Valkey) \d[\d.]*", "VERSION", re.sub(r"\b\d+(\.\d+)? (ms|s|min|h|MB)\b", "SOME", text))
 
 
 def test_the_doctor_prints_what_the_page_shows(capsys):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from redis_router import Candidate, CircuitState, Outcome, Provider, ProviderHealth
-from redis_router.circuit.capacity import cut, learned
+from redis_router.circuit.capacity import cut, in_service, learned, overloaded
 from redis_router.circuit.machine import fold, transition
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.routing.candidate import Here
@@ -170,7 +170,7 @@ def test_the_limit_leaps_at_first():
     heading, row = "How the limit is learned", "Load of a quick answer"
     for load, limit in zip(figures(heading, row), figures(heading, "limit after it"), strict=True):
         health = replace(records()[0], concurrency_limit=load, near_load=load, near_latency_ms=800.0)
-        assert learned(health, 800.0, load)["concurrency_limit"] == limit
+        assert learned(health, 800.0, load, 0)["concurrency_limit"] == limit
 
 
 def test_the_limit_is_cut_by_littles_law():
@@ -182,10 +182,22 @@ def test_the_limit_is_cut_by_littles_law():
     assert round(8 * 3000 / (3000 + 1400 - 800), 3) == in_service
     assert round(cut(before, 8 * 3000 / 3600), 3) == after
     health = replace(records()[0], near_load=8.0, near_latency_ms=1400.0, limit_growth=4)
-    assert round(learned(health, 1400.0, 8)["concurrency_limit"], 3) == after
-    assert learned(replace(health, near_latency_ms=1140.0), 1140.0, 8)["concurrency_limit"] > before
-    grown = learned(replace(health, near_latency_ms=800.0), 800.0, 8)["concurrency_limit"]
+    assert round(learned(health, 1400.0, 8, 0)["concurrency_limit"], 3) == after
+    assert learned(replace(health, near_latency_ms=1140.0), 1140.0, 8, 0)["concurrency_limit"] > before
+    grown = learned(replace(health, near_latency_ms=800.0), 800.0, 8, 0)["concurrency_limit"]
     assert f"the next one makes it {round(grown, 3):g}." in section(PAGE, heading)
+
+
+def test_the_limit_is_never_cut_below_the_answers_in_service():
+    """As in the page's example."""
+    text = section(PAGE, "How the limit is learned")
+    assert "openai answers 2 calls a second" in text
+    assert "6 are in service at least" in text
+    health = replace(records()[0], answers_per_s=2.0, last_result_ms=1_000, call_ms=3000.0)
+    assert in_service(health, 1_000) == 6.0
+    assert "a limit of 1.9 becomes 6." in text
+    assert overloaded(replace(health, concurrency_limit=1.9), 1_000)["concurrency_limit"] == 6.0
+    assert overloaded(replace(health, concurrency_limit=6.0), 100_000)["concurrency_limit"] < 6.0, "they have ended"
 
 
 def test_what_else_moves_the_limit():

@@ -41,7 +41,13 @@ def test_the_tables_are_the_collectors():
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    [("requests_total", "outcome"), ("probes_total", "result"), ("circuit_state", "state")],
+    [
+        ("requests_total", "outcome"),
+        ("probes_total", "result"),
+        ("circuit_state", "state"),
+        ("replicas", "role"),
+        ("replicas_that_differ", "how"),
+    ],
 )
 def test_label_values_are_those_in_use(name, label):
     """The table lists all of them."""

@@ -9,10 +9,12 @@ import threading
 import time
 
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
-from redis_router.replica import push
+from redis_router.replica import presence, push
 from redis_router.store.connect import connect
 
 push.PING_INTERVAL = 5.0  # on a busy machine Redis must not seem away: then each replica has trials of its own
+
+presence.SAID_EVERY = 0.5  # who waits for a word waits for less than ten seconds
 
 GAUGE = """
 local now = redis.call('HINCRBY', KEYS[1], 'now', ARGV[1])

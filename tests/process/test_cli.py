@@ -52,6 +52,8 @@ def deaf():
 COMMANDS = [
     ("status",),
     ("status", "--json"),
+    ("status", "openai"),
+    ("replicas",),
     ("doctor",),
     ("doctor", "--json"),
     ("purge",),
@@ -165,8 +167,8 @@ def test_status_shows_what_is_printable(base, one_real, store):
     assert errors == ""
     lines = said.splitlines()
     assert all(line.isprintable() for line in lines), lines
-    assert lines[3].split()[:2] == ["openai", "open"]
-    assert r"\x1b[2J\x07\u202egpj\nazure  open\r\x9b" in lines[3]
+    assert lines[4].split()[:2] == ["openai", "open"]
+    assert r"\x1b[2J\x07\u202egpj\nazure  open\r\x9b" in lines[4]
     for command in (("purge", "--unused-for", "7d"), ("purge", "--all")):
         assert all(line.isprintable() for line in run(*command, *base)[1].splitlines())
 

@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from redis_router.cli.checkup import CHECKS, fleet, server
 from redis_router.store import server as looked_at
 from redis_router.store.connect import connect
 from redis_router.store.opening import open_store
+from redis_router.store.presence import GATEWAY, Presence
 from redis_router.store.server import Node
 from redis_router.testing.server import EmbeddedServer, free_port
 from tests.conftest import REAL, RIGHTS
@@ -260,6 +262,54 @@ def test_a_slow_answer(monkeypatch, admin, doctor):
     monkeypatch.setattr(Node, "round_trip_ms", lambda node: next(took))
     only(doctor(admin)["connection"], "ok", "1.00 ms")
     assert "nearer" in only(doctor(admin)["connection"], "warning", "900.00 ms")
+
+
+# Replicas
+
+
+def spoken(store, name, seen_ms, **changes):
+    """A word of a process, at that moment."""
+    store.now_ms = seen_ms
+    store.say_present(replace(Presence(f"{name}.1", name, GATEWAY, "1.0.0", "h", 1, 0), **changes))
+
+
+def test_replicas_that_see_the_circuits_alike(one_real, admin, doctor):
+    """How many there are, and their version."""
+    now_ms, _ = one_real.store().leader()
+    for name, role in (("gw-1", GATEWAY), ("worker-1", "leader")):
+        spoken(one_real.store(name), name, now_ms, role=role)
+    found = doctor(admin, one_real.namespace)
+    only(found["replicas"], "ok", "replicas: 1, workers: 1, differ: none; version 1.0.0")
+
+
+def test_replicas_that_disagree(one_real, admin, doctor):
+    """A warning for each, with what it sees; that one is silent says nothing of the versions."""
+    now_ms, _ = one_real.store().leader()
+    store = one_real.store("first", now_ms=now_ms - 20_000)
+    store.register(Provider("openai", ("m",)), ONCE)
+    recorded(store, "openai", 1, result("openai", False))
+    spoken(one_real.store("a"), "behind-1", now_ms, view={"openai": "closed 1"})
+    spoken(one_real.store("b"), "alone-1", now_ms, own={"openai": "open"})
+    spoken(one_real.store("c"), "silent-1", now_ms - 60_000, version="0.9.0")
+    advice = {}
+    for each in doctor(admin, one_real.namespace)["replicas"]:
+        assert each["status"] == "warning"
+        advice[each["found"].partition(":")[0]] = each["advice"]
+        assert "last seen" in each["found"]
+    assert {name: words.split(" ")[0] for name, words in advice.items()} == {
+        "alone-1": "look",
+        "behind-1": "look",
+        "silent-1": "see",
+    }
+
+
+def test_mixed_versions(one_real, admin, doctor):
+    """As in a deploy that was not ended."""
+    now_ms, _ = one_real.store().leader()
+    for name, version in (("gw-1", "1.0.0"), ("gw-2", "1.1.0"), ("gw-3", "1.1.0")):
+        spoken(one_real.store(name), name, now_ms, version=version)
+    found = doctor(admin, one_real.namespace)
+    assert "deploy" in only(found["replicas"], "warning", "1 run 1.0.0, 2 run 1.1.0")
 
 
 # The server

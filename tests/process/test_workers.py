@@ -262,7 +262,7 @@ def test_status_tells_why_and_until_when(one_real):
     failure = Result("openai", Outcome.FAILURE, 1.0, 1, reason="http_503")
     recorded(store, "openai", 1, failure)
     store.update("openai", {"probe_result": "HTTP 500"}, source="probe")
-    lines = {line.split()[0]: line for line in run(*base).stdout.splitlines()[2:]}
+    lines = {line.split()[0]: line for line in run(*base).stdout.splitlines()[3:]}
     assert re.search(r"in \d+ s", lines["openai"])
     assert "http_503" in lines["openai"]
     assert "fails: HTTP 500" in lines["openai"]

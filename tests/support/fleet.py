@@ -212,6 +212,15 @@ def refresh(router: Router[Any]) -> None:
     router._engine._take_look(router._engine._push.look())
 
 
+def deafen(router: Router[Any]) -> None:
+    """Take in nothing more of the fleet: a replica that hears nothing hangs up in no way that a test could make."""
+
+    def nothing(_: Any) -> None:
+        """Nothing is taken in."""
+
+    router._engine._take_in = nothing  # type: ignore[method-assign]
+
+
 def somebody_waits(router: Router[Any]) -> bool:
     """Does a request wait for a provider? A waiting request shows in no result, metric or key until it ends."""
     return bool(router._engine.waiters.is_heard)

@@ -33,6 +33,7 @@ CHECKS = (
     Check("persistence", "Redis saves what it was told to save", server.persistence),
     Check("replication", "this is a master, and it takes writes", server.replication),
     Check("worker", "a worker leads", fleet.worker),
+    Check("replicas", "replicas and workers see the circuits alike, and run one version", fleet.replicas),
     Check("circuits", "no open circuit waits for longer than it must", fleet.circuits),
     Check("records", "every record can be read, and every provider has one", fleet.records),
     Check("thresholds", "the code's thresholds are those of the records", fleet.thresholds),

@@ -9,7 +9,9 @@ from redis_router.circuit.overrides import FOR_EVER_MS, override_of
 from redis_router.circuit.record import CircuitState, NewerSchema, TakenOutBy
 from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said
 from redis_router.cli.purge import OURS, leftovers
-from redis_router.cli.terminal import lasted
+from redis_router.operate import fleet
+from redis_router.operate.words import lasted
+from redis_router.replicas import ViewState, compared
 
 OVERDUE_MS = 10_000
 """Where no worker leads, a replica moves a circuit 5 s after its time."""
@@ -129,6 +131,30 @@ def overrides(patient: Patient) -> Iterator[Said]:
 def _for_ever(name: str, word: str, by: str, reason: str) -> Said:
     why = f": {reason}" if reason else ""
     return Said(WARNING, f"{name}: {word} for ever, by {by}{why}", f"where that is over: end_override({name!r})")
+
+
+def replicas(patient: Patient) -> Iterator[Said]:
+    """Those whose view differs, and whether all run one version."""
+    said = patient.store.presences()
+    found = compared(said, patient.store.snapshot())  # not the patient's: what they knew by then is in it
+    for each in found:
+        if each.differs:
+            view = fleet.view(each, each.seen_ms + each.silent_ms)
+            what = f"{each.name}: {fleet.state(each)}, last seen {lasted(each.silent_ms)} ago"
+            yield Said(WARNING, f"{what}; {view}" if view else what, _ADVICE[each.state])
+    versions = Counter(each.version or "?" for each in found if each.state is not ViewState.SILENT)
+    if len(versions) > 1:
+        runs = ", ".join(f"{number} run {version}" for version, number in sorted(versions.items()))
+        yield Said(WARNING, f"versions are mixed: {runs}", "end the deploy under way, or find out who was left out")
+    elif not any(each.differs for each in found):
+        yield Said(OK, fleet.summary(found) + "".join(f"; version {version}" for version in versions))
+
+
+_ADVICE = {
+    ViewState.BEHIND: "look at its log and at its CPU; where it stays behind, restart it",
+    ViewState.ALONE: "look at its log: Redis refuses a record, or its own calls fail where those of others do not",
+    ViewState.SILENT: "see whether it runs, and reaches Redis; where it is gone, its word goes within five minutes",
+}
 
 
 def unused(patient: Patient) -> Iterator[Said]:

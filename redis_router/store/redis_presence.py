@@ -1,0 +1,57 @@
+"""Who is there, and what is kept of a provider beside its record: the part of `redis.py` that people look at.
+
+Every method raises RedisUnavailable or RedisRefused.
+"""
+
+from typing import Any
+
+from redis_router.errors import AccessDenied
+from redis_router.store import messages, presence
+from redis_router.store.commands import Commands
+from redis_router.store.connect import translated
+from redis_router.store.keys import Keys
+from redis_router.store.presence import KEPT_MS, Presence, Surroundings
+
+
+class RedisPresence:
+    """Each method as `contract.Store` has it."""
+
+    keys: Keys
+    session: str
+    now_ms: int | None
+    _redis: Commands
+
+    @property
+    def _now(self) -> str | int:
+        return "" if self.now_ms is None else self.now_ms
+
+    def say_present(self, said: Presence) -> None:
+        self._redis.run("present", [self.keys.replicas], [self._now, self.session, said.to_text(), KEPT_MS])
+
+    def say_gone(self) -> None:
+        self._redis.run("present", [self.keys.replicas], [self._now, self.session, "", KEPT_MS])
+
+    def presences(self) -> list[Presence]:
+        said = messages.pairs(self._redis.ask("HGETALL", self.keys.replicas))
+        found = [presence.presence(session, word) for session, word in said.items() if session]
+        return [each for each in found if each is not None]
+
+    def surroundings(self, name: str) -> Surroundings:
+        keys = self.keys
+        asked = [("ZRANGE", key(name), 0, -1, "WITHSCORES") for key in (keys.permits, keys.reporters)]
+        *ranked, in_flight = self._redis.ask_all([*asked, ("HGETALL", keys.in_flight(name))])
+        denied = ""
+        for said in (in_flight, *ranked):
+            if isinstance(said, Exception):
+                error = translated(said)
+                if said is in_flight or not isinstance(error, AccessDenied):
+                    raise error
+                denied = str(error.__cause__ or error)
+        permits, reporters = ({} if denied else _moments(said) for said in ranked)
+        return Surroundings(permits, reporters, presence.calls(messages.pairs(in_flight)), denied)
+
+
+def _moments(said: Any) -> dict[str, int]:
+    """Of a sorted set: redis-py may have made pairs of it, or not, and numbers of its scores."""
+    flat = [part for each in said for part in (each if isinstance(each, list | tuple) else (each,))]
+    return {member: int(float(score)) for member, score in messages.pairs(flat).items()}
