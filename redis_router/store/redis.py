@@ -22,7 +22,7 @@ from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Leader, LoggedEvent, Reply, Spec, Status, text
+from redis_router.store.messages import Leader, Reply, Spec, Status, text
 from redis_router.store.redis_presence import RedisPresence
 
 
@@ -277,20 +277,6 @@ class RedisStore(RedisPresence):
         specs, *states = self._redis.ask_all([("HMGET", self.keys.providers, *names), *asked])
         specs = specs if isinstance(specs, list) else names  # refused: a snapshot says why
         return [name for name, *said in zip(names, specs, states, strict=True) if None in said]
-
-    def last_seen(self) -> dict[str, int]:
-        said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
-        return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
-
-    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
-        with self._redis.asking():
-            found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
-        return [messages.logged(entry) for entry in reversed(found)]
-
-    def last_event_ms(self, name: str) -> int:
-        with self._redis.asking():
-            last = self.client.xrevrange(self.keys.events(name), count=1)
-        return int(text(last[0][0]).partition("-")[0]) if last else 0
 
     def scan(self) -> Iterator[str]:
         with self._redis.asking():
