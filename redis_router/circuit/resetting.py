@@ -21,6 +21,7 @@ LEARNED = (
     "times_opened",
     "open_timeout_factor",
     "result_gap_ms",
+    "answers_per_s",
     "concurrency_limit",
     "limit_growth",
     "samples",

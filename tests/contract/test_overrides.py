@@ -1,12 +1,12 @@
 """What operators say for a time: the table of docs/operating.md, row by row, on every store."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Operator, Provider, UnknownProvider
 from redis_router.circuit.overrides import END, FOR_EVER_MS
-from redis_router.circuit.record import CircuitState
+from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.circuit.resetting import LEARNED
 from redis_router.runtime.names import operator_name
 from redis_router.store.messages import Status
@@ -237,7 +237,22 @@ class TestTroubles:
         assert "deregistered" in dict(told)
 
 
+KEPT = {
+    *("name", "circuit_state", "still_answers", "available", "unavailable_reason", "probe_result", "generation"),
+    *("cooldown_until_ms", "cooldown_ms", "cooling_logged_ms", "weight", "last_state_change_ms", "last_check_ms"),
+    *("last_result_ms", "in_flight", "overdue", "override", "override_until_ms", "override_by", "override_reason"),
+    *("weight_override", "weight_override_until_ms", "weight_override_by", "weight_override_reason", "config"),
+    *("circuit_version", "declined_settings", "leader_epoch", "version"),
+}
+"""What a reset does not forget, or what the transition sees to."""
+
+
 class TestReset:
+    def test_each_field_is_forgotten_or_kept(self):
+        """Who adds one says which."""
+        assert {field.name for field in fields(ProviderHealth)} == {*LEARNED, *KEPT}
+        assert not {*LEARNED} & KEPT
+
     def test_nothing_is_known_of_it_afterwards(self, backend):
         """Its circuit is closed; settings and overrides stay. The log has the transition, who and why."""
         store, log = backend.store(now_ms=1000), backend.operator()
