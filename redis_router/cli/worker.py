@@ -2,11 +2,13 @@
 
 import argparse
 import ipaddress
+import json
 import os
 import re
 import signal
 
 from redis_router.cli.arguments import Commands, of_redis
+from redis_router.cli.terminal import say
 from redis_router.errors import InvalidArgument, RedisUnavailable
 from redis_router.operate.guard import check_token
 from redis_router.operate.service import Service
@@ -52,6 +54,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="one run, then exit, for cron: moves due circuits; marks nobody unavailable",
     )
+    add("--json", action="store_true", help="with --once: what it did, as JSON")
     worker.set_defaults(run=run)
 
 
@@ -94,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         worker=arguments.name,
     )
     if arguments.once:
-        _once(checker)
+        _once(checker, as_json=arguments.json)
     else:
         _serve(checker, arguments, _page(arguments, token))
     return 0
@@ -140,11 +143,15 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _once(checker: HealthChecker) -> None:
+def _once(checker: HealthChecker, *, as_json: bool) -> None:
     try:
         done = checker.run_once()
     finally:
         checker.stop()
+    if as_json:
+        probed = {name: why or "passes" for name, why in done.probed.items()}
+        say(json.dumps({"leader": done.leader, "half_opened": list(done.half_opened), "probed": probed}, indent=2))
+        return
     failed = [f"{name} ({why})" for name, why in done.probed.items() if why is not None]
     moved = f"moved to half_open: {', '.join(done.half_opened) or 'none'}"
     log.info("%s; probes failed: %s", moved, ", ".join(failed) or "none")

@@ -14,7 +14,7 @@ from redis_router.checks import NO_PROBE
 from redis_router.circuit.config import CircuitConfig, fingerprint
 from redis_router.circuit.overrides import observed
 from redis_router.circuit.record import ProviderHealth
-from redis_router.errors import AccessDenied, RedisRefused, RouterError
+from redis_router.errors import RedisRefused, RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store import messages, scripts, wire
@@ -22,7 +22,7 @@ from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Leader, LoggedEvent, Reply, Spec, Status, text
+from redis_router.store.messages import Leader, Reply, Spec, Status, text
 from redis_router.store.redis_presence import RedisPresence
 
 
@@ -208,18 +208,28 @@ class RedisStore(RedisPresence):
         return reply
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
+        args = [self._now, self.keys.channel, by or self.writer, epoch, source, reason, *pairs]
         keys = [self.keys.health(name), self.keys.events(name)]
-        return messages.reply(
-            name, self._redis.run("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
-        )
+        return messages.reply(name, self._redis.run("update", keys, args))
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         keys = [self.keys.health(name), self.keys.events(name)]
         args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
         return messages.reply(name, self._redis.run("override", keys, args))
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        keys = [self.keys.health(name), self.keys.events(name), self.keys.reporters(name)]
+        return messages.reply(name, self._redis.run("reset", keys, [self._now, self.keys.channel, by, reason]))
 
     # Election
 
@@ -271,37 +281,6 @@ class RedisStore(RedisPresence):
         specs, *states = self._redis.ask_all([("HMGET", self.keys.providers, *names), *asked])
         specs = specs if isinstance(specs, list) else names  # refused: a snapshot says why
         return [name for name, *said in zip(names, specs, states, strict=True) if None in said]
-
-    def last_seen(self) -> dict[str, int]:
-        said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
-        return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
-
-    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
-        with self._redis.asking():
-            found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
-        return [messages.logged(entry) for entry in reversed(found)]
-
-    def news(self, after: Mapping[str, str], most: int = 1000) -> dict[str, list[LoggedEvent]]:
-        asked = [
-            ("XREVRANGE", self.keys.events(name), "+", f"({entry}", "COUNT", most) for name, entry in after.items()
-        ]
-        found: dict[str, list[LoggedEvent]] = {}
-        for name, answer in zip(after, self._redis.ask_all(asked), strict=True):
-            if isinstance(answer, Exception):
-                error = translated(answer)
-                if not isinstance(error, RedisRefused) or isinstance(error, AccessDenied):
-                    raise error
-            elif entries := messages.readable(answer):
-                found[name] = entries
-        return found
-
-    def told(self) -> dict[str, str]:
-        return messages.pairs(self._redis.ask("HGETALL", self.keys.told))
-
-    def last_event_ms(self, name: str) -> int:
-        with self._redis.asking():
-            last = self.client.xrevrange(self.keys.events(name), count=1)
-        return int(text(last[0][0]).partition("-")[0]) if last else 0
 
     def scan(self) -> Iterator[str]:
         with self._redis.asking():
