@@ -10,7 +10,7 @@ from redis_router.circuit.record import ProviderHealth
 from redis_router.cli.arguments import Commands, of_redis, opened_store
 from redis_router.cli.terminal import columns, printable, say
 from redis_router.errors import RedisRefused
-from redis_router.operate import fleet, words
+from redis_router.operate import facts, fleet, words
 from redis_router.operate.account import Account
 from redis_router.overriding import names_in_fleet
 from redis_router.replicas import Replica, compared
@@ -115,8 +115,7 @@ def as_table(snapshot: Snapshot, replicas: Sequence[Replica] | None) -> str:
 def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
     spec = snapshot.specs[health.name]
     next_try_ms = max(0, round(health.due_in_ms(snapshot.now_ms))) if health.circuit_state == "open" else None
-    probe = None if spec.probe is None else spec.probe.to_json()
-    return {**asdict(health), "models": list(spec.models), "probe": probe, "next_try_in_ms": next_try_ms}
+    return {**facts.record(health, spec), "next_try_in_ms": next_try_ms}
 
 
 def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:

@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -26,12 +27,13 @@ from redis_router.errors import RouterError
 from redis_router.store.connect import connect
 from redis_router.store.messages import Event
 from redis_router.store.redis import RedisStore
-from redis_router.testing.server import EmbeddedServer
+from redis_router.testing.server import EmbeddedServer, free_port
 
 REPLICAS = ["gateway-1", "gateway-2", "gateway-3"]
 WORKERS = ["worker-1", "worker-2"]
 PROVIDERS = {"alpha": 0.03, "beta": 0.05, "gamma": 0.07}
 PATIENT = "alpha"
+TOKEN_VARIABLE = "REDIS_ROUTER_DEMO_TOKEN"
 LEASE = 3.0
 OPEN_TIMEOUT = 4.0
 REQUESTS_PER_SECOND = 25.0
@@ -49,7 +51,7 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[str]] = {}
         stack.callback(self.stop)
 
-    def start(self, name: str, module: str, *arguments: str) -> None:
+    def start(self, name: str, module: str, *arguments: str, **env: str) -> None:
         """`python -m redis_router.<module>`; its JSON lines arrive in `lines`, its log in the demo's log file."""
         process = subprocess.Popen(
             [sys.executable, "-m", f"redis_router.{module}", *arguments],
@@ -59,7 +61,7 @@ class Fleet:
             text=True,
             start_new_session=True,  # Ctrl-C is for us: we end them in our order
             # the traffic stays on this machine, whatever proxy the environment names
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **env},
         )
         self.processes[name] = process
         threading.Thread(target=self._read, args=(name, process), daemon=True).start()
@@ -146,9 +148,11 @@ def play(plain: bool) -> int:
         providers, gateways = _start(fleet, server.url)
         store = RedisStore(connect(server.url), "rr", "demo")
         threading.Thread(target=_listen, args=(store, fleet.lines), daemon=True).start()
+        page, token = _start_workers(fleet, store, server.url)
         hints = [
-            f"server: {server.binary.name} at {server.url}",
+            f"page: {page}  (token to act: {token})",
             f"logs of all processes: {log_path}",
+            f"server: {server.binary.name} at {server.url}",
             "Look in while it runs:",
             f"  redis-cli -p {server.port} HGETALL 'rr:{{{PATIENT}}}:health'",
             f"  redis-cli -p {server.port} XRANGE 'rr:{{{PATIENT}}}:events' - +",
@@ -157,7 +161,7 @@ def play(plain: bool) -> int:
         ]
         load = Load(gateways, story)
         with Screen(story, list(PROVIDERS), plain, hints) as screen:
-            _wait_for_leader(store, fleet, story, screen)
+            _show_leader(store, screen)
             load.start()
             stack.callback(load.stop)
             _act(fleet, store, story, screen, providers[PATIENT])
@@ -178,10 +182,18 @@ def _start(fleet: Fleet, redis_url: str) -> tuple[dict[str, str], list[str]]:
         options = ["--redis", redis_url, "--replica", name, "--open-timeout", str(OPEN_TIMEOUT)]
         fleet.start(name, "demo.gateway", *options, *named)
     gateways = fleet.ready(REPLICAS)
-    for name in WORKERS:
-        options = ["--name", name, "--interval", "1", "--lease", str(LEASE), "--metrics-port", "0"]
-        fleet.start(name, "__main__", "worker", "--redis", redis_url, *options)
     return providers, [f"http://127.0.0.1:{port}" for port in gateways.values()]
+
+
+def _start_workers(fleet: Fleet, store: RedisStore, redis_url: str) -> tuple[str, str]:
+    """The first one leads, and is killed; the address of the other one's page, which stays, and its token."""
+    token, port = secrets.token_hex(8), free_port()
+    for name in WORKERS:
+        options = ["--name", name, "--interval", "1", "--lease", str(LEASE), "--page-token-env", TOKEN_VARIABLE]
+        options += ["--metrics-port", "0" if name == WORKERS[0] else str(port)]
+        fleet.start(name, "__main__", "worker", "--redis", redis_url, *options, **{TOKEN_VARIABLE: token})
+        _wait_for_leader(store)
+    return f"http://127.0.0.1:{port}/", token
 
 
 def _act(fleet: Fleet, store: RedisStore, story: Story, screen: Screen, patient_url: str) -> None:
@@ -215,14 +227,18 @@ def _kill_leader(fleet: Fleet, store: RedisStore, story: Story, screen: Screen) 
     fleet.processes[leader.worker].send_signal(signal.SIGKILL)
 
 
-def _wait_for_leader(store: RedisStore, fleet: Fleet, story: Story, screen: Screen) -> None:
+def _wait_for_leader(store: RedisStore) -> None:
     deadline = time.monotonic() + 20
-    while (leader := store.leader()[1]) is None:
+    while store.leader()[1] is None:
         if time.monotonic() > deadline:
             raise RouterError("no worker came up")
         time.sleep(0.05)
-    screen.leader = f"{leader.worker}, epoch {leader.epoch}"
-    _take_news(fleet, story, screen)
+
+
+def _show_leader(store: RedisStore, screen: Screen) -> None:
+    _, leader = store.leader()
+    if leader is not None:
+        screen.leader = f"{leader.worker}, epoch {leader.epoch}"
 
 
 def _take_news(fleet: Fleet, story: Story, screen: Screen) -> None:

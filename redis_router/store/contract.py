@@ -140,15 +140,25 @@ class Store(Protocol):
         """
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
-        """Change settings of a record: `available`, `weight`, thresholds."""
+        """Change settings of a record: `available`, `weight`, thresholds. `by` is the writer where it is ''."""
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         """Say for a time what calls see of a provider: a word of `circuit/overrides.py`; `lasts_ms` 0 for ever.
 
         'end' ends all that is in force; 'lapse' what is over, which a worker says when its moment has come.
         """
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        """Close the circuit, and forget what calls taught."""
 
     # Election
 

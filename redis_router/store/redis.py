@@ -23,11 +23,10 @@ from redis_router.store.connect import Client, NoScript, time_out_of, translated
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
 from redis_router.store.messages import Leader, Reply, Spec, Status, text
-from redis_router.store.redis_logs import RedisLogs
 from redis_router.store.redis_presence import RedisPresence
 
 
-class RedisStore(RedisPresence, RedisLogs):
+class RedisStore(RedisPresence):
     """The shared state of one namespace; each method as `contract.Store` has it."""
 
     def __init__(
@@ -209,18 +208,28 @@ class RedisStore(RedisPresence, RedisLogs):
         return reply
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
+        args = [self._now, self.keys.channel, by or self.writer, epoch, source, reason, *pairs]
         keys = [self.keys.health(name), self.keys.events(name)]
-        return messages.reply(
-            name, self._redis.run("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
-        )
+        return messages.reply(name, self._redis.run("update", keys, args))
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         keys = [self.keys.health(name), self.keys.events(name)]
         args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
         return messages.reply(name, self._redis.run("override", keys, args))
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        keys = [self.keys.health(name), self.keys.events(name), self.keys.reporters(name)]
+        return messages.reply(name, self._redis.run("reset", keys, [self._now, self.keys.channel, by, reason]))
 
     # Election
 
@@ -236,6 +245,10 @@ class RedisStore(RedisPresence, RedisLogs):
             text(self._redis.run("resign", [self.keys.leader], [self._now, self.keys.channel, self.writer, epoch]))
             == "1"
         )
+
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        pairs = [part for pair in entries.items() for part in pair]
+        return text(self._redis.run("told", [self.keys.leader, self.keys.told], [epoch, *pairs])) == "1"
 
     # Reading
 
@@ -268,10 +281,6 @@ class RedisStore(RedisPresence, RedisLogs):
         specs, *states = self._redis.ask_all([("HMGET", self.keys.providers, *names), *asked])
         specs = specs if isinstance(specs, list) else names  # refused: a snapshot says why
         return [name for name, *said in zip(names, specs, states, strict=True) if None in said]
-
-    def last_seen(self) -> dict[str, int]:
-        said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
-        return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
 
     def scan(self) -> Iterator[str]:
         with self._redis.asking():

@@ -1,4 +1,4 @@
-"""The worker's HTTP side: /metrics for Prometheus, /healthz and /readyz for whoever restarts and routes."""
+"""The worker's HTTP side: /metrics for Prometheus, /healthz and /readyz for who restarts and routes, and the page."""
 
 import socket
 import sys
@@ -12,6 +12,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from redis_router.errors import InvalidArgument
+from redis_router.operate.wsgi import WsgiPage
 from redis_router.runtime.log import log
 from redis_router.telemetry.exposition import make_wsgi_app, scrape_registry
 from redis_router.worker.checker import HealthChecker
@@ -87,17 +88,23 @@ class _Handler(WSGIRequestHandler):
         """Scrapes and health checks are no news."""
 
 
+OWN = ("/metrics", "/healthz", "/readyz")
+
+
 class _Pages:
     """The WSGI application."""
 
-    def __init__(self, checker: HealthChecker) -> None:
+    def __init__(self, checker: HealthChecker, page: WsgiPage | None) -> None:
         self._checker = checker
+        self._page = page
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(scrape_registry())
             return metrics(environ, start_response)
+        if self._page is not None and path not in OWN:
+            return self._page(environ, start_response)
         status, text = self._answer(path)
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]
@@ -107,21 +114,25 @@ class _Pages:
         if path == "/healthz":
             return (HTTPStatus.OK, "alive") if checker.alive else (HTTPStatus.SERVICE_UNAVAILABLE, "stuck")
         if path != "/readyz":
-            return HTTPStatus.NOT_FOUND, "try /metrics, /healthz or /readyz"
+            return HTTPStatus.NOT_FOUND, f"try {', '.join(OWN)}; the page is off: see --page of redis-router worker"
         if not checker.redis_up:
             return HTTPStatus.SERVICE_UNAVAILABLE, "Redis is not reachable"
         return HTTPStatus.OK, "leader" if checker.is_leader else "standby"
 
 
 class Endpoints:
-    """Serves until `close()`. Port 0 takes a free one; `port` says which. Raises InvalidArgument where it is taken."""
+    """Serves until `close()`. Port 0 takes a free one; `port` says which. Raises InvalidArgument where it is taken.
 
-    def __init__(self, host: str, port: int, checker: HealthChecker) -> None:
+    `page` has what is not of the worker itself.
+    """
+
+    def __init__(self, host: str, port: int, checker: HealthChecker, page: WsgiPage | None = None) -> None:
         address = host.removeprefix("[").removesuffix("]")
         by_ipv6 = ":" in address
         shown = f"[{address}]" if by_ipv6 else address
         try:
-            self._server = make_server(address, port, _Pages(checker), _ServerByIPv6 if by_ipv6 else _Server, _Handler)
+            pages = _Pages(checker, page)
+            self._server = make_server(address, port, pages, _ServerByIPv6 if by_ipv6 else _Server, _Handler)
         except (OSError, OverflowError) as error:
             raise InvalidArgument(
                 f"cannot serve metrics at {shown}:{port} ({error}): choose another --metrics-port, or 0 for a free one,"

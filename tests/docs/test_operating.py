@@ -25,6 +25,7 @@ SLACK = snippet("docs/operating.md", "trial calls from")
 ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
+RESET = snippet("docs/operating.md", "operator.reset")
 WHO = snippet("docs/operating.md", "operator.replicas")
 NAMES = ("openai", "azure", "anthropic")
 
@@ -51,13 +52,16 @@ def test_an_operator_acts_looks_and_begins(backend, capsys):
         health = scope["operator"].status().records
         assert [health[name].override for name in NAMES] == ["", "observe", "force_closed"]
         assert (health["azure"].weight_override, health["anthropic"].override_by) == (0.2, operator_name())
+        played(backend, RESET, **scope)
         eventually(lambda: scope["operator"].replicas())
         capsys.readouterr()
         played(backend, WHO, **scope)
         assert f"{fleet.replica} gateway {version('redis-llm-router')} in_step " in capsys.readouterr().out
         if backend.name == "memory":
             played(backend, LOOK, **scope)
-            assert "'to': 'drain', " in capsys.readouterr().out
+            said = capsys.readouterr().out
+            assert "'to': 'drain', " in said
+            assert "'reason': 'moved to another region'" in said
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_the_workers_options_are_those_of_the_command():
         if row[0].startswith("`--")
     }
     assert documented.keys() == options.keys()
-    words = {"none": ([], None), "off": (False,), "host and pid": (None,)}
+    words = {"none": ([], None), "unset": (None,), "off": (False,), "host and pid": (None,)}
     for option, text in documented.items():
         if option != "--redis":  # which the environment of the tests may set
             default = options[option]

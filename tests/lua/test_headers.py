@@ -86,12 +86,11 @@ def test_every_script_has_a_store_method():
     """One spelling each: the scripts on disk are those that the store calls."""
     import inspect
 
-    from redis_router.store import redis, redis_logs, redis_presence
+    from redis_router.store import redis, redis_presence
 
     called = set(
         re.findall(
-            r'(?:_redis\.run|scripts\.load)\(\s*"(\w+)"',
-            "".join(map(inspect.getsource, (redis, redis_logs, redis_presence))),
+            r'(?:_redis\.run|scripts\.load)\(\s*"(\w+)"', "".join(map(inspect.getsource, (redis, redis_presence)))
         )
     )
     assert {path.stem for path in FILES} == called

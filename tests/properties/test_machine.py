@@ -73,6 +73,7 @@ steps = st.lists(
         st.tuples(st.just("claim"), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)),
         st.tuples(st.just("update"), st.tuples(settings_, st.sampled_from(["operator", "probe"]), st.integers(0, 3))),
         st.tuples(st.just("override"), st.tuples(words, st.integers(0, 3_000), st.sampled_from([0.0, 0.3, 2.0]))),
+        st.tuples(st.just("reset"), st.sampled_from(["", "why"])),
         st.tuples(st.just("register"), st.tuples(configs, st.integers(0, 2))),
         st.tuples(st.just("restore"), st.integers(0, 100)),
         st.tuples(st.just("deregister"), st.none()),
@@ -155,10 +156,13 @@ class Fleet:
         word, lasts_ms, weight = given_
         return self._reply(self.one.override(self.name, word, lasts_ms, weight, "alice", "why"))
 
+    def _reset(self, step, reason):
+        return self._reply(self.one.reset(self.name, "bob", reason))
+
     @property
     def told(self):
         """The log's entries of which both have the same details."""
-        kinds = ("transition", "override", "weight_override", "cooling")
+        kinds = ("transition", "override", "weight_override", "reset", "cooling")
         return [replace(e, at_ms=0, id="") for e in self.reader.events(self.name) if e.event in kinds]
 
     def _wait(self, step, ms):

@@ -59,7 +59,7 @@ class WorkerProcess:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/metrics", line):
+            if found := re.search(r"http://[\d.]+:(\d+)/metrics", line):
                 self.port = int(found[1])
                 return self
         raise AssertionError(f"the worker ended with {self.process.wait()}: {''.join(self.log)}")

@@ -1,0 +1,601 @@
+"use strict";
+// The operator's page. Everything that came from outside becomes text, never markup: there is no innerHTML here, and the
+// Content-Security-Policy would refuse it.
+
+const API = "api/v1/";
+const KEPT = 200; // entries of the timeline
+const SHOWN = 15; // of these at first
+const SAMPLE_MS = 5000, SAMPLES = 60; // of the history: five minutes, as the worker keeps it
+const LATE_MS = 4000; // after so long without a word the connection is taken for lost
+const POLL_MS = 5000;
+const UNSEEN_MS = 15000; // between two looks of a page that nobody sees: a browser has few connections for all its tabs
+const LEVELS = {
+  down: ["✖", "Down"],
+  trouble: ["▲", "Unsteady"],
+  held: ["‖", "Taken out"],
+  ok: ["✔", "Well"],
+};
+const ORDER = Object.keys(LEVELS);
+const DONE = {
+  drain: "Drained", open: "Forced open:", close: "Forced closed:", observe: "Observing", weight: "Weight set for",
+  ready: "Ready:", end: "Ended what was said of",
+};
+
+const $ = (id) => document.getElementById(id);
+
+/** An element with attributes and children; text is text. */
+function h(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === false) continue;
+    if (name === "onclick") made.addEventListener("click", value);
+    else made.setAttribute(name, value === true ? "" : String(value));
+  }
+  made.append(...children.filter((each) => each !== null && each !== undefined));
+  return made;
+}
+
+function say(id, text) {
+  const at = $(id);
+  if (at.textContent !== text) at.textContent = text;
+}
+
+// What is known
+
+const state = {
+  providers: new Map(), // name -> facts
+  history: new Map(), // name -> {at_ms, latency_ms, failure_rate}
+  rows: new Map(), // name -> {row, facts, history}
+  events: [], unreadable: [], leader: null, replicas: null,
+  known: false, clock: 0, heardAt: 0, goodAt: 0, error: null, eventsError: null,
+  session: { can_log_in: false, may_look: true, may_act: false, csrf: null },
+  source: null, polling: 0, unseen: 0, link: "wait", open: null, all: false, asked: null, loading: null,
+};
+
+/** Redis's clock now, ms since the epoch. */
+const redisNow = () => state.clock + performance.now();
+
+// Words
+
+/** As `redis-router status` has it: 12 s, 3 min, 5 h, 2 d. */
+function lasted(ms) {
+  for (const [unit, size] of [["d", 86400000], ["h", 3600000], ["min", 60000]]) {
+    if (ms >= 2 * size) return `${Math.round(ms / size)}\u00a0${unit}`;
+  }
+  return `${Math.max(0, Math.round(ms / 1000))}\u00a0s`;
+}
+
+const ago = (moment) => (moment ? lasted(redisNow() - moment) : "-");
+const clockTime = (ms) => new Date(ms).toLocaleString(undefined, {
+  month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false,
+});
+
+function untilText(reason, facts) {
+  if (reason.what === "circuit") {
+    if (facts.next_try === "after_probe") return "next try after the probe";
+    if (facts.next_try === "now" || reason.until_ms === null) return "";
+    const left = reason.until_ms - redisNow();
+    return left > 0 ? `next try in ${lasted(left)}` : "next try is due";
+  }
+  if (reason.until_ms !== null) {
+    const left = reason.until_ms - redisNow();
+    return left > 0 ? `${lasted(left)} left` : "ending";
+  }
+  return reason.what === "override" || (reason.what === "weight" && facts.weight_override) ? "for ever" : "";
+}
+
+const callsText = (facts) => {
+  const limit = facts.concurrency_limit ? ` of ${facts.concurrency_limit}` : "";
+  return `${facts.in_flight}${limit}`;
+};
+const latencyText = (facts) => (facts.latency_ms === null ? "–" : `${Math.round(facts.latency_ms)}\u00a0ms`);
+const failuresText = (facts) => `${(100 * facts.failure_rate).toFixed(facts.failure_rate < 0.1 ? 1 : 0)}%`;
+const weightText = (facts) => String(Number(facts.weight.toPrecision(3)));
+
+function eventText(event) {
+  const { from, to, reason, until_ms: until, detail, ...rest } = event.details;
+  const why = reason ? `: ${reason}` : "";
+  const ends = Number(until) > 0 && to ? (Number(until) > 2e14 ? ", for ever" : `, until ${clockTime(Number(until))}`) : "";
+  switch (event.event) {
+    case "transition":
+      return `circuit ${from} → ${to}${why}`;
+    case "override":
+      return to ? `${to}${ends}${why}${from ? ` (was ${from})` : ""}` : `${from || "override"} ended${why}`;
+    case "weight_override":
+      return `weight ${from} → ${to}${ends}${why}`;
+    default: {
+      const more = Object.entries(rest).map(([name, text]) => `${name} ${text}`);
+      return [event.event, from !== undefined || to !== undefined ? `${from || "none"} → ${to || "none"}` : "", detail, reason, ...more]
+        .filter(Boolean).join(" ");
+    }
+  }
+}
+
+// Pieces
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A small line of the last minutes; the number stands beside it as text. */
+function spark(history, column, kind) {
+  const made = document.createElementNS(SVG, "svg");
+  made.setAttribute("class", `spark ${kind}`);
+  made.setAttribute("viewBox", "0 0 100 24");
+  made.setAttribute("preserveAspectRatio", "none");
+  made.setAttribute("aria-hidden", "true");
+  const values = history ? history[column] : [];
+  if (values.length < 2 || (kind === "latency" && !values.some(Boolean))) return made;
+  const to = history.at_ms[history.at_ms.length - 1], from = Math.min(history.at_ms[0], to - 60000); // a minute at least
+  const most = kind === "failures" ? Math.max(0.2, ...values) : Math.max(1, ...values) * 1.1;
+  const points = values.map((value, n) => [(100 * (history.at_ms[n] - from)) / (to - from), 22.5 - (21 * value) / most]);
+  const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+  const area = document.createElementNS(SVG, "polygon");
+  area.setAttribute("points", `${points[0][0].toFixed(1)},24 ${line} 100,24`);
+  area.setAttribute("fill", "currentColor");
+  area.setAttribute("fill-opacity", "0.12");
+  const drawn = document.createElementNS(SVG, "polyline");
+  drawn.setAttribute("points", line);
+  drawn.setAttribute("fill", "none");
+  drawn.setAttribute("stroke", "currentColor");
+  drawn.setAttribute("stroke-width", "1.5");
+  drawn.setAttribute("vector-effect", "non-scaling-stroke");
+  made.append(area, drawn);
+  return made;
+}
+
+function badge(level) {
+  const [mark, word] = LEVELS[level] || ["?", level];
+  return h("span", { class: "badge", "data-level": level }, h("span", { "aria-hidden": "true" }, mark), word);
+}
+
+function circuitText(facts) {
+  const since = facts.circuit !== "closed" && facts.since_ms ? ` for ${ago(facts.since_ms)}` : "";
+  return `circuit ${facts.circuit.replace("_", "-")}${since}`;
+}
+
+function whyList(facts) {
+  const list = h("ul", { class: "why" });
+  for (const reason of facts.why) {
+    const until = h("span", { class: "until" }, untilText(reason, facts));
+    until.tick = () => { until.textContent = untilText(reason, facts); };
+    list.append(h("li", {}, reason.text, until));
+  }
+  return list;
+}
+
+function drawRow(facts, history) {
+  const circuit = h("span", { class: "small" }, circuitText(facts));
+  circuit.tick = () => { circuit.textContent = circuitText(facts); };
+  const overdue = facts.overdue ? h("span", { class: "small" }, `${facts.overdue} overdue`) : null;
+  const rules = facts.weight_override ? h("span", { class: "small" }, `rules: ${facts.weight_override.rules_weight}`) : null;
+  const row = h("tr", { role: "row", "data-level": facts.level, "data-name": facts.name },
+    h("td", { role: "cell", class: "state" }, badge(facts.level), circuit),
+    h("td", { role: "cell", class: "name" },
+      h("button", { type: "button", class: "open", "aria-haspopup": "dialog" }, facts.name),
+      h("span", { class: "small" }, facts.models.join(", "))),
+    h("td", { role: "cell", class: "why-cell" }, whyList(facts)),
+    h("td", { role: "cell", class: "number", "data-label": "Latency" }, latencyText(facts), spark(history, "latency_ms", "latency")),
+    h("td", { role: "cell", class: "number", "data-label": "Failures" }, failuresText(facts), spark(history, "failure_rate", "failures")),
+    h("td", { role: "cell", class: "calls", "data-label": "Calls under way" }, callsText(facts), overdue),
+    h("td", { role: "cell", class: "share", "data-label": "Weight" }, weightText(facts), rules));
+  row.addEventListener("click", () => { if (!String(getSelection())) openDrill(facts.name); });
+  return row;
+}
+
+function eventItem(event, ofOne) {
+  return h("li", {},
+    h("time", { datetime: new Date(event.at_ms).toISOString() }, clockTime(event.at_ms)),
+    ofOne ? null : h("strong", {}, event.provider),
+    h("span", {}, eventText(event), " ", h("span", { class: "who" }, `by ${event.by || "?"}`)));
+}
+
+// The page
+
+function ranked() {
+  const step = (facts) => -Math.round(10 * facts.failure_rate);
+  return [...state.providers.values()].sort((a, b) =>
+    ORDER.indexOf(a.level) - ORDER.indexOf(b.level) || step(a) - step(b) || (a.name < b.name ? -1 : 1));
+}
+
+function drawRows() {
+  const wanted = ranked(), body = $("rows");
+  const focused = document.activeElement && body.contains(document.activeElement)
+    ? document.activeElement.closest("tr").dataset.name : null;
+  for (const [name, { row }] of state.rows) {
+    if (!state.providers.has(name)) { row.remove(); state.rows.delete(name); }
+  }
+  wanted.forEach((facts, place) => {
+    const history = state.history.get(facts.name), samples = history ? history.at_ms[history.at_ms.length - 1] : 0;
+    let known = state.rows.get(facts.name);
+    if (!known || known.facts !== facts || known.samples !== samples) {
+      const row = drawRow(facts, history);
+      if (known) known.row.replaceWith(row);
+      known = { row, facts, samples };
+      state.rows.set(facts.name, known);
+    }
+    if (body.children[place] !== known.row) body.insertBefore(known.row, body.children[place] || null);
+  });
+  if (focused && state.rows.has(focused)) state.rows.get(focused).row.querySelector("button").focus({ preventScroll: true });
+  filterRows();
+}
+
+function filterRows() {
+  const word = $("search").value.trim().toLowerCase();
+  let shown = 0;
+  for (const { row, facts } of state.rows.values()) {
+    row.hidden = word !== "" && ![facts.name, ...facts.models].some((each) => each.toLowerCase().includes(word));
+    shown += !row.hidden;
+  }
+  $("search-box").hidden = state.rows.size < 8;
+  $("none").hidden = shown > 0 || !state.known;
+  say("none", state.rows.size ? "No provider has that name or model." :
+    "No provider is registered: check the namespace, or start a gateway that registers one.");
+}
+
+function drawHeadline() {
+  const levels = { down: 0, trouble: 0, held: 0, ok: 0 };
+  for (const facts of state.providers.values()) levels[facts.level] += 1;
+  const all = state.providers.size, broken = state.unreadable.length;
+  const are = (n) => (n === 1 ? "is" : "are");
+  const parts = [];
+  if (levels.down) parts.push(`${levels.down} of ${all} ${all === 1 ? "provider" : "providers"} ${are(levels.down)} down`);
+  if (levels.trouble) parts.push(`${levels.trouble} ${are(levels.trouble)} unsteady`);
+  if (levels.held) parts.push(`${levels.held} ${are(levels.held)} taken out by operators`);
+  if (broken) parts.push(`${broken} cannot be read`);
+  const worst = broken || levels.down ? "down" : levels.trouble ? "trouble" : "ok";
+  const text = parts.length ? `${LEVELS[worst][0]} ${parts.join(", ")}` :
+    all ? `✔ ${all === 1 ? "The provider is well" : `All ${all} providers are well`}` : "No provider is registered";
+  $("headline").dataset.level = worst;
+  if ($("headline").textContent !== text) {
+    say("headline", text);
+    say("announce", text);
+  }
+  document.title = levels.down || broken ? `(${levels.down + broken}) redis_router` : "redis_router";
+}
+
+function leaderText() {
+  const leader = state.leader;
+  return leader ? `Worker ${leader.worker} leads for ${ago(leader.since_ms)}.` :
+    "No worker leads: nothing is probed. Start redis-router worker.";
+}
+
+function drawReplicas() {
+  $("replicas").hidden = !state.replicas;
+  $("replica-list").replaceChildren(...(state.replicas || []).map((each) => {
+    const parts = [each.name, each.version, each.since_ms ? `for ${ago(each.since_ms)}` : null,
+      each.differs || null].filter(Boolean);
+    return h("li", { class: each.differs ? "differs" : null }, parts.join(" · "));
+  }));
+}
+
+function drawTimeline() {
+  const shown = state.all ? state.events : state.events.slice(0, SHOWN);
+  $("timeline").replaceChildren(...shown.map((event) => eventItem(event, false)));
+  $("more").hidden = state.all || state.events.length <= SHOWN;
+  $("timeline-error").hidden = !state.eventsError;
+  if (state.eventsError) say("timeline-error", `What happened cannot be shown: ${state.eventsError}`);
+}
+
+function drawBanner() {
+  const lines = state.unreadable.map((each) => each.error);
+  if (state.error) lines.unshift(`${state.error.message}. What you see is as it was.`);
+  $("banner").hidden = lines.length === 0;
+  say("banner", lines.join(" "));
+}
+
+function drawAll() {
+  say("namespace", state.namespace || "");
+  drawRows();
+  drawHeadline();
+  if (state.known) say("leader", leaderText());
+  drawReplicas();
+  drawBanner();
+}
+
+/** What moves by itself: countdowns, ages, and how fresh all of it is. */
+function tick() {
+  for (const each of document.querySelectorAll(".until, .small")) if (each.tick) each.tick();
+  if (state.known) say("leader", leaderText());
+  drawLink();
+}
+
+function drawLink() {
+  const now = performance.now(), silent = now - state.heardAt, old = now - state.goodAt;
+  let kind = "live", text = state.polling ? `live, every ${POLL_MS / 1000} s` : "live";
+  const late = state.polling ? POLL_MS + LATE_MS : LATE_MS;
+  if (!state.known) [kind, text] = state.error ? ["stale", "no data yet"] : ["wait", "connecting"];
+  else if (state.error) [kind, text] = ["stale", `stale for ${lasted(old)}`];
+  else if (silent > late) [kind, text] = ["stale", `reconnecting, stale for ${lasted(old)}`];
+  say("link-text", text);
+  $("link").dataset.state = kind;
+  if (kind !== state.link) {
+    if (kind === "stale") say("announce", "The page is not up to date");
+    else if (state.link === "stale") say("announce", "The page is up to date again");
+    state.link = kind;
+  }
+}
+
+// News
+
+function take(message, whole) {
+  const now = performance.now(), refusal = state.eventsError;
+  state.heardAt = now;
+  state.error = message.error;
+  if (message.now_ms !== null) {
+    state.clock = message.now_ms + message.age_ms - now;
+    state.goodAt = now - message.age_ms;
+    state.known = true;
+  }
+  if (whole) {
+    state.providers.clear();
+    state.history = new Map(Object.entries(message.history));
+    state.events = [];
+  }
+  for (const facts of message.providers) {
+    const before = state.providers.get(facts.name);
+    if (!before || JSON.stringify(before) !== JSON.stringify(facts)) state.providers.set(facts.name, facts);
+  }
+  Object.assign(state, {
+    namespace: message.namespace, leader: message.leader, replicas: message.replicas, unreadable: message.unreadable,
+    eventsError: message.events_error,
+  });
+  if (!message.error) sample();
+  if (whole || message.events.length) {
+    state.events = [...message.events, ...state.events].sort((a, b) => b.at_ms - a.at_ms).slice(0, KEPT);
+    drawTimeline();
+  } else if (refusal !== message.events_error) drawTimeline();
+  drawAll();
+  drawLink();
+  const touched = state.open && (whole || message.providers.some((each) => each.name === state.open) ||
+    message.events.some((each) => each.provider === state.open));
+  if (touched) loadDrill();
+}
+
+/** The averages of now go into the history, as the worker keeps its own. */
+function sample() {
+  const now = Math.round(redisNow());
+  for (const [name, facts] of state.providers) {
+    const history = state.history.get(name) || { at_ms: [], latency_ms: [], failure_rate: [] };
+    state.history.set(name, history);
+    const last = history.at_ms[history.at_ms.length - 1];
+    if (last !== undefined && now - last < SAMPLE_MS) continue;
+    history.at_ms.push(now);
+    history.latency_ms.push(facts.latency_ms || 0);
+    history.failure_rate.push(facts.failure_rate);
+    if (history.at_ms.length > SAMPLES) for (const column of Object.values(history)) column.shift();
+  }
+}
+
+function listen() {
+  if (document.hidden) { poll(); return; }
+  if (state.source) state.source.close();
+  const source = new EventSource(`${API}stream`);
+  state.source = source;
+  for (const kind of ["fleet", "changes"]) {
+    source.addEventListener(kind, (event) => {
+      clearInterval(state.polling);
+      state.polling = 0;
+      take(JSON.parse(event.data), kind === "fleet");
+    });
+  }
+  source.onerror = () => {
+    if (source.readyState !== EventSource.CLOSED) return; // it connects again by itself
+    source.close();
+    refused();
+  };
+}
+
+/** The stream was refused: as many look on as may, or the login is over, or the worker is not there. */
+async function refused() {
+  await loadSession();
+  if (!state.session.may_look) { askToLogIn(); return; }
+  if (!state.polling) state.polling = setInterval(poll, POLL_MS);
+  poll();
+  setTimeout(listen, 2 * POLL_MS);
+}
+
+document.addEventListener("visibilitychange", () => {
+  clearInterval(state.unseen);
+  if (!state.session.may_look) return;
+  if (document.hidden) {
+    if (state.source) state.source.close();
+    state.unseen = setInterval(poll, UNSEEN_MS);
+  } else listen();
+});
+
+async function poll() {
+  try {
+    const answer = await fetch(`${API}fleet`);
+    const message = await answer.json();
+    if (message.providers) take(message, true);
+  } catch { /* it is away: the page says how old it is */ }
+}
+
+// Sessions
+
+async function loadSession() {
+  try {
+    state.session = await (await fetch(`${API}session`)).json();
+  } catch { return; }
+  $("log-in").hidden = !state.session.can_log_in || state.session.may_act;
+  $("log-out").hidden = !state.session.may_act;
+  drawAct();
+}
+
+function askToLogIn() {
+  $("login-error").textContent = "";
+  if (!$("login").open) $("login").showModal();
+}
+
+async function post(word, body) {
+  const headers = { "Content-Type": "application/json" };
+  if (state.session.csrf) headers["X-CSRF-Token"] = state.session.csrf;
+  const answer = await fetch(API + word, { method: "POST", headers, body: JSON.stringify(body) });
+  return [answer, await answer.json()];
+}
+
+$("login-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    const [answer, said] = await post("login", { token: $("token").value });
+    if (!answer.ok) { say("login-error", said.error.message); return; }
+  } catch { say("login-error", "The page does not answer: try again"); return; }
+  $("token").value = "";
+  $("login").close();
+  await loadSession();
+  if (!state.source || state.source.readyState === EventSource.CLOSED) listen();
+});
+$("log-in").addEventListener("click", askToLogIn);
+$("login-cancel").addEventListener("click", () => $("login").close());
+$("log-out").addEventListener("click", async () => {
+  await post("logout", {});
+  location.reload();
+});
+
+// One provider
+
+const path = (name) => name.split("/").map(encodeURIComponent).join("/");
+
+function openDrill(name) {
+  state.open = name;
+  say("done", "");
+  $("confirm").hidden = true;
+  drawDrill(null);
+  drawAct();
+  if (!$("drill").open) $("drill").showModal();
+  $("drill").scrollTop = 0;
+  history.replaceState(null, "", `#/${encodeURIComponent(name)}`);
+  loadDrill();
+}
+
+$("drill").addEventListener("close", () => {
+  const name = state.open;
+  state.open = null;
+  history.replaceState(null, "", location.pathname + location.search);
+  if (state.rows.has(name)) state.rows.get(name).row.querySelector("button").focus({ preventScroll: true });
+});
+$("drill-close").addEventListener("click", () => $("drill").close());
+$("drill").addEventListener("click", (event) => { if (event.target === $("drill")) $("drill").close(); });
+
+async function loadDrill() {
+  const name = state.open;
+  if (!name || state.loading === name) return; // what comes meanwhile comes with the next change
+  state.loading = name;
+  try {
+    const answer = await fetch(`${API}providers/${path(name)}`);
+    const found = await answer.json();
+    if (state.open === name) drawDrill(answer.ok ? found : null, answer.ok ? "" : found.error.message);
+  } catch { /* what is shown stays; the page says how old it is */ }
+  if (state.loading === name) state.loading = null;
+}
+
+function drawDrill(found, error = "") {
+  const facts = found || state.providers.get(state.open);
+  say("drill-title", state.open || "");
+  if (error || !facts) { $("drill-state").replaceChildren(h("p", { class: "error" }, error || "This provider is gone.")); return; }
+  const circuit = h("span", { class: "small" }, circuitText(facts));
+  circuit.tick = () => { circuit.textContent = circuitText(facts); };
+  $("drill-state").replaceChildren(h("p", {}, badge(facts.level), circuit), whyList(facts));
+  $("facts").replaceChildren(...inWords(facts).flatMap(([name, ...value]) => [h("dt", {}, name), h("dd", {}, ...value)]));
+  if (!found) return;
+  $("drill-events").className = "events of-one";
+  $("drill-events").replaceChildren(...found.events.map((event) => eventItem(event, true)));
+  $("drill-events-error").hidden = !found.events_error;
+  if (found.events_error) say("drill-events-error", `This cannot be shown: ${found.events_error}`);
+  const { config, ...fields } = found.record;
+  $("record").replaceChildren(...Object.entries({ ...fields, ...config }).flatMap(([name, value]) =>
+    [h("dt", {}, name), h("dd", {}, typeof value === "string" ? value || '""' : JSON.stringify(value))]));
+}
+
+function inWords(facts) {
+  const history = state.history.get(facts.name);
+  const weight = facts.weight_override ? `${weightText(facts)} for a time; by the rules ${facts.weight_override.rules_weight}` : weightText(facts);
+  return [
+    ["Calls", { yes: "are let through", "trial calls": "trial calls only", "if nobody else is": "only if nobody else answers" }[facts.available] || facts.available],
+    ["Under way", `${callsText(facts)}${facts.overdue ? `, ${facts.overdue} overdue` : ""}`],
+    ["Latency", latencyText(facts), spark(history, "latency_ms", "latency")],
+    ["Failures", failuresText(facts), spark(history, "failure_rate", "failures")],
+    ["Last failure", facts.last_failure || "none known"],
+    ["Last result", facts.last_result_ms ? `${ago(facts.last_result_ms)} ago` : "none yet"],
+    ["Probe", facts.probe || "has none"],
+    ["Weight", weight],
+    ["Models", facts.models.join(", ") || "none"],
+    ...(facts.permits ? [["Trial calls", `${facts.permits.in_use} of ${facts.permits.limit} under way`]] : []),
+    ...(facts.reporters ? [["Complaining", `${facts.reporters.complaining} replicas, ${facts.reporters.needed} open it`]] : []),
+  ];
+}
+
+// Actions
+
+function remember(name, value) { try { localStorage.setItem(name, value); } catch { /* not allowed: not remembered */ } }
+function remembered(name) { try { return localStorage.getItem(name) || ""; } catch { return ""; } }
+$("by").value = remembered("redis_router.by");
+
+function drawAct() {
+  const { may_act: may, can_log_in: can } = state.session;
+  $("act").hidden = !may;
+  $("act-note").hidden = may;
+  $("act-note").replaceChildren(...(can
+    ? [h("button", { type: "button", onclick: askToLogIn }, "Log in to act"), " or use redis-router drain and its like."]
+    : ["Here one only looks: no token is configured. Start the worker with --page-token-env NAME, or use redis-router drain and its like."]));
+}
+
+$("act").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const action = event.submitter ? event.submitter.dataset.action : "drain";
+  const said = { provider: state.open, action, reason: $("reason").value, by: $("by").value.trim() };
+  if (action !== "ready") said.seconds = $("lasts").value === "" ? null : Number($("lasts").value);
+  if (action === "weight") said.weight = Number($("weight").value);
+  remember("redis_router.by", said.by);
+  act(said);
+});
+// Enter in a field does nothing: which of the buttons would it mean?
+$("act").addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.tagName === "INPUT") event.preventDefault(); });
+
+async function act(said) {
+  $("confirm").hidden = true;
+  $("done").removeAttribute("data-bad");
+  say("done", "…");
+  for (const each of $("act").querySelectorAll("button")) each.disabled = true;
+  try {
+    const [answer, found] = await post("actions", said);
+    if (answer.ok) {
+      say("done", `✔ ${DONE[said.action]} ${said.provider}, by ${found.by}`);
+      $("reason").value = "";
+      for (const facts of found.providers) state.providers.set(facts.name, facts);
+      drawAll();
+      loadDrill();
+    } else if (answer.status === 409 && found.error.left_alone) {
+      state.asked = said;
+      say("done", "");
+      say("confirm-text", `Nobody would be left for ${found.error.left_alone.join(", ")}.`);
+      $("confirm").hidden = false;
+    } else {
+      $("done").dataset.bad = "";
+      say("done", `✖ ${found.error.message}`);
+      if (answer.status === 401) { await loadSession(); askToLogIn(); }
+    }
+  } catch {
+    $("done").dataset.bad = "";
+    say("done", "✖ No answer: look whether it was done before you try again");
+  }
+  for (const each of $("act").querySelectorAll("button")) each.disabled = false;
+  if (!$("confirm").hidden) $("confirm-yes").focus();
+}
+
+$("confirm-yes").addEventListener("click", () => act({ ...state.asked, yes: true }));
+$("confirm-no").addEventListener("click", () => { $("confirm").hidden = true; });
+$("search").addEventListener("input", filterRows);
+$("more").addEventListener("click", () => { state.all = true; drawTimeline(); });
+
+// Begin
+
+function nameIn(text) { try { return decodeURIComponent(text); } catch { return text; } }
+
+async function begin() {
+  setInterval(tick, 500);
+  await loadSession();
+  if (state.session.may_look) listen();
+  else askToLogIn();
+  if (location.hash.startsWith("#/")) openDrill(nameIn(location.hash.slice(2)));
+}
+begin();
