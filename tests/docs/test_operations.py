@@ -41,7 +41,7 @@ def test_every_snippet_is_of_a_kind_that_is_tested():
 
 
 def test_a_password_is_changed_without_a_gap(one_real):
-    """Both hold between the two lines, in which replicas are deployed anew; then only the new one opens a connection."""
+    """Both hold between the two lines, when replicas are deployed anew; then only the new one opens a connection."""
     first, second = snippets("")[1].splitlines()
     user = f"u{one_real.namespace}"
     old, new = (one_real.url.replace("router:password", f"{user}:{word}") for word in ("password", "new-password"))
