@@ -196,6 +196,14 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         without = self._view.table.records_of(model, exclude) if exclude else ()
         return Attempt(self._context, *self._chooser.choose((model,), excluded=without))
 
+    def attempt_at(self, name: str, model: str) -> Attempt[ClientT]:
+        """One attempt at this provider, whatever its state: for callers whose choice was made by somebody else.
+
+        In half-open it takes a permit where one is in hand. A call that should not be made (the circuit is open, or
+        half-open without a permit; drained) moves the averages and no circuit. Raises UnknownProvider.
+        """
+        return Attempt(self._context, *self._chooser.at(name, model))
+
     def attempts(
         self,
         model: str,

@@ -1,0 +1,44 @@
+"""The error that a request gets where nobody may be called."""
+
+import math
+from collections.abc import Mapping
+
+import httpx
+from litellm.exceptions import ServiceUnavailableError
+
+from redis_router import NoProviderAvailable
+
+LEAST_SECONDS = 1
+"""Of `Retry-After`, which knows whole seconds only."""
+
+
+class NobodyAvailable(ServiceUnavailableError):
+    """No deployment of a model may be called now: a 503 with the reasons, and `Retry-After` where one is known.
+
+    reasons      deployment id -> why it is not called
+    retry_after  seconds until the first may be back, None where that is unknown
+    num_retries  read by LiteLLM: it does not wait and ask again in vain; its fallbacks are tried at once
+    """
+
+    def __init__(self, model: str, reasons: Mapping[str, str], retry_after: float | None) -> None:
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        after = "" if retry_after is None else f" (retry after {retry_after:.1f} s)"
+        super().__init__(
+            message=f"no deployment available for model {model[:200]!r}: {why}{after}",
+            llm_provider="",
+            model=model,
+            response=_response(retry_after),
+        )
+        self.reasons = dict(reasons)
+        self.retry_after = retry_after
+        self.num_retries = 0
+
+    @classmethod
+    def because(cls, model: str, error: NoProviderAvailable) -> "NobodyAvailable":
+        """In the library's words."""
+        return cls(model, error.reasons, error.retry_after)
+
+
+def _response(retry_after: float | None) -> httpx.Response:
+    headers = {} if retry_after is None else {"retry-after": str(max(LEAST_SECONDS, math.ceil(retry_after)))}
+    return httpx.Response(503, headers=headers, request=httpx.Request("POST", "http://redis-router.invalid"))
