@@ -79,8 +79,8 @@ class LlmServer:
     `faults` are taken one for each request; without one it answers well.
 
     A fault is a status, with headers and body; or "hang", "reset" (the connection is cut before an answer),
-    "cut" (in the middle of a stream), "overloaded" (an error inside a stream), "short" (it ends well, half way),
-    "keep_alive" (comments for ever, and no content).
+    "cut" (in the middle of a stream), "cut_at_once" (before its first part), "overloaded" (an error inside a stream),
+    "short" (it ends well, half way), "keep_alive" (comments for ever, and no content).
     """
 
     def __init__(self) -> None:
@@ -126,14 +126,14 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("content-type", "text/event-stream")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            half = 0 if fault == "keep_alive" else len(events) // 2
+            half = 0 if fault in ("keep_alive", "cut_at_once") else len(events) // 2
             for event in events[: half if fault else None]:
                 self._chunk(event)
             if fault == "overloaded":
                 error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
                 anthropic = "messages" in self.path
                 self._chunk(f"event: error\ndata: {json.dumps(error if anthropic else {'error': error['error']})}\n\n")
-            elif fault == "cut":
+            elif fault in ("cut", "cut_at_once"):
                 self._reset()
                 return
             elif fault == "keep_alive":
