@@ -291,7 +291,7 @@ class TestNobody:
         async def play():
             await lite.asked()
             await lite.settled()
-            with pytest.raises(litellm.ServiceUnavailableError, match="a: circuit open until .*retry after") as caught:
+            with pytest.raises(litellm.ServiceUnavailableError, match=r"a: circuit open until .*retry after") as caught:
                 await lite.ask()
             return caught.value
 
