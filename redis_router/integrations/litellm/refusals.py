@@ -18,6 +18,7 @@ class NobodyAvailable(ServiceUnavailableError, NotFoundError):
 
     reasons      deployment id -> why it is not called
     retry_after  seconds until the first may be back, None where that is unknown
+    headers      of the proxy's answer
 
     It is a NotFoundError, too, since LiteLLM does not try again after one, whatever its status. After another 503 it
     would sleep out `Retry-After` before each of its retries, half a minute and more. Its fallbacks are tried at once.
@@ -30,7 +31,10 @@ class NobodyAvailable(ServiceUnavailableError, NotFoundError):
         self.llm_provider, self.model = "", model
         self.litellm_debug_info = self.max_retries = None
         self.num_retries = 0  # LiteLLM reads it, too
-        openai.APIStatusError.__init__(self, self.message, response=_response(retry_after), body=None)
+        self.headers = {} if retry_after is None else {"retry-after": str(max(LEAST_SECONDS, math.ceil(retry_after)))}
+        request = httpx.Request("POST", "http://redis-router.invalid")
+        response = httpx.Response(503, headers=self.headers, request=request)
+        openai.APIStatusError.__init__(self, self.message, response=response, body=None)
         self.status_code = 503
         self.reasons = dict(reasons)
         self.retry_after = retry_after
@@ -39,8 +43,3 @@ class NobodyAvailable(ServiceUnavailableError, NotFoundError):
     def because(cls, model: str, error: NoProviderAvailable) -> "NobodyAvailable":
         """In the library's words."""
         return cls(model, error.reasons, error.retry_after)
-
-
-def _response(retry_after: float | None) -> httpx.Response:
-    headers = {} if retry_after is None else {"retry-after": str(max(LEAST_SECONDS, math.ceil(retry_after)))}
-    return httpx.Response(503, headers=headers, request=httpx.Request("POST", "http://redis-router.invalid"))
