@@ -10,7 +10,6 @@
 Several of them may tell of one call: the first one counts. What goes wrong in here is logged and never fails a request.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,9 @@ from redis_router import Attempt, NoProviderAvailable, Provider, Router, RouterE
 from redis_router.integrations.litellm.calls import Calls
 from redis_router.integrations.litellm.refusals import NobodyAvailable
 from redis_router.integrations.litellm.said import CallFacts, Deployment, first_token_ms
+from redis_router.runtime.log import log
 
 SECONDS_BETWEEN_TRACEBACKS = 10.0
-_log = logging.getLogger("redis_router")
 
 
 class FleetBreaker(CustomLogger):
@@ -195,10 +194,10 @@ class FleetBreaker(CustomLogger):
             now = time.monotonic()
             if now >= self._traceback_at:  # a traceback for each request would cost more than what it tells
                 self._traceback_at = now + SECONDS_BETWEEN_TRACEBACKS
-                _log.exception("%s: the fleet's breaker failed, and LiteLLM goes on without it", what)
+                log.exception("%s: the fleet's breaker failed, and LiteLLM goes on without it", what)
 
     def _say_once(self, text: str, *args: object) -> None:
         line = text % args
         if line not in self._said:
             self._said.add(line)
-            _log.warning("%s", line)
+            log.warning("%s", line)
