@@ -91,8 +91,8 @@ def markdown(
         f"- incidents: {'; '.join(each.text() for each in one.troubles)}",
         "",
         "Medians over the rounds. Stopped: seconds from the begin of the first incident, in which every call fails,"
-        " until the last replica stopped calling there. CPU: of the gateways for a request. Late: how late requests were"
-        " sent, the p99 of the worst round; where it is not small beside the p50, the machine was too busy to measure.",
+        " until the last replica stopped calling there. CPU: of the gateways for a request. Late: how late requests"
+        " were sent, the p99 of the worst round; where it is not small beside the p50, the machine was too busy.",
         "",
         "## The whole run",
         "",

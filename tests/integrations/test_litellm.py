@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -140,6 +141,25 @@ class TestStreams:
         asyncio.run(play())
         assert counted(lite, "a")[:2] == expected
 
+    @pytest.mark.parametrize("broken", [False, True])
+    def test_the_averages_take_the_time_to_the_first_part(self, lite, broken):
+        """So that a long answer is not a slow provider, also where it broke."""
+        lite.start("a")
+        began = datetime(2026, 1, 1)
+
+        async def play():
+            facts = {"litellm_call_id": "c1", "model_info": {"id": "a"}, "stream": True}
+            await lite.breaker.async_pre_call_deployment_hook(facts, None)
+            first, end = began + timedelta(milliseconds=70), began + timedelta(minutes=1)
+            said = {**facts, "completion_start_time": first, "exception": ConnectionError("broken")}
+            log = lite.breaker.async_log_failure_event if broken else lite.breaker.async_log_success_event
+            await log(said, None, began, end)
+            await lite.settled()
+
+        asyncio.run(play())
+        assert lite.health("a").latency_ms == pytest.approx(70.0)
+        assert counted(lite, "a") == ((0, 1, "connection") if broken else (1, 0, ""))
+
     def test_a_stream_that_is_left(self, lite):
         """LiteLLM tells nobody: the call is over when nobody holds it any more."""
         lite.start("a")
@@ -192,6 +212,26 @@ class TestFilter:
         asyncio.run(play())
         assert lite.calls("a") <= 1
         assert lite.calls("b") == 20
+
+    def test_other_processes_know(self, lite):
+        """What one of them trips is left out by the next one."""
+        from redis_router.integrations.litellm import FleetBreaker
+
+        lite.start("a", "b", breaker={"circuit": OPENS_AT_ONCE}, num_retries=2)
+        lite.servers["a"].faults.extend([(503, {})] * 100)
+        other = FleetBreaker(lite.redis, worker=False)
+        other.register(lite.router.model_list)
+
+        async def play():
+            while lite.calls("a") == 0:
+                await lite.ask()
+            await until(lambda: other.router.get_circuit_state("a") == "open")
+            return await other.async_filter_deployments("gpt-4o", lite.router.model_list, [], {})
+
+        try:
+            assert [each["model_info"]["id"] for each in asyncio.run(play())] == ["b"]
+        finally:
+            other.router.close()
 
     @pytest.mark.parametrize("chooses", [False, True])
     def test_a_drained_deployment_gets_no_calls(self, lite, chooses):

@@ -20,7 +20,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from redis_router import Attempt, NoProviderAvailable, Provider, Router, RouterError
 from redis_router.integrations.litellm.calls import Calls
 from redis_router.integrations.litellm.refusals import NobodyAvailable
-from redis_router.integrations.litellm.said import CallFacts, Deployment, first_token_ms
+from redis_router.integrations.litellm.said import CallFacts, Deployment, between_ms, first_token_ms
 from redis_router.runtime.log import log
 
 SECONDS_BETWEEN_TRACEBACKS = 10.0
@@ -176,11 +176,14 @@ class FleetBreaker(CustomLogger):
             if kwargs.get("cache_hit") is True:
                 self._calls.vanished(call)
             else:
-                self._calls.succeeded(call, response_obj, first_token_ms(kwargs, start_time, end_time))
+                took = first_token_ms(kwargs, start_time)
+                took = between_ms(start_time, end_time) if took is None else took
+                self._calls.succeeded(call, response_obj, took)
 
     async def async_log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         with self._safely("a broken stream"):
-            self._calls.failed(CallFacts.of(kwargs).call, kwargs.get("exception"))
+            begun = first_token_ms(kwargs, start_time)
+            self._calls.failed(CallFacts.of(kwargs).call, kwargs.get("exception"), begun)
 
     # What goes wrong in here
 

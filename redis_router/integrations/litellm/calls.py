@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import finalize
@@ -26,6 +27,13 @@ class Call:
     attempt: Attempt[Any]
     facts: CallFacts
     began: float
+    task: asyncio.Task[Any] | None
+    cancelled: Callable[[asyncio.Task[Any]], None]
+
+    def leave_task(self) -> None:
+        """A task may make many calls: what watches it for one goes when that one is over."""
+        if self.task is not None:
+            self.task.remove_done_callback(self.cancelled)
 
 
 class Calls:
@@ -81,10 +89,16 @@ class Calls:
 
         LiteLLM says nothing of a call that was cancelled, or of a stream that was left.
         """
+
+        def cancelled(task: asyncio.Task[Any]) -> None:
+            if task.cancelled():
+                self.vanished(facts.call)
+
         attempt.__enter__()
-        self._under_way[facts.call] = Call(attempt, facts, time.monotonic())
-        if (task := asyncio.current_task()) is not None:
-            task.add_done_callback(lambda over: self.vanished(facts.call) if over.cancelled() else None)
+        task = asyncio.current_task()
+        self._under_way[facts.call] = Call(attempt, facts, time.monotonic(), task, cancelled)
+        if task is not None:
+            task.add_done_callback(cancelled)
         if lives_with is not None:
             finalize(lives_with, self.vanished, facts.call).atexit = False
 
@@ -96,27 +110,38 @@ class Calls:
 
     def succeeded(self, call: str, response: object, latency_ms: float | None = None) -> None:
         """It was answered; `latency_ms` in place of the time until now."""
-        if (ended := self._under_way.pop(call, None)) is not None:
-            ended.attempt.succeed(latency_ms)
+        if (attempt := self._ended(call)) is not None:
+            attempt.succeed(latency_ms)
             if (answer := Answer.of(response)) is not None:
-                ended.attempt.classify(answer)  # the latency stays
-            ended.attempt.__exit__(None, None, None)
+                attempt.classify(answer)  # the latency stays
+            attempt.__exit__(None, None, None)
 
-    def failed(self, call: str, error: object) -> None:
-        """It was not, or not to its end."""
-        if (ended := self._under_way.pop(call, None)) is None:
+    def failed(self, call: str, error: object, first_token_ms: float | None = None) -> None:
+        """It was not answered; or not to its end, and the averages take the time until it began."""
+        under_way = self._under_way.get(call)
+        if under_way is None or (attempt := self._ended(call)) is None:
             return
-        if not isinstance(error, BaseException):
-            error = RuntimeError(str(error)[:200])  # a word for what is no exception: a failure
-        elif is_no_word_of_a_provider(error):
-            ended.attempt.ignore()
-        if ended.facts.request:
-            _, names = self._tried.setdefault(ended.facts.request, (time.monotonic(), set()))
-            names.add(ended.facts.deployment)
-        ended.attempt.__exit__(type(error), error, error.__traceback__)
+        if under_way.facts.request:
+            _, names = self._tried.setdefault(under_way.facts.request, (time.monotonic(), set()))
+            names.add(under_way.facts.deployment)
+        raised = error if isinstance(error, BaseException) else RuntimeError(str(error)[:200])
+        if isinstance(error, BaseException) and is_no_word_of_a_provider(error):
+            attempt.ignore()
+        elif first_token_ms is not None:
+            attempt.succeed(first_token_ms)
+            attempt.classify(raised)  # the last word counts, and the latency stays
+        attempt.__exit__(type(raised), raised, raised.__traceback__)
 
     def vanished(self, call: str) -> None:
         """Nobody knows, or it was never made: it says nothing about the provider, and its permit goes back."""
-        if (ended := self._under_way.pop(call, None)) is not None:
-            ended.attempt.ignore()
-            ended.attempt.__exit__(None, None, None)
+        if (attempt := self._ended(call)) is not None:
+            attempt.ignore()
+            attempt.__exit__(None, None, None)
+
+    def _ended(self, call: str) -> Attempt[Any] | None:
+        """The attempt, for the one who asks first."""
+        ended = self._under_way.pop(call, None)
+        if ended is None:
+            return None
+        ended.leave_task()
+        return ended.attempt

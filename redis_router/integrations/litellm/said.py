@@ -67,14 +67,16 @@ def _metadata(kwargs: object) -> tuple[Mapping[str, Any], ...]:
     return part(kwargs, "metadata"), part(kwargs, "litellm_metadata")
 
 
-def first_token_ms(kwargs: Mapping[str, Any], began: object, ended: object) -> float | None:
-    """Of a log event: ms until the first part of a stream, or until the whole answer; None where unknown."""
-    first = kwargs.get("completion_start_time") if kwargs.get("stream") is True else ended
-    if not isinstance(first, datetime):
-        first = ended
-    if not isinstance(first, datetime) or not isinstance(began, datetime):
+def first_token_ms(kwargs: Mapping[str, Any], began: object) -> float | None:
+    """Of a log event: ms until the first part of a stream; None where there was none."""
+    return between_ms(began, kwargs.get("completion_start_time")) if kwargs.get("stream") is True else None
+
+
+def between_ms(began: object, ended: object) -> float | None:
+    """None where one of them is no moment."""
+    if not isinstance(began, datetime) or not isinstance(ended, datetime):
         return None
-    return max(0.0, (first - began).total_seconds() * 1000)
+    return max(0.0, (ended - began).total_seconds() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
