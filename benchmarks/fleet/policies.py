@@ -149,7 +149,6 @@ async def litellm(
 
 IN_LITELLM: dict[str, Policy] = {
     "its own cooldowns": partial(litellm, strategy="simple-shuffle"),
-    "its own cooldowns, latency-based-routing": partial(litellm, strategy="latency-based-routing"),
     "FleetBreaker": partial(litellm, strategy="simple-shuffle", breaker={}),
     "FleetBreaker that chooses": partial(litellm, strategy="simple-shuffle", breaker={"chooses": True}),
 }
