@@ -32,7 +32,7 @@ from benchmarks.quality.worlds.draw import arrivals
 from benchmarks.quality.worlds.shape import Shape
 
 RATE = 20.0
-"""Requests a second: half of those of `benchmarks.fleet`, as LiteLLM takes ten times the CPU for one."""
+"""Requests a second: half of those of `benchmarks.fleet`, as LiteLLM takes 10 ms of CPU and more for one."""
 QUIET = 3.0
 """A replica that sent no call for so many seconds has stopped: a provider gets about one in 1.5 s from each."""
 
