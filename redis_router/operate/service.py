@@ -151,9 +151,8 @@ class Service:
             found = [facts.event(name, each) for name in records for each in self._store.events(name, since_ms, most)]
         except RouterError as error:
             return {"events": [], "events_error": str(error)}
-        # backwards first: of one millisecond the last comes first, too
-        newest = sorted(reversed(found), key=lambda each: int(each["at_ms"]), reverse=True)[:most]
-        return {"events": newest, "events_error": None}
+        found.sort(key=lambda each: int(each["at_ms"]))
+        return {"events": found[::-1][:most], "events_error": None}
 
     def _stream(self, request: Request) -> Stream:
         if self.feed.number == 0:
