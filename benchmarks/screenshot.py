@@ -17,7 +17,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from redis_router import CircuitConfig, HealthChecker, Operator, Provider, Router
-from redis_router.operate import feed
+from redis_router.operate import feed, known
 from redis_router.operate.service import Service
 from redis_router.operate.wsgi import WsgiPage
 from redis_router.testing.server import EmbeddedServer
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=1280, help="of the window (default: 1280)")
     parser.add_argument("--dark", action="store_true", help="in dark colours")
     arguments = parser.parse_args(argv)
-    feed.SAMPLE_MS = feed.IDLE_SECONDS = 1  # a minute is enough for a line
+    known.SAMPLE_MS = feed.IDLE_SECONDS = 1  # a minute is enough for a line
     with fleet() as (url, router):
         play(router, arguments.seconds)
         with ExitStack() as calls:

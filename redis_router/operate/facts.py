@@ -11,6 +11,7 @@ from typing import Any
 from redis_router.circuit.overrides import FOR_EVER_MS, TAKES_OUT, acting, override_of, weight_of
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.operate import words
+from redis_router.replicas import Replica
 from redis_router.store.contract import Snapshot
 from redis_router.store.messages import Leader, LoggedEvent, Spec
 
@@ -161,6 +162,24 @@ def record(health: ProviderHealth, spec: Spec) -> Json:
     """Every field of a record, and its probe: for who looks at one provider."""
     probe = None if spec.probe is None else spec.probe.to_json()
     return {**asdict(health), "models": list(spec.models), "probe": probe}
+
+
+def replica(replica: Replica) -> Json:
+    """A gateway or a worker, by its last word, and how its view differs from the records."""
+    return {
+        "name": replica.name,
+        "role": replica.role,
+        "version": replica.version,
+        "host": replica.host,
+        "pid": replica.pid,
+        "state": str(replica.state),
+        "since_ms": replica.since_ms,
+        "seen_ms": replica.seen_ms,
+        "differences": [asdict(each) for each in replica.differences],
+        "own": dict(replica.own),
+        "alone_ms": replica.alone_ms,
+        "alone_until_ms": replica.alone_until_ms or None,
+    }
 
 
 def leader(leader: Leader | None) -> Json | None:

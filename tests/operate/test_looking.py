@@ -208,7 +208,7 @@ def test_a_slow_viewer_holds_up_nobody(page, store):
 
 def test_history_is_bounded(page, store, monkeypatch):
     """Five minutes of it, whatever happens."""
-    monkeypatch.setattr("redis_router.operate.feed.SAMPLE_MS", 0)
+    monkeypatch.setattr("redis_router.operate.known.SAMPLE_MS", 0)
     ask = page()
     for _ in range(70):
         ask.service.feed.look(0.0)

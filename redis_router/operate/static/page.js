@@ -258,12 +258,31 @@ function leaderText() {
     "No worker leads: nothing is probed. Start redis-router worker.";
 }
 
+/** What is to be said of a replica's view, as `redis-router replicas` says it; "" where it is in step. */
+function viewText(replica) {
+  const said = replica.state === "silent" ? [`silent for ${ago(replica.seen_ms)}: dead, frozen or cut off from Redis`] : [];
+  for (const each of replica.differences.slice(0, 3)) {
+    said.push(`${each.provider}: saw ${each.sees}, was ${each.record} for ${lasted(each.for_ms)}`);
+  }
+  for (const [name, circuit] of Object.entries(replica.own).slice(0, 3)) said.push(`${name}: decides by itself, ${circuit}`);
+  if (replica.alone_ms && redisNow() - replica.alone_until_ms < 600000) {
+    said.push(`was alone for ${lasted(replica.alone_ms)}, until ${ago(replica.alone_until_ms)} ago`);
+  }
+  return said.join("; ");
+}
+
 function drawReplicas() {
-  $("replicas").hidden = !state.replicas;
-  $("replica-list").replaceChildren(...(state.replicas || []).map((each) => {
-    const parts = [each.name, each.version, each.since_ms ? `for ${ago(each.since_ms)}` : null,
-      each.differs || null].filter(Boolean);
-    return h("li", { class: each.differs ? "differs" : null }, parts.join(" · "));
+  const all = state.replicas || [], differ = all.filter((each) => each.state !== "in_step");
+  $("replicas").hidden = all.length === 0;
+  const workers = all.filter((each) => each.role !== "gateway").length;
+  say("replica-sum", `${all.length - workers} gateways, ${workers} workers, ` +
+    (differ.length ? `${differ.length} with another view than the fleet's` : "all in step"));
+  $("replica-list").replaceChildren(...[...differ, ...all.filter((each) => !differ.includes(each))].map((each) => {
+    const mark = { in_step: "✔", silent: "✖" }[each.state] || "▲", view = viewText(each);
+    return h("li", { "data-state": each.state },
+      h("span", {}, h("span", { class: "mark", "aria-hidden": "true" }, mark), h("strong", {}, each.name)),
+      h("span", { class: "quiet" }, `${each.role}, ${each.state.replace("_", " ")}, version ${each.version || "?"}, for ${ago(each.since_ms)}`),
+      view ? h("span", { class: "view" }, view) : null);
   }));
 }
 
@@ -287,7 +306,6 @@ function drawAll() {
   drawRows();
   drawHeadline();
   if (state.known) say("leader", leaderText());
-  drawReplicas();
   drawBanner();
 }
 
@@ -335,9 +353,13 @@ function take(message, whole) {
     if (!before || JSON.stringify(before) !== JSON.stringify(facts)) state.providers.set(facts.name, facts);
   }
   Object.assign(state, {
-    namespace: message.namespace, leader: message.leader, replicas: message.replicas, unreadable: message.unreadable,
+    namespace: message.namespace, leader: message.leader, unreadable: message.unreadable,
     eventsError: message.events_error,
   });
+  if ("replicas" in message) {
+    state.replicas = message.replicas;
+    drawReplicas();
+  }
   if (!message.error) sample();
   if (whole || message.events.length) {
     state.events = [...message.events, ...state.events].sort((a, b) => b.at_ms - a.at_ms).slice(0, KEPT);
@@ -519,9 +541,15 @@ function inWords(facts) {
     ["Probe", facts.probe || "has none"],
     ["Weight", weight],
     ["Models", facts.models.join(", ") || "none"],
-    ...(facts.permits ? [["Trial calls", `${facts.permits.in_use} of ${facts.permits.limit} under way`]] : []),
-    ...(facts.reporters ? [["Complaining", `${facts.reporters.complaining} replicas, ${facts.reporters.needed} open it`]] : []),
+    ...around(facts),
   ];
+}
+
+/** What a record does not hold: permits, who complains, whose calls are under way, who serves it. */
+function around(facts) {
+  const said = facts.account ? facts.account.words : {};
+  return [["Permits", "permits"], ["Complaining", "reporters"], ["Calls by replica", "calls"], ["Replicas", "replicas"]]
+    .filter(([, word]) => said[word] && said[word] !== "-").map(([name, word]) => [name, said[word]]);
 }
 
 // Actions
