@@ -71,14 +71,19 @@ def fleet() -> Iterator[tuple[str, Router[Any]]]:
         service.start()
         checker: Any = SimpleNamespace(alive=True, redis_up=True, is_leader=True)
         served = stack.enter_context(closing(Endpoints("127.0.0.1", 0, checker, WsgiPage(service))))
-        router: Router[Any] = Router(server.url, replica="gateway-1", circuit=CircuitConfig(open_timeout=30.0))
-        for name, models in MODELS.items():
-            router.register_provider(Provider(name, models=models))
-        with router, Operator(server.url, by="alice@ops-1") as operator:
-            router.flush(5.0)
+        routers = [stack.enter_context(gateway(server.url, f"gateway-{number}")) for number in (1, 2, 3)]
+        with Operator(server.url, by="alice@ops-1") as operator:
             operator.drain("mistral", seconds=1800, reason="maintenance, ticket 4711")
             operator.override("bedrock", "weight", weight=0.2, reason="a first tenth of the traffic", seconds=14400)
-            yield f"{served.url}/", router
+            yield f"{served.url}/", routers[0]
+
+
+def gateway(url: str, replica: str) -> Router[Any]:
+    """One that has registered its providers."""
+    router: Router[Any] = Router(url, replica=replica, circuit=CircuitConfig(open_timeout=30.0))
+    for name, models in MODELS.items():
+        router.register_provider(Provider(name, models=models))
+    return router
 
 
 def play(router: Router[Any], seconds: float) -> None:

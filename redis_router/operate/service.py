@@ -28,7 +28,7 @@ API = "/api/v1/"
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("page", "draw", "words")},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 MOST_EVENTS = 1000

@@ -163,7 +163,7 @@ def test_the_numbers_are_those_of_the_code():
 
 def test_the_signs_are_those_of_the_page():
     """With their words."""
-    script = (ROOT / "redis_router" / "operate" / "static" / "page.js").read_text()
+    script = (ROOT / "redis_router" / "operate" / "static" / "draw.js").read_text()
     shown = re.findall(r'^  (\w+): \["(.)", "([\w ]+)"\],$', script, re.MULTILINE)
     assert [level for level, *_ in shown] == list(facts.WORST_FIRST)
     assert [f"{sign} {word}" for _, sign, word in shown] == [row[0] for row in rows(PAGE.partition("- **Why")[0])]
