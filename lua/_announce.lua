@@ -85,6 +85,7 @@ local function commit(keys, channel, by, record, now, now_us, action, push_inter
   end
   if action then
     local details = { 'detail', action.detail }
+    if action.reason and action.reason ~= '' then details[3], details[4] = 'reason', action.reason end
     if not action.is_quiet then log(keys.events, by, action.event, details) end
     push(channel, keys.health, by, action.event, details, record)
   elseif not moved then

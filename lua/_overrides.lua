@@ -31,14 +31,15 @@ local function end_state(record, reason)
   local health = record.health
   if health.override_until_ms == 0 then return end
   say(record, 'override', health.override, '', '0', reason)
-  health.override, health.override_until_ms, health.override_by, health.override_reason = '', 0, '', ''
+  health.override, health.override_since_ms, health.override_until_ms = '', 0, 0
+  health.override_by, health.override_reason = '', ''
 end
 
 local function end_weight(record, reason)
   local health = record.health
   if health.weight_override_until_ms == 0 then return end
   say(record, 'weight_override', plain(health.weight_override), plain(health.weight), '0', reason)
-  health.weight_override, health.weight_override_until_ms = 0, 0
+  health.weight_override, health.weight_override_since_ms, health.weight_override_until_ms = 0, 0, 0
   health.weight_override_by, health.weight_override_reason = '', ''
 end
 
@@ -49,10 +50,11 @@ local function lapse(record, now)
   if weight_until > 0 and weight_until <= now then end_weight(record, 'expired') end
 end
 
--- An operator's word; `lasts_ms` 0 for ever.
+-- An operator's word, or a worker's 'lapse'; `lasts_ms` 0 for ever. Who says the same again prolongs it.
 local function override(record, word, lasts_ms, weight, by, reason, now)
   local health = record.health
   lapse(record, now)
+  if word == 'lapse' then return end
   if word == 'end' then
     end_state(record, reason)
     end_weight(record, reason)
@@ -63,6 +65,8 @@ local function override(record, word, lasts_ms, weight, by, reason, now)
   if word == 'weight' then
     field, old, new = 'weight_override', plain(weight_of(health, now)), plain(weight)
   end
+  local goes_on = health[field .. '_until_ms'] > 0 and (word == 'weight' or old == word)
+  if not goes_on or health[field .. '_since_ms'] == 0 then health[field .. '_since_ms'] = now end
   health[field] = word == 'weight' and weight or word
   health[field .. '_until_ms'], health[field .. '_by'], health[field .. '_reason'] = until_ms, by, reason
   say(record, field, old, new, text(until_ms), reason)

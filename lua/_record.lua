@@ -25,8 +25,9 @@ local FIELDS = {
   'samples', 'number?', 0, 'usual_latency_ms', 'number?', 0, 'latency_deviation_ms', 'number?', 0,
   'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0,
   'longest_latency_ms', 'number?', 0, 'call_ms', 'number?', 0,
-  'override', 'word?', '', 'override_until_ms', 'number?', 0, 'override_by', 'word?', '', 'override_reason', 'word?', '',
-  'weight_override', 'number?', 0, 'weight_override_until_ms', 'number?', 0,
+  'override', 'word?', '', 'override_since_ms', 'number?', 0, 'override_until_ms', 'number?', 0,
+  'override_by', 'word?', '', 'override_reason', 'word?', '',
+  'weight_override', 'number?', 0, 'weight_override_since_ms', 'number?', 0, 'weight_override_until_ms', 'number?', 0,
   'weight_override_by', 'word?', '', 'weight_override_reason', 'word?', '',
 
   'failure_rate_threshold', 'number', 0.5, 'consecutive_failure_limit', 'number', 5,

@@ -55,6 +55,7 @@ else
   redis.call('DEL', KEYS[1]) -- remnants without a state
   redis.pcall('PERSIST', KEYS[2]) -- the log of a provider that was deregistered, and is back
 end
+if copy.health.override ~= '' and copy.health.override_since_ms == 0 then copy.health.override_since_ms = now end
 local detail = copy.health.circuit_state .. ' generation ' .. text(copy.health.generation)
 commit(keys, ARGV[2], ARGV[3], copy, now, now_us, { event = ARGV[4], detail = detail }, 0)
 return reply('created', '', copy)

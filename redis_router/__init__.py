@@ -28,6 +28,7 @@ from redis_router.routing.strategies import Latency, Strategy
 
 if TYPE_CHECKING:
     from redis_router.worker.checker import HealthChecker
+    from redis_router.worker.webhook import Webhook
 
 __version__ = "0.2.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "UnknownProvider",
     "Verdict",
     "ViewState",
+    "Webhook",
     "classify",
 ]
 
@@ -70,6 +72,10 @@ def __getattr__(name: str) -> Any:
         from redis_router.worker.checker import HealthChecker
 
         return HealthChecker
+    if name == "Webhook":
+        from redis_router.worker.webhook import Webhook
+
+        return Webhook
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -7,7 +7,7 @@ from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.machine import as_the_fleet_counts
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
-from redis_router.overriding import ALL, Overriding, health_fields, names_in_fleet
+from redis_router.overriding import ALL, Overriding, check_config, names_in_fleet
 from redis_router.replica.engine import Engine
 from redis_router.runtime.log import log
 from redis_router.store.messages import Reply
@@ -70,20 +70,26 @@ class Operators:
         for record in records if everywhere else ():
             self._engine.store.deregister(record)
 
-    def update_health(self, name: str, available: bool | None, weight: float | None) -> None:
-        """See `Router.update_health`."""
-        fields = health_fields(name, available, weight)
-        for record in self.records_in_fleet(name):
-            self._update(record, fields)
+    def update(self, name: str, fields: dict[str, str], by: str, reason: str) -> None:
+        """See `Overriding.update_health`."""
+        for record in self._meant(name):
+            self._update(record, fields, by, reason)
 
     def override(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
         """See `Overriding.override`."""
-        self.check_open()
-        records = names_in_fleet(self._engine.store, ALL) if name == ALL else self.records_in_fleet(name)
-        for record in records:
+        for record in self._meant(name):
             self._write(record, partial(self._engine.store.override, record, word, lasts_ms, weight, by, reason))
 
-    def set_circuit_config(self, config: CircuitConfig, provider: str | None) -> bool:
+    def reset(self, name: str, by: str, reason: str) -> None:
+        """See `Overriding.reset`."""
+        for record in self._meant(name):
+            self._write(record, partial(self._engine.store.reset, record, by, reason))
+
+    def _meant(self, name: str) -> list[str]:
+        self.check_open()
+        return names_in_fleet(self._engine.store, ALL) if name == ALL else self.records_in_fleet(name)
+
+    def set_circuit_config(self, config: CircuitConfig, provider: str | None, by: str, reason: str) -> bool:
         """See `Router.set_circuit_config`; False where it is for all that are registered here, and nobody is."""
         in_redis = self._engine.running or self._engine.closed
         if provider is None:
@@ -96,11 +102,11 @@ class Operators:
             if record in self._served.providers:
                 self._served.configs[record] = config
             if in_redis:
-                self._update(record, config.to_fields())
+                self._update(record, config.to_fields(), by, reason)
         return bool(records)
 
-    def _update(self, name: str, fields: dict[str, str]) -> None:
-        self._write(name, partial(self._engine.store.update, name, fields))
+    def _update(self, name: str, fields: dict[str, str], by: str, reason: str) -> None:
+        self._write(name, partial(self._engine.store.update, name, fields, by=by, reason=reason))
 
     def _write(self, name: str, write: Callable[[], Reply]) -> None:
         self.check_open()
@@ -122,6 +128,12 @@ class Operated(Overriding):
     def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
         self._operators.override(name, word, lasts_ms, weight, by, reason)
 
+    def _reset(self, name: str, by: str, reason: str) -> None:
+        self._operators.reset(name, by, reason)
+
+    def _update(self, name: str, fields: dict[str, str], by: str, reason: str) -> None:
+        self._operators.update(name, fields, by, reason)
+
     def get_health_status(self) -> dict[str, ProviderHealth]:
         """Every registered provider's record as this replica knows it, all fields.
 
@@ -142,27 +154,19 @@ class Operated(Overriding):
             raise InvalidArgument(f"provider {name!r} has a circuit for each model: give model=")
         return self._engine.view.table.candidates[records[0]].health.circuit_state
 
-    def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
-        """Take a provider out of service or back in, or change its weight; at once for the whole fleet, in Redis.
-
-        `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
-        `available=True` also ends a rate limit's cooldown. The provider need not be registered here. It waits for
-        Redis, and for the record of a provider that was registered a moment ago.
-        Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
-        """
-        self._operators.update_health(name, available, weight)
-
-    def set_circuit_config(self, config: CircuitConfig, provider: str | None = None) -> None:
+    def set_circuit_config(
+        self, config: CircuitConfig, provider: str | None = None, *, reason: str = "", by: str | None = None
+    ) -> None:
         """Change the thresholds of one provider, or of all that are registered here; at once for the whole fleet.
 
         Without `provider` it also holds for those registered here later. Before `start()` it sets what records that do
         not exist yet are made with. One that is named need not be registered here. Waits and raises as `update_health`.
         """
-        if not isinstance(config, CircuitConfig):
-            raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
+        by = self._signed(by, reason)
+        check_config(config)
         if provider is None:
             self._circuit = config
-        if not self._operators.set_circuit_config(config, provider):
+        if not self._operators.set_circuit_config(config, provider, by, reason):
             log.warning("no provider is registered here: these thresholds hold for later ones; name one of the fleet")
 
     def deregister_provider(self, name: str, *, everywhere: bool = False) -> None:

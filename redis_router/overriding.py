@@ -3,7 +3,8 @@
 from contextlib import closing
 from typing import Any, Self
 
-from redis_router.checks import check_flag, check_name, check_number, check_weight
+from redis_router.checks import MAX_REASON, check_flag, check_name, check_number, check_text, check_weight
+from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.overrides import END, HOUR_SECONDS, Override, check_override
 from redis_router.errors import InvalidArgument, RedisRefused, UnknownProvider
 from redis_router.replicas import Replica, replicas
@@ -40,7 +41,7 @@ class Overriding:
         An override of the state replaces the one before it; one of the weight stands beside it.
         Raises UnknownProvider, InvalidArgument, RedisUnavailable, RedisRefused.
         """
-        by = operator_name() if by is None else by
+        by = self._actor(by)
         word, lasts_ms, to = check_override(override, seconds, weight, reason, by)
         self._say(name, word, lasts_ms, to, by, reason)
 
@@ -52,11 +53,52 @@ class Overriding:
 
     def end_override(self, name: str, *, reason: str = "", by: str | None = None) -> None:
         """End the overrides of a provider, of its weight too: what the rules say now counts. Raises as `override`."""
-        by = operator_name() if by is None else by
-        check_override(Override.DRAIN, None, None, reason, by)
+        by = self._signed(by, reason)
         self._say(name, END, 0, 0.0, by, reason)
 
+    def reset(self, name: str, *, reason: str = "", by: str | None = None) -> None:
+        """Have the rules begin anew: the circuit is closed, and what calls taught of the provider is forgotten.
+
+        Settings, overrides, what an operator or a probe said of it, and a rate limit stay. Raises as `override`.
+        """
+        self._reset(name, self._signed(by, reason), reason)
+
+    def update_health(
+        self,
+        name: str,
+        *,
+        available: bool | None = None,
+        weight: float | None = None,
+        reason: str = "",
+        by: str | None = None,
+    ) -> None:
+        """Take a provider out of service or back in, or change its weight, until somebody says otherwise.
+
+        `available=False` holds until `available=True`: neither probes nor the circuit override an operator.
+        `available=True` also ends a rate limit's cooldown. Names, `reason`, `by` and
+        errors are as in `override`.
+        """
+        by = self._signed(by, reason)
+        self._update(name, health_fields(name, available, weight), by, reason)
+
+    def _actor(self, by: str | None) -> str:
+        """Who acts, where nobody said."""
+        return operator_name() if by is None else by
+
+    def _signed(self, by: str | None, reason: str) -> str:
+        """Who acts. Raises InvalidArgument where that or the reason cannot be used."""
+        by = self._actor(by)
+        check_text("reason", reason, MAX_REASON)
+        check_text("by", by, 64)
+        return by
+
     def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
+        raise NotImplementedError
+
+    def _reset(self, name: str, by: str, reason: str) -> None:
+        raise NotImplementedError
+
+    def _update(self, name: str, fields: dict[str, str], by: str, reason: str) -> None:
         raise NotImplementedError
 
 
@@ -82,6 +124,13 @@ def health_fields(name: str, available: bool | None, weight: float | None) -> di
     return fields
 
 
+def check_config(config: object) -> CircuitConfig:
+    """Raises InvalidArgument for what is none."""
+    if not isinstance(config, CircuitConfig):
+        raise InvalidArgument(f"config is {config!r}: give a CircuitConfig")
+    return config
+
+
 class Operator(Overriding):
     """Looks at a fleet and acts on it, without being one of its replicas: it registers nothing and starts no thread.
 
@@ -98,31 +147,12 @@ class Operator(Overriding):
         self._owns = isinstance(redis, str)
         self._store = open_store(self._opened, check_name("namespace", namespace), self.by)
 
-    def override(
-        self,
-        name: str,
-        override: Override | str,
-        *,
-        seconds: float | None = HOUR_SECONDS,
-        weight: float | None = None,
-        reason: str = "",
-        by: str | None = None,
+    def set_circuit_config(
+        self, config: CircuitConfig, provider: str, *, reason: str = "", by: str | None = None
     ) -> None:
-        """See `Overriding.override`; `by` is this operator where not given."""
-        super().override(name, override, seconds=seconds, weight=weight, reason=reason, by=by or self.by)
-
-    def end_override(self, name: str, *, reason: str = "", by: str | None = None) -> None:
-        """See `Overriding.end_override`."""
-        super().end_override(name, reason=reason, by=by or self.by)
-
-    def update_health(self, name: str, *, available: bool | None = None, weight: float | None = None) -> None:
-        """Take a provider out of service or back in, or change its weight, until somebody says otherwise.
-
-        As `Router.update_health`, and raises as that.
-        """
-        fields = health_fields(name, available, weight)
-        for record in names_in_fleet(self._store, name):
-            _must_exist(record, self._store.update(record, fields))
+        """Change the thresholds of a provider; at once for the whole fleet. Names and errors are as in `override`."""
+        by = self._signed(by, reason)
+        self._update(provider, check_config(config).to_fields(), by, reason)
 
     def records(self, name: str, *, deregistered: bool = False) -> list[str]:
         """The names of the records that this stands for: a provider's, `provider/model`, or `*` for all in the fleet.
@@ -168,9 +198,20 @@ class Operator(Overriding):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _actor(self, by: str | None) -> str:
+        return self.by if by is None else by
+
     def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
         for record in names_in_fleet(self._store, name):
             _must_exist(record, self._store.override(record, word, lasts_ms, weight, by, reason))
+
+    def _reset(self, name: str, by: str, reason: str) -> None:
+        for record in names_in_fleet(self._store, name):
+            _must_exist(record, self._store.reset(record, by, reason))
+
+    def _update(self, name: str, fields: dict[str, str], by: str, reason: str) -> None:
+        for record in names_in_fleet(self._store, name):
+            _must_exist(record, self._store.update(record, fields, by=by, reason=reason))
 
 
 def _must_exist(name: str, reply: Reply) -> None:

@@ -302,4 +302,5 @@ def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_
 
 def reason_of(health: ProviderHealth) -> str:
     """The rule that brought a record into the state it is in."""
-    return {OPEN: health.open_reason, HALF_OPEN: "open_timeout", CLOSED: "half_open_successes"}[health.circuit_state]
+    closed = "half_open_successes" if health.open_reason else "reset"
+    return {OPEN: health.open_reason, HALF_OPEN: "open_timeout", CLOSED: closed}[health.circuit_state]

@@ -5,6 +5,7 @@ counts at once, and nothing needs to be put back. It is in force while Redis's c
 """
 
 from enum import StrEnum
+from math import inf
 
 from redis_router.checks import MAX_REASON, check_number, check_text, check_weight
 from redis_router.circuit.fields import LAST_MOMENT_MS, WEEK_MS
@@ -14,7 +15,7 @@ from redis_router.errors import InvalidArgument
 FOR_EVER_MS = LAST_MOMENT_MS
 """As the end of an override that nobody bounded."""
 HOUR_SECONDS = 3600.0
-END, WEIGHT = "end", "weight"
+END, LAPSE, WEIGHT = "end", "lapse", "weight"
 """As the word of `Store.override`, beside those of `Override`."""
 
 Said = tuple[str, dict[str, str]]
@@ -74,12 +75,18 @@ def left_ms(health: ProviderHealth, now_ms: float) -> float | None:
     return min((end - now_ms for end in ends if now_ms < end < FOR_EVER_MS), default=None)
 
 
+def next_end_ms(health: ProviderHealth) -> float:
+    """When the first of its overrides ends, or ended and nobody wrote so yet, ms; infinite where none will."""
+    ends = (health.override_until_ms, health.weight_override_until_ms)
+    return min((end for end in ends if 0 < end < FOR_EVER_MS), default=inf)
+
+
 def end_state(health: ProviderHealth, reason: str) -> tuple[ProviderHealth, list[Said]]:
     """Without the override of its state; `reason` is for the log."""
     if not health.override_until_ms:
         return health, []
     said = ("override", {"from": health.override, "to": "", "until_ms": "0", "reason": reason})
-    none = {"override": "", "override_until_ms": 0, "override_by": "", "override_reason": ""}
+    none = {"override": "", "override_since_ms": 0, "override_until_ms": 0, "override_by": "", "override_reason": ""}
     return changed(health, none), [said]
 
 
@@ -91,6 +98,7 @@ def end_weight(health: ProviderHealth, reason: str) -> tuple[ProviderHealth, lis
     said = ("weight_override", {"from": old, "to": new, "until_ms": "0", "reason": reason})
     none = {
         "weight_override": 0.0,
+        "weight_override_since_ms": 0,
         "weight_override_until_ms": 0,
         "weight_override_by": "",
         "weight_override_reason": "",
@@ -112,8 +120,13 @@ def lapsed(health: ProviderHealth, now_ms: float) -> tuple[ProviderHealth, list[
 def overridden(
     health: ProviderHealth, word: str, lasts_ms: float, weight: float, by: str, reason: str, now_ms: int
 ) -> tuple[ProviderHealth, list[Said]]:
-    """The record after an operator's word; `lasts_ms` 0 for ever."""
+    """The record after an operator's word, or a worker's `LAPSE`; `lasts_ms` 0 for ever.
+
+    Who says the same again prolongs it.
+    """
     health, said = lapsed(health, now_ms)
+    if word == LAPSE:
+        return health, said
     if word == END:
         health, state = end_state(health, reason)
         health, share = end_weight(health, reason)
@@ -124,7 +137,9 @@ def overridden(
     else:
         old, new, event, field = health.override, word, "override", "override"
     value: object = weight if word == WEIGHT else word
-    words = {f"{field}_until_ms": until, f"{field}_by": by, f"{field}_reason": reason}
+    goes_on = getattr(health, f"{field}_until_ms") > 0 and (word == WEIGHT or old == word)
+    since = (goes_on and getattr(health, f"{field}_since_ms")) or now_ms
+    words = {f"{field}_since_ms": since, f"{field}_until_ms": until, f"{field}_by": by, f"{field}_reason": reason}
     entry = (event, {"from": old, "to": new, "until_ms": str(until), "reason": reason})
     return changed(health, {field: value, **words}), [*said, entry]
 

@@ -82,8 +82,10 @@ class ProviderHealth:
     longest_latency_ms              the longest of some hundreds of answers: what is older is overdue
     call_ms                         moving average of whole calls, streams included and waiting left out, ms
     override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
+    override_since_ms               since when; 0 where a version before this field said it
     override_by, override_reason    who, and why
     weight_override, weight_override_until_ms  another weight for a time, and until when
+    weight_override_since_ms        since when
     weight_override_by, weight_override_reason  who, and why
     circuit_version                 of the settings in force, where a router gave one
     declined_settings               a fingerprint of those that a replica came with last and were not taken
@@ -133,10 +135,12 @@ class ProviderHealth:
     longest_latency_ms: float = stored(0.0, number, optional=True)
     call_ms: float = stored(0.0, number, optional=True)
     override: str = stored("", str, optional=True)
+    override_since_ms: int = stored(0, moment, optional=True)
     override_until_ms: int = stored(0, moment, optional=True)
     override_by: str = stored("", str, optional=True)
     override_reason: str = stored("", str, optional=True)
     weight_override: float = stored(0.0, _weight, optional=True)
+    weight_override_since_ms: int = stored(0, moment, optional=True)
     weight_override_until_ms: int = stored(0, moment, optional=True)
     weight_override_by: str = stored("", str, optional=True)
     weight_override_reason: str = stored("", str, optional=True)

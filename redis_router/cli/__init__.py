@@ -11,18 +11,35 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from redis_router.cli import acting, demo, doctor, events, purge, replicas, status, terminal, worker
+from redis_router.cli import (
+    acting,
+    completion,
+    config,
+    demo,
+    doctor,
+    events,
+    purge,
+    replicas,
+    status,
+    terminal,
+    watch,
+    worker,
+)
+from redis_router.cli.arguments import Described
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, replicas, acting, events, doctor, purge, demo)
+COMMANDS = (worker, status, watch, replicas, acting, events, config, doctor, purge, completion, demo)
 """In the order in which `--help` lists them."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command's exit code: 0 as it should be, 2 something to put right first.
+EXIT_CODES = (
+    "Exit codes: 0 as it should be; 1 it looked, and not all is as it should be; 2 something to put right"
+    " first; 3 drain --wait: calls are still under way; 130 after Ctrl-C."
+)
 
-    1 where a demo went wrong, a record cannot be read, a replica's view differs, or the doctor found an error.
-    """
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command's exit code, see `EXIT_CODES`."""
     terminal.prepare()
     try:
         return _run(parser().parse_args(argv))
@@ -35,10 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(
-        prog="redis-router", description="One circuit breaker for a whole fleet of LLM gateways."
+        prog="redis-router",
+        description="One circuit breaker for a whole fleet of LLM gateways.",
+        epilog=EXIT_CODES,
     )
     root.add_argument("--version", action="version", version=f"redis-router {version('redis-llm-router')}")
-    commands = root.add_subparsers(required=True, metavar="command")
+    commands = Described(root.add_subparsers(required=True, metavar="command"))
     for command in COMMANDS:
         command.add(commands)
     return root

@@ -1,26 +1,24 @@
-"""`redis-router drain`, `open`, `close`, `observe`, `weight`, `ready`: what somebody on call says, for the whole fleet.
+"""What somebody on call says for the whole fleet: `redis-router drain`, `open`, `close`, `observe`, `weight` …
 
-Each is an override of `redis_router.overriding`, with a time, a reason and who said so; `ready` ends what was said.
+Each is an override of `redis_router.overriding`, with a time, a reason and who said so. `ready` ends what was said;
+`reset` has the rules begin anew.
 """
 
 import argparse
 import json
-import sys
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
-from redis_router.cli.terminal import complain, lasted, printable, say
-from redis_router.errors import RouterError
+from redis_router.cli.terminal import confirm, lasted, printable, say
+from redis_router.cli.waiting import wait
 from redis_router.overriding import Operator
 from redis_router.provider import ANY_MODEL
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot
 
-LOOK_SECONDS = 0.25
-"""So often replicas say how many calls they have under way."""
+MOST_NAMED = 8
 STILL_BUSY = 3
 """The exit code of `drain --wait` where calls were under way to the end."""
 WORDS: Mapping[str, tuple[Override, str]] = {
@@ -37,17 +35,26 @@ def add(commands: Commands) -> None:
         command = _command(commands, name, text)
         command.set_defaults(run=_override, word=word, weight=None)
         if name == "drain":
-            command.add_argument("--wait", action="store_true", help="until no call is under way there")
+            command.add_argument("--wait", action="store_true", help="wait until no call is under way there, too")
             command.add_argument(
-                "--timeout", type=duration, default=600.0, metavar="TIME", help="of --wait (default: 10m)"
+                "--timeout",
+                type=duration,
+                default=600.0,
+                metavar="TIME",
+                help="how long --wait waits at most (default: 10m)",
             )
     weight = _command(commands, "weight", "give a provider another weight for a time")
-    weight.add_argument("--to", dest="weight", type=float, required=True, metavar="W", help="such as 0.2; 0: no calls")
+    weight.add_argument(
+        "--to", dest="weight", type=float, required=True, metavar="W", help="the weight, such as 0.2; 0: no calls"
+    )
     weight.set_defaults(run=_override, word="weight")
     ready = _command(
         commands, "ready", "end what operators said of a provider, and put it back in service", lasts=False
     )
     ready.set_defaults(run=_ready)
+    reset = _command(commands, "reset", "close the circuit, and forget what calls taught of a provider", lasts=False)
+    reset.add_argument("--yes", action="store_true", help="do not ask where several are meant")
+    reset.set_defaults(run=_reset)
 
 
 def _command(commands: Commands, name: str, text: str, *, lasts: bool = True) -> argparse.ArgumentParser:
@@ -62,10 +69,16 @@ def _command(commands: Commands, name: str, text: str, *, lasts: bool = True) ->
             type=duration,
             default=HOUR_SECONDS,
             metavar="TIME",
-            help="such as 30m (default: 1h)",
+            help="how long, such as 90s, 30m or 2h (default: 1h)",
         )
-        how_long.add_argument("--for-ever", dest="seconds", action="store_const", const=None, help="until `ready`")
-        command.add_argument("--yes", action="store_true", help="also where a model is left without a provider")
+        how_long.add_argument(
+            "--for-ever",
+            dest="seconds",
+            action="store_const",
+            const=None,
+            help="without an end: until `redis-router ready`",
+        )
+        command.add_argument("--yes", action="store_true", help="do not ask where a model is left without a provider")
     return command
 
 
@@ -79,7 +92,7 @@ def _override(arguments: argparse.Namespace) -> int:
             operator.override(
                 record, arguments.word, seconds=arguments.seconds, weight=arguments.weight, reason=arguments.reason
             )
-        is_done = _wait(operator, records, arguments.timeout) if getattr(arguments, "wait", False) else True
+        is_done = wait(operator, records, arguments.timeout) if getattr(arguments, "wait", False) else True
         _tell(operator.status(), records, as_json=arguments.json)
     return 0 if is_done else STILL_BUSY
 
@@ -90,9 +103,29 @@ def _ready(arguments: argparse.Namespace) -> int:
         records = _records(operator, arguments.providers)
         for record in records:
             operator.end_override(record, reason=arguments.reason)
-            operator.update_health(record, available=True)
+            operator.update_health(record, available=True, reason=arguments.reason)
         _tell(operator.status(), records, as_json=arguments.json)
     return 0
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    """Exit code 0."""
+    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+        records = _records(operator, arguments.providers)
+        if len(records) > 1:
+            confirm(f"what calls taught would be forgotten of {_named(records)}", is_meant=arguments.yes)
+        for record in records:
+            operator.reset(record, reason=arguments.reason)
+        if arguments.json:
+            _tell(operator.status(), records, as_json=True)
+    for record in () if arguments.json else records:
+        say(printable(f"{record}: circuit closed; what calls taught is forgotten"))
+    return 0
+
+
+def _named(records: Sequence[str]) -> str:
+    more = f" and {len(records) - MOST_NAMED} more" if len(records) > MOST_NAMED else ""
+    return f"{', '.join(records[:MOST_NAMED])}{more}"
 
 
 def _records(operator: Operator, names: Iterable[str]) -> list[str]:
@@ -102,15 +135,8 @@ def _records(operator: Operator, names: Iterable[str]) -> list[str]:
 
 def _ask(snapshot: Snapshot, records: Iterable[str], *, is_meant: bool) -> None:
     """Raises RouterError where a model would be left without a provider, and nobody said that it is meant."""
-    left = _left_alone(snapshot, set(records))
-    if not left or is_meant:
-        return
-    said = f"nobody would be left for {', '.join(sorted(left))}"
-    if sys.stdin is not None and sys.stdin.isatty():
-        complain(printable(f"{said}. Go on? [y/N]"))
-        if sys.stdin.readline().strip().lower() in ("y", "yes"):
-            return
-    raise RouterError(f"{said}, so nothing was done: with --yes it is")
+    if left := _left_alone(snapshot, set(records)):
+        confirm(f"nobody would be left for {', '.join(sorted(left))}", is_meant=is_meant)
 
 
 def _left_alone(snapshot: Snapshot, records: set[str]) -> set[str]:
@@ -127,22 +153,6 @@ def _left_alone(snapshot: Snapshot, records: set[str]) -> set[str]:
 def _is_called(health: ProviderHealth, now_ms: int) -> bool:
     seen = acting(health, now_ms)
     return seen.available and seen.weight > 0 and seen.circuit_state is CircuitState.CLOSED
-
-
-def _wait(operator: Operator, records: Iterable[str], seconds: float) -> bool:
-    """Until no call is under way at these, telling how many are; False where the time was over before."""
-    until, before, clean = time.monotonic() + seconds, -1, 0
-    while time.monotonic() < until:
-        shown = operator.status().records
-        calls = sum(shown[name].in_flight for name in records if name in shown)
-        if calls != before:
-            complain(f"{calls} calls under way, {lasted(1000 * max(0.0, until - time.monotonic()))} left")
-            before = calls
-        clean = clean + 1 if calls == 0 else 0
-        if clean > 2:  # a call that began just before the word was heard is told of by now
-            return True
-        time.sleep(LOOK_SECONDS)
-    return False
 
 
 def _tell(snapshot: Snapshot, records: Iterable[str], *, as_json: bool) -> None:

@@ -22,6 +22,19 @@ class Commands(Protocol):
         """The command's own arguments."""
 
 
+class Described:
+    """As `commands`; the help of each command begins with what the list of commands says of it."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+        """Declare a command."""
+        text = options["help"]
+        described = {"description": f"{text[:1].upper()}{text[1:]}."} | options
+        return self._commands.add_parser(name, **described)
+
+
 def of_redis() -> argparse.ArgumentParser:
     """`--redis` and `--namespace`, for `parents=`."""
     shared = argparse.ArgumentParser(add_help=False)

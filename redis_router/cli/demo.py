@@ -2,10 +2,10 @@
 
 import argparse
 import os
-import signal
 import sys
 
 from redis_router.cli.arguments import Commands
+from redis_router.cli.terminal import end_on_signals
 from redis_router.errors import RouterError
 
 
@@ -23,10 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise RouterError(f"the demo needs more ({error}): pip install 'redis-llm-router[demo]'") from None
     dumb = not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb")
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, _leave)  # so that the demo ends its processes
+    end_on_signals()  # so that the demo ends its processes
     return play(plain=arguments.plain or dumb)
-
-
-def _leave(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)

@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from redis_router.cli.arguments import Commands, duration, of_redis
@@ -17,8 +17,15 @@ LOOK_SECONDS = 0.5
 def add(commands: Commands) -> None:
     """Declare the command."""
     events = commands.add_parser("events", parents=[of_redis()], help="show what happened, and who did it")
-    events.add_argument("providers", nargs="*", metavar="PROVIDER", help="all where none is given")
-    events.add_argument("--since", type=duration, metavar="TIME", help="such as 2h (default: all that is kept)")
+    events.add_argument(
+        "providers",
+        nargs="*",
+        metavar="PROVIDER",
+        help="a provider or provider/model, also of one that was deregistered (default: all)",
+    )
+    events.add_argument(
+        "--since", type=duration, metavar="TIME", help="how long ago, such as 2h (default: all that is kept)"
+    )
     events.add_argument("--follow", action="store_true", help="go on with what happens from now on, until Ctrl-C")
     events.add_argument("--json", action="store_true", help="a JSON object a line")
     events.set_defaults(run=run)
@@ -66,10 +73,15 @@ def _as_json(record: str, event: LoggedEvent) -> str:
 
 
 def _as_line(record: str, event: LoggedEvent) -> str:
-    """The time is of this machine's zone; a change is from, to; the rest follows by name."""
-    details = dict(event.details)
-    was, now = details.pop("from", None), details.pop("to", None)
-    change = "" if was is None else f" {was or 'none'} -> {now or 'none'}"
-    rest = "".join(f" {name}={text}" for name, text in details.items() if text and name != "until_ms")
+    """The time is of this machine's zone."""
     at = datetime.fromtimestamp(event.at_ms / 1000).astimezone().isoformat(sep=" ", timespec="seconds")
-    return printable(f"{at}  {record}  {event.event}{change}{rest}  by {event.by or '?'}")
+    return printable(f"{at}  {record}  {change(event.event, event.by, event.details)}")
+
+
+def change(event: str, by: str, details: Mapping[str, str]) -> str:
+    """In words: from, to; the rest of the details by name; and who did it."""
+    was, now = details.get("from"), details.get("to")
+    moved = "" if was is None else f" {was or 'none'} -> {now or 'none'}"
+    others = {name: text for name, text in details.items() if text and name not in ("from", "to", "until_ms")}
+    rest = "".join(f" {name}={text}" for name, text in others.items())
+    return f"{event}{moved}{rest}  by {by or '?'}"

@@ -1,15 +1,16 @@
 """`redis-router purge`: what nobody uses any more in a namespace, and taking it away."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from redis_router.cli.arguments import Commands, duration, of_redis, opened_store
 from redis_router.cli.terminal import complain, lasted, printable, say
 from redis_router.store.contract import Snapshot, Store
 
-OURS = r"(providers|seen|replicas|\{leader\}|\{.+\}:(health|permits|reporters|in_flight|events|seq:.+))"
+OURS = r"(providers|seen|replicas|\{leader\}(:told)?|\{.+\}:(health|permits|reporters|in_flight|events|seq:.+))"
 """A key of ours, behind the namespace and a colon."""
 LEAST_UNUSED_MS = 900_000
 """Replicas say every five minutes what they serve: who was silent for less is not gone."""
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
     )
     purge.add_argument("--all", action="store_true", help="every key of the namespace: to uninstall")
     purge.add_argument("--yes", action="store_true", help="remove what is listed")
+    purge.add_argument("--json", action="store_true", help="what is listed, as JSON")
     purge.set_defaults(run=run)
 
 
@@ -33,11 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
             for line in in_use(store):
                 complain(f"{printable(line)}: stop it first, or what is removed comes back")
             keys = all_keys(store)
-            _list(keys, arguments.yes)
+            if arguments.json:
+                say(json.dumps({"removed": arguments.yes, "keys": keys}, indent=2))
+            else:
+                _list(keys, arguments.yes)
             store.delete(keys if arguments.yes else ())
             return 0
         found = leftovers(store, arguments.unused_for * 1000)
-        _list([str(leftover) for leftover in found], arguments.yes)
+        if arguments.json:
+            say(json.dumps({"removed": arguments.yes, "unused": [asdict(each) for each in found]}, indent=2))
+        else:
+            _list([str(leftover) for leftover in found], arguments.yes)
         for leftover in found if arguments.yes else ():
             remove(store, leftover)
         return 0

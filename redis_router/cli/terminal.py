@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -25,6 +26,27 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """The same, to stderr."""
     _print(text, sys.stderr)
+
+
+def confirm(danger: str, *, is_meant: bool) -> None:
+    """Ask on a terminal whether to go on. Raises RouterError where nobody says so; `is_meant`: somebody did before."""
+    if is_meant:
+        return
+    if sys.stdin is not None and sys.stdin.isatty():
+        complain(printable(f"{danger}. Go on? [y/N]"))
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return
+    raise RouterError(f"{danger}, so nothing was done: with --yes it is")
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGHUP end the command as an error would: what it must put right, it puts right."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, leave)
 
 
 def finish() -> None:

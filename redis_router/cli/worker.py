@@ -2,10 +2,13 @@
 
 import argparse
 import ipaddress
+import json
 import os
+import re
 import signal
 
 from redis_router.cli.arguments import Commands, of_redis
+from redis_router.cli.terminal import say
 from redis_router.errors import InvalidArgument, RedisUnavailable
 from redis_router.operate.guard import check_token
 from redis_router.operate.service import Service
@@ -15,6 +18,7 @@ from redis_router.runtime.log import log
 from redis_router.store.connect import connect
 from redis_router.worker.checker import HealthChecker
 from redis_router.worker.endpoints import Endpoints
+from redis_router.worker.webhook import Webhook
 
 _HOUR = 3600.0
 AUTO, OPEN, OFF = "auto", "open", "off"
@@ -37,6 +41,10 @@ def add(commands: Commands) -> None:
         help="an environment variable that the headers of probes may hold as ${NAME}; may be given several times",
     )
     add("--probe-timeout", type=float, default=5.0, help="seconds for all of a probe (default: 5)")
+    add(
+        "--webhook-url-env", metavar="NAME", help="the environment variable with the URL that transitions are POSTed to"
+    )
+    add("--webhook-secret-env", metavar="NAME", help="that with the secret by which these messages are signed")
     add("--metrics-port", type=int, default=9464, help="port of /metrics, /healthz, /readyz (default: 9464)")
     add("--metrics-host", default="127.0.0.1", help="address to bind, such as :: (default: 127.0.0.1)")
     _add_page(worker)
@@ -46,6 +54,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="one run, then exit, for cron: moves due circuits; marks nobody unavailable",
     )
+    add("--json", action="store_true", help="with --once: what it did, as JSON")
     worker.set_defaults(run=run)
 
 
@@ -84,22 +93,38 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.lease,
         probe_timeout=arguments.probe_timeout,
         probe_env=arguments.probe_env,
+        webhook=_webhook(arguments),
         worker=arguments.name,
     )
     if arguments.once:
-        _once(checker)
+        _once(checker, as_json=arguments.json)
     else:
         _serve(checker, arguments, _page(arguments, token))
     return 0
 
 
+def _webhook(arguments: argparse.Namespace) -> Webhook | None:
+    """From the environment: an argument list can be read by everybody on the machine."""
+    if arguments.webhook_url_env is None:
+        if arguments.webhook_secret_env is not None:
+            raise InvalidArgument("--webhook-secret-env goes with --webhook-url-env")
+        return None
+    secret = _of_env("--webhook-secret-env", arguments.webhook_secret_env) if arguments.webhook_secret_env else ""
+    return Webhook(_of_env("--webhook-url-env", arguments.webhook_url_env), secret)
+
+
+def _of_env(option: str, name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):  # not shown: it may be the secret itself
+        raise InvalidArgument(f"{option} takes the name of an environment variable, such as WEBHOOK_URL")
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise InvalidArgument(f"{option} {name}: the environment has no such variable, or it is empty")
+    return value
+
+
 def _token(name: str | None) -> str | None:
     """What that variable holds. Raises InvalidArgument."""
-    if name is None:
-        return None
-    if name not in os.environ:
-        raise InvalidArgument(f"the environment has no {name!r}, which --page-token-env names: set it to the token")
-    return check_token(os.environ[name], f"the token in ${name}")
+    return None if name is None else check_token(_of_env("--page-token-env", name), f"the token in ${name}")
 
 
 def _page(arguments: argparse.Namespace, token: str | None) -> Service | None:
@@ -118,11 +143,15 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _once(checker: HealthChecker) -> None:
+def _once(checker: HealthChecker, *, as_json: bool) -> None:
     try:
         done = checker.run_once()
     finally:
         checker.stop()
+    if as_json:
+        probed = {name: why or "passes" for name, why in done.probed.items()}
+        say(json.dumps({"leader": done.leader, "half_opened": list(done.half_opened), "probed": probed}, indent=2))
+        return
     failed = [f"{name} ({why})" for name, why in done.probed.items() if why is not None]
     moved = f"moved to half_open: {', '.join(done.half_opened) or 'none'}"
     log.info("%s; probes failed: %s", moved, ", ".join(failed) or "none")

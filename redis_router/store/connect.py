@@ -32,6 +32,9 @@ _DENIED_WORDS = (*_DENIED_CODES, "invalid username-password", "Authentication re
 # Redis 6.2 puts this in front of what a command inside a script says, and `-` in front of its code
 _IN_SCRIPT = re.compile(r"Error running script \(call to f_[0-9a-f]{40}\): @\w+:[^:]*: (?:@user_script: ?\d+: )?-?")
 
+_WHERE_IN_SCRIPT = re.compile(r" script: (?:[0-9a-f]{40}, )?on @user_script:\d+\.?$")
+"""Behind what a command inside a script says: for those who wrote the script."""
+
 
 def connect(target: Any) -> Client:
     """A client for a URL, or the redis-py client that was given.
@@ -141,6 +144,7 @@ def translated(error: Exception) -> RouterError:
         said = said.partition(" : ")[0]
     text = f"{type(error).__name__}: {said}"
     if denied:
+        text = _WHERE_IN_SCRIPT.sub("", text)
         return AccessDenied(f"Redis refused the login or the command: {text}; check user, password and ACL")
     passing = isinstance(error, _PASSING) or said.partition(" ")[0] in _PASSING_CODES
     if isinstance(error, rex.ResponseError | rex.DataError) and not passing:

@@ -140,15 +140,25 @@ class Store(Protocol):
         """
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
-        """Change settings of a record: `available`, `weight`, thresholds."""
+        """Change settings of a record: `available`, `weight`, thresholds. `by` is the writer where it is ''."""
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         """Say for a time what calls see of a provider: a word of `circuit/overrides.py`; `lasts_ms` 0 for ever.
 
-        'end' ends all that is in force.
+        'end' ends all that is in force; 'lapse' what is over, which a worker says when its moment has come.
         """
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        """Close the circuit, and forget what calls taught."""
 
     # Election
 
@@ -157,6 +167,9 @@ class Store(Protocol):
 
     def resign(self, epoch: int) -> bool:
         """Give the lease back; False when this worker no longer held it."""
+
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        """Keep how far the logs were told, for the next leader; False where there is a newer one already."""
 
     # Reading
 
@@ -180,6 +193,15 @@ class Store(Protocol):
 
     def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
         """A provider's log from this moment on, oldest first; the last `most` of it."""
+
+    def news(self, after: Mapping[str, str], most: int = 1000) -> dict[str, list[LoggedEvent]]:
+        """What came into these providers' logs after these entries, oldest first; the last `most` of each.
+
+        Without those where nothing came, and without entries that cannot be read.
+        """
+
+    def told(self) -> dict[str, str]:
+        """The last entry of each provider's log that was told; see `note_told`."""
 
     def last_event_ms(self, name: str) -> int:
         """When the last entry came into a provider's log, ms since the epoch; 0 where there is none."""

@@ -13,6 +13,7 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:seen                    HASH    name -> when a replica that serves it said so last, ms
     rr:replicas                HASH    session -> when a replica or worker spoke last, ms, and what it said: JSON
     rr:{leader}                HASH    worker, epoch, since_ms, until_ms, session
+    rr:{leader}:told           HASH    name -> the last entry of its log that the webhook was told
     rr:events                  PUBSUB  one JSON message per change
 """
 
@@ -40,6 +41,10 @@ class Keys:
     @property
     def leader(self) -> str:
         return f"{self.namespace}:{{leader}}"
+
+    @property
+    def told(self) -> str:
+        return f"{self.leader}:told"
 
     @property
     def channel(self) -> str:

@@ -13,13 +13,14 @@ from redis_router.checks import NO_PROBE
 from redis_router.circuit import machine, overrides
 from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition, changed
+from redis_router.circuit.resetting import reset
 from redis_router.errors import RouterError
 from redis_router.probe import Probe
 from redis_router.provider import Provider
 from redis_router.store.contract import Batch
 from redis_router.store.memory_reading import MemoryReading
 from redis_router.store.memory_records import Memory, differs
-from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec, Status
+from redis_router.store.messages import Event, Leader, Reply, Spec, Status
 from redis_router.store.presence import KEPT_MS, Presence
 
 COOLING_LOGGED_EVERY_MS = 600_000
@@ -71,7 +72,7 @@ class MemoryStore(MemoryReading):
                 config=config,
             )
             if observe:
-                new = changed(new, overrides.observed(self.writer))
+                new = changed(new, overrides.observed(self.writer) | {"override_since_ms": self._now})
             return Reply(Status.CREATED, (), self._save(new, "registered"))
 
     def _join(self, health: ProviderHealth, provider: Provider, config: CircuitConfig, version: int) -> Reply:
@@ -109,7 +110,7 @@ class MemoryStore(MemoryReading):
             entry.summed_ms = None
             entry.reporters.clear()
             self._here.specs[name] = Spec(deregistered=True, generation=generation + 2, at_ms=self._now)
-            entry.events.append(LoggedEvent(self._now, "deregistered", self.writer, {"detail": ""}))
+            entry.log("deregistered", self.writer, {"detail": ""}, self._now)
             self._tell("deregistered", name)
             return existed
 
@@ -211,7 +212,14 @@ class MemoryStore(MemoryReading):
             return Reply(Status.OK, (change,), health)
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
         with self._lock:
             entry = self._here.entries.get(name)
@@ -224,11 +232,10 @@ class MemoryStore(MemoryReading):
             if old.override_until_ms and not health.override_until_ms:
                 said += overrides.end_state(old, "available=1")[1]
             detail = differs(old, health, fields)
-            said += [("updated", {"detail": detail})] if detail else []
+            said += [("updated", {"detail": detail} | ({"reason": reason} if reason else {}))] if detail else []
             health = replace(health, leader_epoch=max(health.leader_epoch, epoch))
-            return Reply(
-                Status.OK, (), self._here.save(health, (), said, self._now, self.writer, self.push_interval_ms)
-            )
+            health = self._here.save(health, (), said, self._now, by or self.writer, self.push_interval_ms)
+            return Reply(Status.OK, (), health)
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         with self._lock:
@@ -237,6 +244,15 @@ class MemoryStore(MemoryReading):
                 return Reply(Status.MISSING, (), None)
             health, said = overrides.overridden(entry.health, word, lasts_ms, weight, by, reason, self._now)
             return Reply(Status.OK, (), self._here.save(health, (), said, self._now, by, self.push_interval_ms))
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        with self._lock:
+            entry = self._here.entries.get(name)
+            if entry is None or entry.health is None:
+                return Reply(Status.MISSING, (), None)
+            health, changes, said = reset(entry.health, reason, self._now)
+            entry.reporters.clear()
+            return Reply(Status.OK, (), self._here.save(health, changes, said, self._now, by, self.push_interval_ms))
 
     # Election
 
@@ -253,6 +269,14 @@ class MemoryStore(MemoryReading):
             if resigned:
                 self._tell("resigned")
             return resigned
+
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        with self._lock:
+            leader = self._here.lease.leader
+            if leader is None or leader.epoch != epoch:
+                return False
+            self._here.told.update(entries)
+            return True
 
     # Saving
 

@@ -1,7 +1,7 @@
 """What is read of a memory, and what it says of itself: the part of `contract.Store` that changes no record."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from redis_router.store.contract import Snapshot
 from redis_router.store.keys import Keys
@@ -83,6 +83,18 @@ class MemoryReading:
             entry = self._here.entries.get(name)
             return [each for each in (entry.events if entry else ()) if each.at_ms >= since_ms][-most:]
 
+    def news(self, after: Mapping[str, str], most: int = 1000) -> dict[str, list[LoggedEvent]]:
+        with self._lock:
+            logs = {name: self._here.entries[name].events for name in after if name in self._here.entries}
+            found = {
+                name: [each for each in log if _order(each.id) > _order(after[name])] for name, log in logs.items()
+            }
+            return {name: entries[-most:] for name, entries in found.items() if entries}
+
+    def told(self) -> dict[str, str]:
+        with self._lock:
+            return dict(self._here.told)
+
     def last_event_ms(self, name: str) -> int:
         with self._lock:
             entry = self._here.entries.get(name)
@@ -95,6 +107,7 @@ class MemoryReading:
         with self._lock:
             self._here.specs.pop(name, None)
             self._here.seen.pop(name, None)
+            self._here.told.pop(name, None)
             if name in self._here.entries and self._here.entries[name].health is None:
                 del self._here.entries[name]
 
@@ -103,3 +116,8 @@ class MemoryReading:
 
     def subscribe(self) -> MemorySubscription:
         return MemorySubscription(self._memory, self._here.listeners)
+
+
+def _order(entry: str) -> tuple[int, int]:
+    ms, _, number = entry.partition("-")
+    return int(ms), int(number or 0)

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
@@ -48,7 +48,14 @@ class Entry:
     """By session: what it has under way, and when it said so, ms."""
     summed_ms: int | None = None
     events: deque[LoggedEvent] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
+    last_id: tuple[int, int] = (0, 0)
     pushed_ms: float = 0.0
+
+    def log(self, event: str, by: str, details: Mapping[str, str], now: int) -> None:
+        """An entry for its log, under an id as Redis gives it."""
+        ms, number = self.last_id
+        self.last_id = (now, 0) if now > ms else (ms, number + 1)
+        self.events.append(LoggedEvent(now, event, by, details, "{}-{}".format(*self.last_id)))
 
     def claim(self, tokens: Sequence[str], free: int, now: int, ttl_ms: int) -> list[str]:
         """Which of these tokens hold a permit from now on, where `free` may be in flight at once."""
@@ -144,6 +151,7 @@ class Records:
     entries: defaultdict[str, Entry] = field(default_factory=lambda: defaultdict(Entry))
     specs: dict[str, Spec] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
     present: dict[str, Presence] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease)
     listeners: list[Listened] = field(default_factory=list)
@@ -167,7 +175,7 @@ class Records:
         entry.health = health = replace(health, version=max(health.version + 1, now * 1000))
         for event, details in [*map(_told, changes), *said]:
             if details:
-                entry.events.append(LoggedEvent(now, event, by, details))
+                entry.log(event, by, details, now)
             self.tell(Event(event, health.name, by, health))
         is_news = bool(changes or said)
         if not is_news and not 0 <= now - entry.pushed_ms < quiet_ms:

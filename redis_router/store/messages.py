@@ -5,8 +5,8 @@ name, as RedisRefused; nothing else is raised.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -73,12 +73,16 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An entry of a provider's log: what happened, when (ms on Redis's clock), who did it, and the details."""
+    """An entry of a provider's log: what happened, when (ms on Redis's clock), who did it, and the details.
+
+    `id` is its own in that log: later entries have higher ones.
+    """
 
     at_ms: int
     event: str
     by: str
     details: Mapping[str, str]
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,16 @@ def logged(entry: Any) -> LoggedEvent:
         number, fields = entry
         found = {text(name): text(value) for name, value in fields.items()}
         at_ms = int(text(number).partition("-")[0])
-        return LoggedEvent(at_ms, found.pop("event", ""), found.pop("by", ""), found)
+        return LoggedEvent(at_ms, found.pop("event", ""), found.pop("by", ""), found, text(number))
+
+
+def readable(entries: Iterable[Any]) -> list[LoggedEvent]:
+    """Of a provider's log, newest first as Redis gives it: those that can be read, oldest first."""
+    found = []
+    for entry in entries:
+        with suppress(RedisRefused):
+            found.append(logged(entry))
+    return found[::-1]
 
 
 def leader(raw: Sequence[Any]) -> Leader:

@@ -22,7 +22,7 @@ from redis_router.store.commands import Commands, RedisSubscription
 from redis_router.store.connect import Client, NoScript, time_out_of, translated, where
 from redis_router.store.contract import Batch, Snapshot
 from redis_router.store.keys import Keys
-from redis_router.store.messages import Leader, LoggedEvent, Reply, Spec, Status, text
+from redis_router.store.messages import Leader, Reply, Spec, Status, text
 from redis_router.store.redis_presence import RedisPresence
 
 
@@ -208,18 +208,28 @@ class RedisStore(RedisPresence):
         return reply
 
     def update(
-        self, name: str, fields: Mapping[str, str], source: Literal["operator", "probe"] = "operator", epoch: int = 0
+        self,
+        name: str,
+        fields: Mapping[str, str],
+        source: Literal["operator", "probe"] = "operator",
+        epoch: int = 0,
+        *,
+        by: str = "",
+        reason: str = "",
     ) -> Reply:
         pairs = [part for pair in fields.items() for part in pair]
+        args = [self._now, self.keys.channel, by or self.writer, epoch, source, reason, *pairs]
         keys = [self.keys.health(name), self.keys.events(name)]
-        return messages.reply(
-            name, self._redis.run("update", keys, [self._now, self.keys.channel, self.writer, epoch, source, *pairs])
-        )
+        return messages.reply(name, self._redis.run("update", keys, args))
 
     def override(self, name: str, word: str, lasts_ms: float, weight: float, by: str, reason: str) -> Reply:
         keys = [self.keys.health(name), self.keys.events(name)]
         args = [self._now, self.keys.channel, by, word, lasts_ms, repr(weight), reason]
         return messages.reply(name, self._redis.run("override", keys, args))
+
+    def reset(self, name: str, by: str, reason: str) -> Reply:
+        keys = [self.keys.health(name), self.keys.events(name), self.keys.reporters(name)]
+        return messages.reply(name, self._redis.run("reset", keys, [self._now, self.keys.channel, by, reason]))
 
     # Election
 
@@ -235,6 +245,10 @@ class RedisStore(RedisPresence):
             text(self._redis.run("resign", [self.keys.leader], [self._now, self.keys.channel, self.writer, epoch]))
             == "1"
         )
+
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        pairs = [part for pair in entries.items() for part in pair]
+        return text(self._redis.run("told", [self.keys.leader, self.keys.told], [epoch, *pairs])) == "1"
 
     # Reading
 
@@ -268,20 +282,6 @@ class RedisStore(RedisPresence):
         specs = specs if isinstance(specs, list) else names  # refused: a snapshot says why
         return [name for name, *said in zip(names, specs, states, strict=True) if None in said]
 
-    def last_seen(self) -> dict[str, int]:
-        said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
-        return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
-
-    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
-        with self._redis.asking():
-            found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
-        return [messages.logged(entry) for entry in reversed(found)]
-
-    def last_event_ms(self, name: str) -> int:
-        with self._redis.asking():
-            last = self.client.xrevrange(self.keys.events(name), count=1)
-        return int(text(last[0][0]).partition("-")[0]) if last else 0
-
     def scan(self) -> Iterator[str]:
         with self._redis.asking():
             for key in self.client.scan_iter(match=f"{self.keys.namespace}:*", count=1000):
@@ -291,6 +291,7 @@ class RedisStore(RedisPresence):
         with self._redis.asking():
             self.client.hdel(self.keys.providers, name)
             self.client.hdel(self.keys.seen, name)
+            self.client.hdel(self.keys.told, name)
 
     def delete(self, keys: Iterable[str]) -> None:
         with self._redis.asking():

@@ -3,13 +3,15 @@
 Every method raises RedisUnavailable or RedisRefused.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from redis_router.errors import AccessDenied
+from redis_router.errors import AccessDenied, RedisRefused
 from redis_router.store import messages, presence
 from redis_router.store.commands import Commands
-from redis_router.store.connect import translated
+from redis_router.store.connect import Client, translated
 from redis_router.store.keys import Keys
+from redis_router.store.messages import LoggedEvent, text
 from redis_router.store.presence import KEPT_MS, Presence, Surroundings
 
 
@@ -19,6 +21,7 @@ class RedisPresence:
     keys: Keys
     session: str
     now_ms: int | None
+    client: Client
     _redis: Commands
 
     @property
@@ -49,6 +52,37 @@ class RedisPresence:
                 denied = str(error.__cause__ or error)
         permits, reporters = ({} if denied else _moments(said) for said in ranked)
         return Surroundings(permits, reporters, presence.calls(messages.pairs(in_flight)), denied)
+
+    def last_seen(self) -> dict[str, int]:
+        said = messages.pairs(self._redis.ask("HGETALL", self.keys.seen))
+        return {name: int(at) for name, at in said.items() if at.isdecimal() and len(at) < 16}
+
+    def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
+        with self._redis.asking():
+            found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
+        return [messages.logged(entry) for entry in reversed(found)]
+
+    def news(self, after: Mapping[str, str], most: int = 1000) -> dict[str, list[LoggedEvent]]:
+        asked = [
+            ("XREVRANGE", self.keys.events(name), "+", f"({entry}", "COUNT", most) for name, entry in after.items()
+        ]
+        found: dict[str, list[LoggedEvent]] = {}
+        for name, answer in zip(after, self._redis.ask_all(asked), strict=True):
+            if isinstance(answer, Exception):
+                error = translated(answer)
+                if not isinstance(error, RedisRefused) or isinstance(error, AccessDenied):
+                    raise error
+            elif entries := messages.readable(answer):
+                found[name] = entries
+        return found
+
+    def told(self) -> dict[str, str]:
+        return messages.pairs(self._redis.ask("HGETALL", self.keys.told))
+
+    def last_event_ms(self, name: str) -> int:
+        with self._redis.asking():
+            last = self.client.xrevrange(self.keys.events(name), count=1)
+        return int(text(last[0][0]).partition("-")[0]) if last else 0
 
 
 def _moments(said: Any) -> dict[str, int]:

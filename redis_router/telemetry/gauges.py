@@ -53,10 +53,14 @@ class ProviderGauges:
     def _show_overrides(self, health: ProviderHealth, gauges: _Bound) -> None:
         """Those in the record; until when stands beside, as nobody may be here when one ends."""
         ends = {health.override: health.override_until_ms, "weight": health.weight_override_until_ms}
+        since = {health.override: health.override_since_ms, "weight": health.weight_override_since_ms}
         for word in {*ends, *gauges.overrides} - {""}:
-            gauge = self._series.gauge("override_until_timestamp_seconds").labels(health.name, word)
-            gauge.set(ends.get(word, 0) / 1000)
+            self._of_override("override_until_timestamp_seconds", health.name, word).set(ends.get(word, 0) / 1000)
+            self._of_override("override_since_timestamp_seconds", health.name, word).set(since.get(word, 0) / 1000)
             gauges.overrides.add(word)
+
+    def _of_override(self, name: str, provider: str, word: str) -> Gauge:
+        return self._series.gauge(name).labels(provider, word)
 
     def _bind(self, provider: str) -> _Bound:
         # from 0 on: of a counter that begins at 1 Prometheus sees no increase
@@ -86,7 +90,8 @@ class ProviderGauges:
         for gauge in (known.cooldown_until, known.in_flight, known.overdue):
             gauge.set(0)
         for word in known.overrides:
-            self._series.gauge("override_until_timestamp_seconds").labels(provider, word).set(0)
+            self._of_override("override_until_timestamp_seconds", provider, word).set(0)
+            self._of_override("override_since_timestamp_seconds", provider, word).set(0)
 
 
 class ModelGauges:

@@ -48,6 +48,7 @@ def _guard_forks() -> None:
 
 CREDENTIALS_REFUSED = ("unauthorized", "payment_required", "forbidden")
 """Shown from 0 on, as one is worth an alert: of a counter that begins at 1 Prometheus sees no increase."""
+WEBHOOK_RESULTS, WEBHOOK_DROPS = ("delivered", "failed", "refused"), ("backlog", "refused")
 DROP_REASONS = ("buffer_full", "closed", "deregistered", "expired", "refused")
 
 
@@ -191,6 +192,24 @@ class Metrics(Collector):
     def probed(self, provider: str, *, passed: bool) -> None:
         """Count a probe."""
         self._counters["probes_total"].labels(provider, "pass" if passed else "fail").inc()
+
+    @_gated
+    def has_webhook(self) -> None:
+        """Show what comes of its messages from 0 on: of a counter that begins at 1 Prometheus sees no increase."""
+        for result in WEBHOOK_RESULTS:
+            self._counters["webhook_deliveries_total"].labels(result)
+        for reason in WEBHOOK_DROPS:
+            self._counters["webhook_dropped_total"].labels(reason)
+
+    @_gated
+    def webhook(self, result: str) -> None:
+        """Count a try to send a message."""
+        self._counters["webhook_deliveries_total"].labels(result).inc()
+
+    @_gated
+    def webhook_dropped(self, reason: str, changes: int) -> None:
+        """Count changes that it is not told."""
+        self._counters["webhook_dropped_total"].labels(reason).inc(changes)
 
     @_gated
     def leads(self, now: bool) -> None:

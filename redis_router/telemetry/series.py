@@ -28,6 +28,8 @@ _COUNTERS = {
     "half_open_permits_total": ("Half-open permits this process was given", ("provider",)),
     "safety_net_transitions_total": ("Open to half-open by a replica because no worker led", ("provider",)),
     "probes_total": ("Provider probes by this worker", ("provider", "result")),
+    "webhook_deliveries_total": ("Messages of this worker to the webhook, each try", ("result",)),
+    "webhook_dropped_total": ("Changes that the webhook will never be told one by one", ("reason",)),
     "results_dropped_total": ("Results that will never reach Redis", ("reason",)),
     "background_failures_total": ("Turns of this process's background threads that failed", ("thread",)),
 }
@@ -51,6 +53,11 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
     "concurrency_limit": ("Calls at once that it takes, as learned; 0 for unknown", ("provider",), "livemostrecent"),
     "override_until_timestamp_seconds": (
         "When an operator's override ends, seconds since the epoch; 0 where there is none, the year 9999 for ever",
+        ("provider", "override"),
+        "livemostrecent",
+    ),
+    "override_since_timestamp_seconds": (
+        "Since when an operator's override is in force, seconds since the epoch; 0 where there is none",
         ("provider", "override"),
         "livemostrecent",
     ),

@@ -1,8 +1,8 @@
 """HealthChecker: the leader moves due circuits to half-open and probes providers; standbys keep a warm copy and wait.
 
 One thread decides and writes. Two others only keep for it what happened, and wake it: one follows the push channel, and
-one makes probes on an event loop, where a provider that hangs delays nobody. A circuit is moved at its time, not at the
-next interval.
+one makes probes on an event loop, where a provider that hangs delays nobody. A fourth tells the webhook, where there is
+one. A circuit is moved at its time, not at the next interval.
 """
 
 import math
@@ -26,8 +26,10 @@ from redis_router.worker.census import Census
 from redis_router.worker.duties import Duties, Step
 from redis_router.worker.election import Election
 from redis_router.worker.fleet import Fleet
+from redis_router.worker.notifier import Notifier
 from redis_router.worker.options import WorkerOptions
 from redis_router.worker.prober import AT_ONCE, Prober
+from redis_router.worker.webhook import Webhook
 
 TURN_SECONDS = 5.0
 """The longest turn, and the longest wait for one: a thread that shows no life for much longer is stuck."""
@@ -54,6 +56,7 @@ class HealthChecker:
     lease          seconds after which a leader that died is replaced; at least 1
     probe_timeout  seconds for all of a probe: look-up, connection, answer
     probe_env      environment variables of this process that the headers of probes may hold, as `${NAME}`
+    webhook        where the leader tells of transitions and overrides; nowhere where not given
     worker         this process's name, for people; host and pid where not given
     registry       where the metrics go; prometheus_client's default registry where not given
 
@@ -69,6 +72,7 @@ class HealthChecker:
         *,
         probe_timeout: float = 5.0,
         probe_env: Collection[str] = (),
+        webhook: Webhook | None = None,
         worker: str | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
@@ -87,11 +91,16 @@ class HealthChecker:
         self._store = open_store(self._client, options.namespace, self.worker)
         self._wake, self._stop = Alarm(), Flag()
         self._election = Election(self._store, options.lease)
-        self._fleet = Fleet(self._store, self._metrics, options.interval, self._wake)
+        news = Alarm()
+        self._fleet = Fleet(self._store, self._metrics, options.interval, self._wake, news)
         self._prober = Prober(options, self._wake)
         self._present = Present()
         self._census = Census(self._store, self._metrics)
         self._duties = Duties(options, self._store, self._fleet, self._election, self._metrics, self._prober)
+        self._notifier = (
+            None if webhook is None else Notifier(webhook, self._store, self._election, self._metrics, news)
+        )
+        self._news = news
         self._thread: Background | None = None
         self._turned_at = time.monotonic()
         self._failures = 0
@@ -133,6 +142,8 @@ class HealthChecker:
             self._fleet.start()
             self._thread = Background("worker", self._run, self._metrics)
             self._thread.start()
+            if self._notifier is not None:
+                self._notifier.start()
 
     def stop(self, timeout: float = 2.0) -> None:
         """Resign, so that a standby takes over at once, and end; within about `timeout` seconds. For good."""
@@ -144,6 +155,8 @@ class HealthChecker:
             self._resign()
         self._fleet.stop(max(0.0, deadline - time.monotonic()))
         self._prober.close()
+        if self._notifier is not None:
+            self._notifier.stop(max(0.0, deadline - time.monotonic()))
         if self._owns_client:
             self._client.close()
 
@@ -151,6 +164,8 @@ class HealthChecker:
         """Begin to end, without waiting for it."""
         self._stop.set()
         self._fleet.ask_to_stop()
+        if self._notifier is not None:
+            self._notifier.ask_to_stop()
         self._wake.ring()
 
     def _check_open(self) -> None:
@@ -175,6 +190,8 @@ class HealthChecker:
             steps += self._work_off(0.0)
             rounds = math.ceil(self._duties.start_all_probes() / AT_ONCE)
             steps += self._work_off(time.monotonic() + rounds * self.options.probe_timeout + SLACK)
+            if self._notifier is not None:
+                self._notifier.tell_once()
         else:
             self._duties.stand_by()
         self._metrics.leads(self.is_leader)
@@ -245,9 +262,12 @@ class HealthChecker:
         if self._fleet.take_resignation():
             self._election.next_at = 0.0
         if time.monotonic() >= self._election.next_at:
+            led = self.is_leader
             self._election.campaign()
             if self._election.leader is not None:
                 self._metrics.saw_epoch(self._election.leader.epoch)
+            if self.is_leader and not led:
+                self._news.ring()  # what the leader before did not tell
 
     def _say_present(self) -> None:
         """That this worker is there, and how it sees the fleet's circuits."""

@@ -1,4 +1,5 @@
-"""What a leader does: moves due circuits to half-open, makes probes, and writes what they say into the records.
+"""What a leader does: moves due circuits to half-open, makes probes and writes what they say into the records, and
+ends overrides whose time is over.
 
 One step at a time, each about one provider: between any two the lease can be renewed and the worker can end, however
 many providers there are. No step goes through all providers.
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis_router.circuit.machine import OPEN
+from redis_router.circuit.overrides import LAPSE
 from redis_router.circuit.record import ProviderHealth, TakenOutBy, Transition
 from redis_router.errors import AccessDenied, RedisRefused, RouterError
 from redis_router.runtime.log import Seldom, log
@@ -84,6 +86,8 @@ class Duties:
             return self._look(change)
         if (provider := self._providers.circuits.pop(now)) is not None:
             return self._move(provider, probing)
+        if (provider := self._providers.overrides.pop(now)) is not None:
+            return self._lapse(provider)
         if probing and (shared := self._providers.probes.pop(now)) is not None:
             return self._start(shared)
         return self._tidy_up() if now >= self._tidy_at else None
@@ -113,7 +117,8 @@ class Duties:
     @property
     def next_at(self) -> float:
         """The monotonic moment of the next step that nothing announces: neither a ring nor a step before it."""
-        return min(self._providers.circuits.next_at, self._providers.probes.next_at, self._tidy_at)
+        of = self._providers
+        return min(of.circuits.next_at, of.overrides.next_at, of.probes.next_at, self._tidy_at)
 
     # One provider
 
@@ -130,6 +135,7 @@ class Duties:
             self._providers.circuits.put(provider, max(self._fleet.due_at(health), provider.retry_at))
         else:
             self._providers.circuits.drop(provider)
+        self._providers.overrides.put(provider, self._fleet.override_ends_at(health))
         return self._end_probe(provider, health) if spec is not None else NOTHING_TO_TELL
 
     def _end_probe(self, provider: ProviderState, health: ProviderHealth) -> Step:
@@ -164,6 +170,20 @@ class Duties:
         elif reply is not None and reply.status is Status.NOT_DUE:
             provider.retry_at = now + 0.05  # our idea of Redis's clock was early
         self._fleet.note(name)
+        return _told(reply)
+
+    def _lapse(self, provider: ProviderState) -> Step:
+        """Write that an override is over, so that the log and all who listen hear of it at once."""
+        health = self._fleet.records.get(provider.name)
+        if health is None:
+            return NOTHING_TO_TELL
+        now, ends_at = time.monotonic(), self._fleet.override_ends_at(health)
+        if ends_at > now:
+            self._providers.overrides.put(provider, ends_at)
+            return NOTHING_TO_TELL
+        self._providers.overrides.put(provider, now + 0.25)  # where our idea of Redis's clock was early
+        writer = self._store.writer
+        reply = self._write(provider.name, lambda: self._store.override(provider.name, LAPSE, 0, 0.0, writer, ""))
         return _told(reply)
 
     # Probes

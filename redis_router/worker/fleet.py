@@ -6,9 +6,12 @@ A thread follows the push channel. What it finds is kept until the worker's loop
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
+from operator import attrgetter
 
+from redis_router.circuit.overrides import next_end_ms
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import RedisRefused, RouterError
 from redis_router.replica.facts import Changed, Deregistered, Fact, Heard, Led, Lost, Outdated, Unreadable
@@ -33,12 +36,16 @@ class Change:
 
 
 class Fleet:
-    """The worker's loop uses it; any thread may ask `up` and `has_provider`. `wake` rings for what is urgent."""
+    """The worker's loop uses it; any thread may ask `up` and `has_provider`.
 
-    def __init__(self, store: Store, metrics: Metrics, refresh_interval: float, wake: Alarm) -> None:
+    `wake` rings for what is urgent, `news` for what people are told.
+    """
+
+    def __init__(self, store: Store, metrics: Metrics, refresh_interval: float, wake: Alarm, news: Alarm) -> None:
         self._store = store
         self._metrics = metrics
         self._wake = wake
+        self._news = news
         self._link = Link(store.where, metrics)
         self._records = Records(None)
         self._stop = Flag()
@@ -73,10 +80,15 @@ class Fleet:
 
     def due_at(self, health: ProviderHealth) -> float:
         """When an open circuit is due, on our monotonic clock; a moment later rather than earlier."""
+        return self._moment(health.due_in_ms)
+
+    def override_ends_at(self, health: ProviderHealth) -> float:
+        """The same of the first of its overrides; infinity where none ends."""
+        return self._moment(lambda now_ms: next_end_ms(health) - now_ms)
+
+    def _moment(self, left_ms: Callable[[float], float]) -> float:
         redis_now = self._records.redis_now_ms()
-        if redis_now is None:
-            return float("inf")
-        return time.monotonic() + (health.due_in_ms(redis_now) + 1) / 1000
+        return inf if redis_now is None else time.monotonic() + (left_ms(redis_now) + 1) / 1000
 
     def refresh(self) -> None:
         """Read everything anew. Raises RedisUnavailable or RedisRefused."""
@@ -201,8 +213,11 @@ class Fleet:
                 self.note(new.name)
                 if old is None or old.circuit_state is not new.circuit_state:
                     self._wake.ring()
+                if old is None or _WHAT_PEOPLE_HEAR(old) != _WHAT_PEOPLE_HEAR(new):
+                    self._news.ring()
             case Lost(name) | Deregistered(name):
                 self.forget(name)
+                self._news.ring()
             case Outdated():
                 self._push.look_again()
             case Led(epoch):
@@ -210,6 +225,11 @@ class Fleet:
             case Heard(event) if event.kind == "resigned":
                 self._resigned = True
                 self._wake.ring()
+
+
+_WHAT_PEOPLE_HEAR = attrgetter(
+    "generation", "available", "weight", "override", "override_until_ms", "weight_override", "weight_override_until_ms"
+)
 
 
 def _say_unusable(name: str, why: str) -> None:

@@ -66,7 +66,7 @@ class Asker:
         except Exception as error:  # whatever a URL or a proxy can do to an HTTP client: the probe did not pass
             if any(map(_is_ours, _causes(error))):
                 raise NotAsked(f"{type(error).__name__}: {error}") from error
-            raise ProbeFailed(_words(error)) from error
+            raise ProbeFailed(words(error)) from error
 
     async def _tcp(self, probe: Probe) -> None:
         parts = urlsplit(probe.url)
@@ -107,7 +107,7 @@ class Asker:
         return value
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """What the system said, where it did: libraries say it in words of their own, or not at all."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLError | socket.gaierror):  # these have numbers of their own

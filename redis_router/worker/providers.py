@@ -55,12 +55,13 @@ class ProviderState:
 
 
 class Providers:
-    """All of them, and whose turn it is: of circuits to be moved, of probes to be made."""
+    """All of them, and whose turn it is: of circuits to be moved, probes to be made, overrides that end."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, ProviderState] = {}
         self.circuits: Schedule[ProviderState] = Schedule()
         self.probes: Schedule[SharedProbe] = Schedule()
+        self.overrides: Schedule[ProviderState] = Schedule()
         self.running = 0
         """So many probes are being made."""
         self._shared: dict[Probe, SharedProbe] = {}
@@ -82,6 +83,7 @@ class Providers:
         provider = self.by_name.pop(name, None)
         if provider is not None:
             self.circuits.drop(provider)
+            self.overrides.drop(provider)
             self._leave(provider)
 
     def _join(self, provider: ProviderState, probe: Probe) -> None:

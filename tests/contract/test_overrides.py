@@ -1,10 +1,14 @@
 """What operators say for a time: the table of docs/operating.md, row by row, on every store."""
 
+from dataclasses import fields, replace
+
 import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Operator, Provider, UnknownProvider
-from redis_router.circuit.overrides import END, FOR_EVER_MS
-from redis_router.circuit.record import CircuitState
+from redis_router.circuit.overrides import END, FOR_EVER_MS, LAPSE
+from redis_router.circuit.record import CircuitState, ProviderHealth
+from redis_router.circuit.resetting import LEARNED
+from redis_router.runtime.names import operator_name
 from redis_router.store.messages import Status
 from tests.support import eventually, metric
 from tests.support.fleet import AZURE, OPENAI, QUICK, fail, half_open, recorded, result, until
@@ -233,6 +237,101 @@ class TestTroubles:
         assert "deregistered" in dict(told)
 
 
+KEPT = {
+    *("name", "circuit_state", "still_answers", "available", "unavailable_reason", "probe_result", "generation"),
+    *("cooldown_until_ms", "cooldown_ms", "cooling_logged_ms", "weight", "last_state_change_ms", "last_check_ms"),
+    *("last_result_ms", "in_flight", "overdue", "override", "override_until_ms", "override_by", "override_reason"),
+    *("weight_override", "weight_override_until_ms", "weight_override_by", "weight_override_reason", "config"),
+    *("override_since_ms", "weight_override_since_ms"),
+    *("circuit_version", "declined_settings", "leader_epoch", "version"),
+}
+"""What a reset does not forget, or what the transition sees to."""
+
+
+class TestReset:
+    def test_each_field_is_forgotten_or_kept(self):
+        """Who adds one says which."""
+        assert {field.name for field in fields(ProviderHealth)} == {*LEARNED, *KEPT}
+        assert not {*LEARNED} & KEPT
+
+    def test_nothing_is_known_of_it_afterwards(self, backend):
+        """Its circuit is closed; settings and overrides stay. The log has the transition, who and why."""
+        store, log = backend.store(now_ms=1000), backend.operator()
+        new = store.register(OPENAI, QUICK).health
+        recorded(store, "openai", 1, *[result("openai", False, latency_ms=80.0)] * 3)
+        store.update("openai", {"weight": "0.5"})
+        store.override("openai", "observe", 0, 0, "alice", "a first week")
+        old = store.snapshot().records["openai"]
+        assert (old.circuit_state, old.failure_rate > 0, old.latency_ms > 0) == ("open", True, True)
+        health = store.reset("openai", "bob", "moved to another region").health
+        assert (health.circuit_state, health.available, health.generation) == ("closed", True, old.generation + 1)
+        assert {name: getattr(health, name) for name in LEARNED} == {name: getattr(new, name) for name in LEARNED}
+        assert (health.weight, health.override, health.config) == (0.5, "observe", old.config)
+        told = [(e.event, e.by, *list(e.details.values())[:3]) for e in log.events("openai")[-2:]]
+        assert told == [
+            ("transition", "bob", "open", "closed", "reset"),
+            ("reset", "bob", "open", "closed", "moved to another region"),
+        ]
+
+    def test_of_a_closed_circuit(self, backend):
+        """What calls taught is forgotten. No circuit moves, and calls under way are of what was."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK)
+        before = recorded(store, "openai", 1, result("openai", False)).health
+        health = store.reset("openai", "bob", "").health
+        assert (health.failure_rate, health.consecutive_failures) == (0.0, 0)
+        assert (health.circuit_state, health.generation) == ("closed", before.generation + 1)
+        assert recorded(store, "openai", 2, result("openai", False, before.generation)).health.consecutive_failures == 0
+        assert recorded(store, "openai", 3, result("openai", False, health.generation)).health.consecutive_failures == 1
+        assert "transition" not in [event.event for event in backend.operator().events("openai")]
+
+    def test_an_operators_no_outlasts_it(self, backend):
+        """`available=False` is no rule's."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK)
+        recorded(store, "openai", 1, *[result("openai", False)] * 3)
+        store.update("openai", {"available": "0"})
+        health = store.reset("openai", "bob", "").health
+        assert (health.circuit_state, health.unavailable_reason) == ("closed", "operator")
+
+    def test_who_complained_is_forgotten(self, backend):
+        """With `min_reporters`: it takes as many anew."""
+        demanding = replace(QUICK, min_reporters=2)
+        first, second = backend.store("gw-1", now_ms=1000), backend.store("gw-2", now_ms=1000)
+        first.register(OPENAI, demanding)
+        for store in (first, second):
+            recorded(store, "openai", 1, result("openai", True))
+        recorded(first, "openai", 2, result("openai", False))
+        first.reset("openai", "bob", "")
+        results = [result("openai", False, 2)] * 3
+        assert recorded(second, "openai", 2, *results).health.circuit_state is CircuitState.CLOSED
+        assert recorded(first, "openai", 3, *results).health.circuit_state is CircuitState.OPEN
+
+    def test_what_a_replica_decided_alone_is_forgotten(self, router, circuit):
+        """With `min_reporters` it may see an open circuit where the fleet's is closed."""
+        replica, other = (router(circuit=replace(circuit, min_reporters=2)) for _ in range(2))
+        for each in (replica, other):
+            each.register_provider(OPENAI)
+            each.start()
+            each.record_result("openai", success=True, latency_ms=5.0)
+            assert each.flush()
+        fail(replica, "openai", 3)
+        until(replica, "openai", "open")
+        assert other.get_circuit_state("openai") == "closed"
+        other.reset("openai")
+        until(replica, "openai", "closed")
+
+    def test_the_whole_fleet_calls_it_again(self, pair, caplog):
+        """At once; and each replica says why."""
+        caplog.set_level("INFO", "redis_router")
+        first, second = pair
+        fail(second, "openai", 3)
+        until(first, "openai", "open")
+        first.reset("openai", reason="moved", by="alice")
+        eventually(lambda: serves(first, "openai", "azure") and serves(second, "openai", "azure"))
+        eventually(lambda: caplog.text.count("openai is closed (reset), was open") == 2)
+
+
 class TestLog:
     def test_every_word_is_in_it_with_who_and_why(self, backend):
         """And so is its end, of those that end by themselves, too."""
@@ -251,6 +350,45 @@ class TestLog:
             ("weight_override", "bob", "0.5", "2", "0", "done"),
         ]
 
+    def test_the_leader_writes_that_one_is_over(self, backend, pair, checker):
+        """At once, without traffic; a record that nobody writes otherwise."""
+        first, _ = pair
+        worker = checker(interval=60.0, worker="w1")
+        worker.start()
+        first.drain("openai", seconds=A_MOMENT, by="alice")
+        first.override("openai", "weight", weight=0.5, seconds=2 * A_MOMENT, by="alice")
+        log = backend.operator()
+
+        def ended():
+            return [(e.event, e.by) for e in log.events("openai") if e.details.get("reason") == "expired"]
+
+        eventually(lambda: ended() == [("override", "w1"), ("weight_override", "w1")])
+        assert metric(worker, "override_until_timestamp_seconds", provider="openai", override="drain") == 0
+        assert backend.record().override == ""
+
+    def test_nothing_is_over_before_its_time(self, backend):
+        """Whatever a worker believes."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK)
+        store.override("openai", "drain", 1000, 0, "alice", "")
+        store.now_ms = 1999
+        assert store.override("openai", LAPSE, 0, 0, "w1", "").health.override == "drain"
+        store.now_ms = 2000
+        health = store.override("openai", LAPSE, 0, 0, "w1", "").health
+        assert (health.override, health.override_since_ms, health.override_until_ms) == ("", 0, 0)
+
+    def test_who_says_the_same_again_prolongs_it(self, backend):
+        """Since then it is in force, for the alert on what was forgotten; another word begins anew."""
+        store = backend.store(now_ms=1000)
+        store.register(OPENAI, QUICK, observe=True)
+        assert backend.record().override_since_ms == 1000
+        moments = []
+        for word, weight in [("drain", 0), ("drain", 0), ("force_open", 0), ("weight", 0.5), ("weight", 0)]:
+            store.now_ms += 1000
+            health = store.override("openai", word, 60_000, weight, "alice", "").health
+            moments.append((health.override_since_ms, health.weight_override_since_ms))
+        assert moments == [(2000, 0), (2000, 0), (4000, 0), (4000, 5000), (4000, 5000)]
+
     def test_an_update_is_in_it_with_old_and_new(self, backend):
         """Also of what is said for good."""
         store = backend.store(now_ms=1)
@@ -258,9 +396,39 @@ class TestLog:
         store.update("azure", {"weight": "3.0"})
         assert backend.operator().events("azure")[-1].details["detail"].replace(".0", "") == "weight 1>3"
 
+    def test_a_change_of_settings_has_who_and_why(self, pair, backend):
+        """Through a router as through an operator; user and host where nobody said who."""
+        first, _ = pair
+        first.update_health("openai", weight=3.0, reason="more quota", by="alice")
+        first.set_circuit_config(replace(QUICK, consecutive_failure_limit=9), "openai", reason="noisy", by="bob")
+        first.update_health("openai", weight=2.0)
+        told = [event for event in backend.operator().events("openai") if event.event == "updated"]
+        assert [(event.by, event.details.get("reason")) for event in told] == [
+            ("alice", "more quota"),
+            ("bob", "noisy"),
+            (operator_name(), None),
+        ]
+        assert "consecutive_failure_limit" in told[1].details["detail"]
+
+    @pytest.mark.parametrize("wrong", [{"reason": "two\nlines"}, {"reason": "x" * 201}, {"by": "x" * 65}, {"by": 7}])
+    def test_who_and_why_are_checked(self, pair, wrong):
+        """Before anything is stored."""
+        first, _ = pair
+        for act in (
+            lambda: first.update_health("openai", weight=3.0, **wrong),
+            lambda: first.set_circuit_config(QUICK, "openai", **wrong),
+            lambda: first.reset("openai", **wrong),
+            lambda: first.end_override("openai", **wrong),
+        ):
+            with pytest.raises(InvalidArgument, match=r"by|reason"):
+                act()
+        assert first.get_health_status()["openai"].weight == OPENAI.weight
+
     def test_of_no_record(self, backend):
         """Nothing is written."""
-        assert backend.store().override("openai", "drain", 0, 0, "alice", "").status is Status.MISSING
+        store = backend.store()
+        assert store.override("openai", "drain", 0, 0, "alice", "").status is Status.MISSING
+        assert store.reset("openai", "alice", "").status is Status.MISSING
 
 
 @pytest.fixture
@@ -280,8 +448,14 @@ class TestOperator:
         assert operator.events("openai", since=600)[-1].by == "alice"
         operator.end_override("openai")
         eventually(lambda: serves(first, "openai", "azure"))
-        operator.update_health("openai", available=False)
+        operator.reset("openai", reason="moved")
+        assert (operator.events("openai")[-1].event, operator.events("openai")[-1].by) == ("reset", "alice")
+        operator.update_health("openai", available=False, reason="moved")
         eventually(lambda: serves(first, "azure"))
+        operator.set_circuit_config(QUICK, "openai", by="bob")
+        eventually(lambda: first.get_health_status()["openai"].config == QUICK)
+        told = [(event.by, event.details.get("reason")) for event in operator.events("openai")]
+        assert told[-2:] == [("alice", "moved"), ("bob", None)]
 
     def test_the_whole_namespace_at_once(self, pair, operator, backend):
         """`*`: how a careful team begins."""

@@ -24,6 +24,7 @@ def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
     metrics.safety_net_used("p")
     for passed in (True, False):
         metrics.probed("p", passed=passed)
+    metrics.has_webhook()
     for reason in DROP_REASONS:
         metrics.dropped(reason, 1)
     metrics.health([replace(ProviderHealth("p"), override="drain", override_until_ms=1)])

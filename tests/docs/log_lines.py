@@ -11,7 +11,7 @@ PACKAGE = Path(redis_router.__file__).parent
 LEVELS = {"warning": "WARNING", "error": "ERROR", "exception": "ERROR", "critical": "CRITICAL"}
 LOGS = {"log", "news"}
 """What the library logs by: `log` of runtime/log.py, and a replica's `News`."""
-OTHERS = {"sys"}
+OTHERS = {"sys", "outcome"}
 """What has a method of such a name and is no log."""
 NEWS = PACKAGE / "replica" / "news.py"
 

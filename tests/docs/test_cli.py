@@ -2,13 +2,17 @@
 
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
-from redis_router import CircuitConfig, Outcome, Provider, cli
+from redis_router import RECOMMENDED, CircuitConfig, Outcome, Provider, cli
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.cli.checkup import CHECKS
+from redis_router.cli.completion import actions_of
 from redis_router.demo import gateway, provider
 from redis_router.store.connect import connect
 from redis_router.store.contract import Batch
@@ -18,9 +22,10 @@ from redis_router.testing.server import EmbeddedServer
 from tests.conftest import REAL
 from tests.docs.conftest import patient
 from tests.support import recorded, result
-from tests.support.documents import ROOT, consoles, rows, section
+from tests.support.documents import ROOT, consoles, rows, section, snippet
 
 COMMANDS = consoles("docs/command-line.md")
+FLEET = snippet("docs/command-line.md", "# the week of the launch")
 THAT_END = [command for command, _ in COMMANDS if " status" in command or " purge" in command]
 
 
@@ -60,6 +65,19 @@ def test_what_an_operator_types_prints_what_the_page_shows(one_real, capsys, mon
             assert said[-1].partition("openai")[2] == shown.splitlines()[-1].partition("openai")[2]
         else:
             assert said == [line for line in shown.splitlines() if "under way" not in line]
+
+
+def test_the_file_of_the_page_does_what_the_page_says(one_real, capsys, tmp_path, monkeypatch):
+    """Shown, compared and applied, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    Path("fleet.toml").write_text(FLEET)
+    one_real.store().register(Provider("openai", ("gpt-4o",), weight=2.0), replace(RECOMMENDED, open_timeout=10.0))
+    where = ["--redis", patient(one_real.url.replace("router:password@", "")), "--namespace", one_real.namespace]
+    typed = [(command, shown) for command, shown in COMMANDS if command.split()[1] == "config"]
+    assert [command.split()[2] for command, _ in typed] == ["show", "diff", "apply"]
+    for command, shown in typed:
+        assert cli.main([*shlex.split(command)[1:], *where]) == (" diff" in command)
+        assert capsys.readouterr().out == shown
 
 
 def test_status_prints_the_columns_of_the_page(one_real, capsys):
@@ -142,6 +160,24 @@ def test_the_workers_options_are_those_of_the_parser():
     for name, default in told.items():
         if default.isdecimal():
             assert float(default) == known[name], name
+
+
+def commands_of(parser, path=""):
+    """Every parser, with the words that lead to it."""
+    yield path, parser
+    for action in actions_of(parser):
+        for name, command in (action.choices if isinstance(action.choices, Mapping) else {}).items():
+            yield from commands_of(command, f"{path} {name}".strip())
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands_of(cli.parser())))
+def test_every_help_is_whole(path, command):
+    """What the command is for, and each of its options; what looks or acts has --json."""
+    assert command.description
+    for action in actions_of(command):
+        assert action.help or isinstance(action.choices, Mapping), action.dest
+    options = {option for action in actions_of(command) for option in action.option_strings}
+    assert "--json" in options or path in ("", "config", "completion", "demo", "watch")
 
 
 def test_compose_commands_are_understood():

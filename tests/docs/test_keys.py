@@ -37,7 +37,7 @@ def test_every_field_is_in_the_tables(backend):
 def test_every_key_is_in_the_table():
     """As keys.py spells them."""
     keys = Keys("rr")
-    spelled = {keys.providers, keys.seen, keys.replicas, keys.leader, keys.channel}
+    spelled = {keys.providers, keys.seen, keys.replicas, keys.leader, keys.told, keys.channel}
     spelled |= {make("openai") for make in (keys.health, keys.permits, keys.reporters, keys.in_flight, keys.events)}
     spelled |= {keys.seq("openai", "<session>"), f"{keys.seq('openai', '<session>')}:half_open"}
     told = set(re.findall(r"^\| `(rr:[^`]+)` \|", PAGES["docs/keys.md"], re.MULTILINE))

@@ -43,6 +43,8 @@ def test_the_tables_are_the_collectors():
     ("name", "label"),
     [
         ("requests_total", "outcome"),
+        ("webhook_deliveries_total", "result"),
+        ("webhook_dropped_total", "reason"),
         ("probes_total", "result"),
         ("circuit_state", "state"),
         ("replicas", "role"),

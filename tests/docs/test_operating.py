@@ -1,15 +1,31 @@
 """docs/operating.md: overrides and the log of what happened, as an operator would type it."""
 
+import json
+import os
+import re
+import subprocess
+import sys
+import time
 from importlib.metadata import version
+from pathlib import Path
 
-from redis_router import Provider, Router
+import pytest
+
+from redis_router import CircuitConfig, Provider, Router
 from redis_router.runtime.names import operator_name
-from tests.support import eventually
-from tests.support.documents import snippet
+from redis_router.worker import delivery, notices, notifier
+from tests.support import eventually, recorded, result
+from tests.support.documents import ROOT, rows, section, snippet
+from tests.support.http import receiver
 
+CHECK = snippet("docs/operating.md", "def is_ours")
+EXAMPLE = snippet("docs/operating.md", '"changes": [')
+START = snippet("docs/operating.md", "--webhook-url-env")
+SLACK = snippet("docs/operating.md", "trial calls from")
 ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
+RESET = snippet("docs/operating.md", "operator.reset")
 WHO = snippet("docs/operating.md", "operator.replicas")
 NAMES = ("openai", "azure", "anthropic")
 
@@ -36,10 +52,75 @@ def test_an_operator_acts_looks_and_begins(backend, capsys):
         health = scope["operator"].status().records
         assert [health[name].override for name in NAMES] == ["", "observe", "force_closed"]
         assert (health["azure"].weight_override, health["anthropic"].override_by) == (0.2, operator_name())
+        played(backend, RESET, **scope)
         eventually(lambda: scope["operator"].replicas())
         capsys.readouterr()
         played(backend, WHO, **scope)
         assert f"{fleet.replica} gateway {version('redis-llm-router')} in_step " in capsys.readouterr().out
         if backend.name == "memory":
             played(backend, LOOK, **scope)
-            assert "'to': 'drain', " in capsys.readouterr().out
+            said = capsys.readouterr().out
+            assert "'to': 'drain', " in said
+            assert "'reason': 'moved to another region'" in said
+
+
+@pytest.fixture
+def heard(one_real):
+    """What a receiver hears of a transition and a drain, from a worker that is started as the page says."""
+    url = one_real.url.replace("router:password@", "")  # whose user may read logs
+    where = f"--redis {url} --namespace {one_real.namespace}"
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with receiver() as hears:
+        words = START.replace("https://hooks.slack.com/services/T000/B000/XXXX", hears.url)
+        command = words.replace("redis-router worker", f"exec redis-router worker --metrics-port 0 {where}")
+        env = {**os.environ, "PATH": paths, "PYTHONPATH": str(ROOT)}
+        worker = subprocess.Popen(["bash", "-euc", command], env=env, stderr=subprocess.DEVNULL)
+        try:
+            store = one_real.operator()
+            store.register(Provider("openai", ("m",)), CircuitConfig(consecutive_failure_limit=1))
+            eventually(lambda: "*" in store.told())
+            recorded(store, "openai", 1, result("openai", False))
+            eventually(lambda: hears.changes)
+            store.override("openai", "drain", 1_800_000, 0, "alice@ops-1", "slow since noon")
+            eventually(lambda: len(hears.changes) == 2)
+        finally:
+            worker.terminate()
+            worker.wait(20)
+        yield hears
+
+
+def test_a_webhook_is_told_what_the_page_shows(heard):
+    """Its members, its text, and a signature that the page's function believes, and only that."""
+    scope = {}
+    exec(CHECK, scope)
+    secret = re.search("WEBHOOK_SECRET=(\\S+)", START)[1]
+    for headers, body in heard.asked:
+        assert scope["is_ours"](headers, body, secret)
+        assert not scope["is_ours"](headers, body + b" ", secret)
+        assert not scope["is_ours"](headers, body, secret[:-4] + "AAA=")
+        late = {**headers, "webhook-timestamp": str(int(time.time()) - 301)}
+        assert not scope["is_ours"](late, body, secret)
+    shown, told = json.loads(EXAMPLE), heard.messages[-1]
+    assert list(shown) == list(told)
+    (example,), change = shown["changes"], heard.changes[-1]
+    assert list(example) == list(change)
+    same = ("provider", "event", "by", "from", "to", "reason", "generation", "override")
+    assert [example[name] for name in same] == [change[name] for name in same]
+    assert re.fullmatch(r"[^:]+:openai:\d+-\d+", change["id"])
+    text = re.sub(r"\d{4}-\d\d-\d\d [\d:]+ UTC", "T", heard.messages[0]["text"])
+    expected = re.sub(r"\d{4}-\d\d-\d\d [\d:]+ UTC", "T", SLACK.strip())
+    expected = expected.replace("rr:", f"{heard.messages[0]['namespace']}:").replace("gw-1", "operator")
+    assert text == expected.replace("failure_rate", heard.changes[0]["reason"])
+
+
+def test_the_members_and_numbers_are_those_of_the_code():
+    """In the tables and the sentences of the page."""
+    named = {name for row in rows(section("docs/operating.md", "Webhook")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert named | {"provider", "text"} == json.loads(EXAMPLE)["changes"][0].keys()
+    page = " ".join(section("docs/operating.md", "Webhook").split())
+    assert f"A message has {delivery.TIME_OUT:g} s." in page
+    assert (delivery.MOST_PATIENCE, notifier.SAME_SECONDS) == (300, 300)
+    assert (notifier.TOGETHER_SECONDS, notifier.BETWEEN_SECONDS) == (1, 2)
+    assert "within a second is one message, and after a message comes a pause of two seconds" in page
+    assert f"more than {notices.MOST_CHANGES} changes wait" in page
+    assert json.loads(EXAMPLE)["version"] == notices.VERSION

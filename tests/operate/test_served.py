@@ -261,7 +261,7 @@ def test_a_viewer_that_does_not_read_is_cut_off(fleet, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--page-token-env", "NOWHERE_SET"], "the environment has no 'NOWHERE_SET'"),
+        (["--page-token-env", "NOWHERE_SET"], "--page-token-env NOWHERE_SET: the environment has no such variable"),
         (["--page-token-env", "SHORT"], "the token in $SHORT is not usable (5 characters)"),
     ],
 )

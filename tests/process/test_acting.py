@@ -1,16 +1,22 @@
 """What somebody on call types, against a real server: the record says it, the log remembers it."""
 
 import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from redis_router import CircuitConfig, Operator, Outcome, Provider
+from redis_router import CircuitConfig, Operator, Outcome, Provider, cli
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.store.contract import Batch
 from tests.process.test_cli import run
 from tests.support import eventually
+from tests.support.documents import PAGES, ROOT, rows
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -71,6 +77,26 @@ class TestActing:
         done("ready", "openai", *base)
         assert record("openai").available
 
+    def test_a_reset(self, base, store, record):
+        """The circuit is closed, and the log says who did it and why."""
+        store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1)])])
+        assert record("openai").circuit_state == "open"
+        (said,) = json.loads(done("reset", "openai", "--reason", "moved", "--by", "alice", "--json", *base))
+        assert (said["circuit_state"], record("openai").failure_rate) == ("closed", 0.0)
+        assert done("events", "openai", *base).splitlines()[-1].endswith("reset open -> closed reason=moved  by alice")
+
+    def test_a_reset_of_several_takes_a_yes(self, base, store, record):
+        """Without a terminal to ask on it is refused, and nothing is done."""
+        store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1)])])
+        code, _, err = run("reset", "*", *base, stdin=subprocess.DEVNULL)
+        assert (code, "forgotten of openai, azure, claude" in err, "--yes" in err) == (2, True, True)
+        assert record("openai").circuit_state == "open"
+        said = done("reset", "*", "--yes", *base).splitlines()
+        assert sorted(said) == [
+            f"{name}: circuit closed; what calls taught is forgotten" for name in ("azure", "claude", "openai")
+        ]
+        assert record("openai").circuit_state == "closed"
+
     def test_an_unknown_name_does_nothing_to_anybody(self, base, record):
         """And is told those that there are."""
         code, _, err = run("drain", "openai", "opneai", *base)
@@ -110,6 +136,21 @@ class TestWaiting:
             assert "0 calls under way" in waits.stderr.readline()
             assert waits.wait(20) == 0
 
+    def test_a_bar_on_a_terminal(self, base, store, record):
+        """In one line, which grows as calls end; at 80 columns, and the terminal is left as it was."""
+        store.record([Batch("openai", 1, (), UnderWay(4))])
+        command = [sys.executable, "-m", "redis_router", "drain", "openai", "--wait", *base]
+        with Terminal(command) as terminal:
+            terminal.until(lambda text: "[------------------------] 4 calls under way" in text)
+            store.record([Batch("openai", 2, [Result("openai", Outcome.SUCCESS, 5.0, 1)], UnderWay(1))])
+            terminal.until(lambda text: "[##################------] 1 calls under way" in text)
+            store.record([Batch("openai", 3, [Result("openai", Outcome.SUCCESS, 5.0, 1)], UnderWay(0))])
+            assert terminal.ends() == 0
+            bar, said, *_ = terminal.text.splitlines()
+            assert bar.startswith("[########################] 0 calls under way, ")
+            assert said.startswith("openai: drain by ")
+            assert terminal.is_as_before()
+
     def test_it_does_not_wait_for_ever(self, base, store, record):
         """Then the exit code says so, and the drain stays."""
         store.record([Batch("openai", 1, (), UnderWay(1))])
@@ -147,3 +188,69 @@ class TestEvents:
     def test_nothing_yet(self, base):
         """A namespace without providers has no events."""
         assert done("events", *base) == ""
+
+
+class TestExitCodes:
+    """The table of docs/command-line.md, row by row."""
+
+    ROWS = tuple((int(row[0]), row[-1].strip("`")) for row in rows(PAGES["docs/command-line.md"]) if row[0].isdecimal())
+
+    @pytest.fixture
+    def fleet(self, store, tmp_path, monkeypatch):
+        """With a call under way that does not end, and a file of other thresholds."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "fleet.toml").write_text("[openai]\nopen_timeout = 7\n")
+        store.record([Batch("openai", 1, (), UnderWay(1))])
+
+    @pytest.mark.parametrize(("code", "command"), ROWS, ids=str)
+    def test_each_ends_as_the_page_says(self, base, fleet, code, command):
+        """Ctrl-C is for what does not end by itself."""
+        program, *words = shlex.split(command)
+        assert program == "redis-router"
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        typed = [sys.executable, "-u", "-m", "redis_router", *words, *base]
+        with subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as ran:
+            if code == 130:
+                assert "registered" in ran.stdout.readline()
+                ran.send_signal(signal.SIGINT)
+            _, err = ran.communicate(timeout=60)
+        assert (ran.returncode, "Traceback" in err) == (code, False), err
+
+    def test_the_table_has_all(self):
+        """Those that the command's own help tells."""
+        assert [str(code) for code, _ in self.ROWS] == re.findall(r"\b(\d+) ", cli.EXIT_CODES)
+
+
+JSON = [("purge",), ("purge", "--all"), ("worker", "--once"), ("status",), ("doctor",), ("config", "show"), ("events",)]
+
+
+@pytest.mark.parametrize("command", JSON, ids=" ".join)
+def test_all_that_look_print_json(base, store, command):
+    """One document, or one a line; nothing else on stdout."""
+    _, out, _ = run(*command, "--json", *base)
+    if command == ("events",):
+        assert [json.loads(line)["event"] for line in out.splitlines()] == ["registered"] * 3
+    else:
+        assert json.loads(out)
+
+
+def test_what_a_purge_finds_as_json(base, store):
+    """By name; `removed` says whether it was done."""
+    assert json.loads(done("purge", "--json", *base)) == {"removed": False, "unused": []}
+    keys = json.loads(done("purge", "--all", "--yes", "--json", *base))
+    assert (keys["removed"], any("openai" in key for key in keys["keys"])) == (True, True)
+    assert store.specs() == {}
+
+
+class TestAsking:
+    """On a terminal somebody is asked where it is dangerous."""
+
+    @pytest.mark.parametrize(("answer", "code", "word"), [("y", 0, "drain"), ("n", 2, ""), ("", 2, "")])
+    def test_the_answer_counts(self, base, record, answer, code, word):
+        """Only a yes is one."""
+        with Terminal([sys.executable, "-m", "redis_router", "drain", "claude", *base]) as terminal:
+            terminal.until(lambda text: "nobody would be left for sonnet. Go on? [y/N]" in text)
+            assert record("claude").override == ""
+            terminal.type(f"{answer}\n")
+            assert terminal.ends() == code
+        assert record("claude").override == word

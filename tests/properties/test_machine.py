@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis_router import CircuitConfig, CircuitState, Outcome, Provider
 from redis_router.circuit import machine as circuit
 from redis_router.circuit.outcome import GONE, Result, UnderWay
-from redis_router.circuit.overrides import END, WEIGHT, Override
+from redis_router.circuit.overrides import END, LAPSE, WEIGHT, Override
 from redis_router.store.contract import Batch
 from redis_router.store.memory import MemoryStore
 from redis_router.store.memory_records import Memory
@@ -62,7 +62,7 @@ outcomes = st.tuples(
 settings_ = st.sampled_from(
     [{"available": "0"}, {"available": "1"}, {"weight": "0"}, {"weight": "2.5"}, {"open_timeout_ms": "20"}]
 )
-words = st.sampled_from([*map(str, Override), WEIGHT, WEIGHT, END])
+words = st.sampled_from([*map(str, Override), WEIGHT, WEIGHT, END, LAPSE])
 batches = st.lists(outcomes, min_size=1, max_size=12)
 steps = st.lists(
     st.one_of(
@@ -73,6 +73,7 @@ steps = st.lists(
         st.tuples(st.just("claim"), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)),
         st.tuples(st.just("update"), st.tuples(settings_, st.sampled_from(["operator", "probe"]), st.integers(0, 3))),
         st.tuples(st.just("override"), st.tuples(words, st.integers(0, 3_000), st.sampled_from([0.0, 0.3, 2.0]))),
+        st.tuples(st.just("reset"), st.sampled_from(["", "why"])),
         st.tuples(st.just("register"), st.tuples(configs, st.integers(0, 2))),
         st.tuples(st.just("restore"), st.integers(0, 100)),
         st.tuples(st.just("deregister"), st.none()),
@@ -155,11 +156,14 @@ class Fleet:
         word, lasts_ms, weight = given_
         return self._reply(self.one.override(self.name, word, lasts_ms, weight, "alice", "why"))
 
+    def _reset(self, step, reason):
+        return self._reply(self.one.reset(self.name, "bob", reason))
+
     @property
     def told(self):
         """The log's entries of which both have the same details."""
-        kinds = ("transition", "override", "weight_override", "cooling")
-        return [replace(e, at_ms=0) for e in self.reader.events(self.name) if e.event in kinds]
+        kinds = ("transition", "override", "weight_override", "reset", "cooling")
+        return [replace(e, at_ms=0, id="") for e in self.reader.events(self.name) if e.event in kinds]
 
     def _wait(self, step, ms):
         self.now_ms += ms

@@ -90,8 +90,8 @@ def test_a_record_is_a_value_that_everybody_can_use_or_a_refusal(fields):
     changes_in_ms(health, NOW)
     Metrics(CollectorRegistry()).health([health])
     snapshot = Snapshot(int(NOW), None, {"broken": Spec(models)}, {}, {}, {"broken": health})
-    assert status.as_table(snapshot)
-    json.loads(status.as_json(snapshot))
+    assert status.as_table(snapshot, [])
+    json.loads(status.as_json(snapshot, [], {}))
     alone = Alone("gw", lambda: NOW)
     alone.begin({"broken": health})
     for outcome in Outcome:

@@ -210,3 +210,78 @@ def llm_server() -> Iterator[LlmServer]:
         made.server.shutdown()
         made.server.server_close()
         thread.join()
+
+
+class Receiver:
+    """Of a webhook: keeps what was POSTed, each with its headers. `answers` are taken one for each, then it is 200.
+
+    An answer is a status, with headers where it is a pair; or "hang", or "drip" (headers without an end).
+    """
+
+    def __init__(self) -> None:
+        self.answers: deque[Any] = deque()
+        self.always: Any = 200
+        self.asked: list[tuple[dict[str, str], bytes]] = []
+        self.ended = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _receiving(self))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/services/a-secret"
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for _, body in list(self.asked)]
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """Of all messages, also of those that were not answered well."""
+        return [change for message in self.messages for change in message["changes"]]
+
+    def told(self, *members: str) -> list[tuple[Any, ...]]:
+        return [tuple(change[member] for member in members) for change in self.changes]
+
+
+def _receiving(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            receiver.asked.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            answer = receiver.answers.popleft() if receiver.answers else receiver.always
+            if answer == "hang":
+                receiver.ended.wait(60)
+                self.close_connection = True
+                return
+            if answer == "drip":
+                with suppress(OSError):  # until the other side hangs up
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    while not receiver.ended.wait(0.05):
+                        self.wfile.write(b"X-Drip: 1\r\n")
+                return
+            status, headers = answer if isinstance(answer, tuple) else (answer, {})
+            with suppress(OSError):
+                self.send_response(status)
+                for name, value in {"content-length": "0", **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+        def do_GET(self) -> None:
+            receiver.asked.append(({}, b'{"changes": ["a redirect was followed"]}'))
+
+        def log_message(self, *args: Any) -> None:
+            """Requests are no news."""
+
+    return Handler
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    """One that serves until the block ends."""
+    made = Receiver()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.ended.set()
+        made.server.shutdown()
+        made.server.server_close()
+        thread.join()

@@ -104,7 +104,7 @@ def test_who_was_not_asked_is_asked_in_its_turn():
 
 def test_changes_remember_that_one_was_gone(backend):
     """However often it is noted after that."""
-    fleet = Fleet(backend.store(), Metrics.of(CollectorRegistry()), 60.0, Alarm())
+    fleet = Fleet(backend.store(), Metrics.of(CollectorRegistry()), 60.0, Alarm(), Alarm())
     fleet.forget("a")
     fleet.note("a")
     fleet.note("b")
