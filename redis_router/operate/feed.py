@@ -66,6 +66,7 @@ class Feed:
         self._replicas_at = 0
         self._boot = secrets.token_hex(4)
         self._is_news = False
+        self._may_listen = True
         self._subscription: Subscription | None = None
         self._wake, self._stop = Alarm(), Flag()
         self._thread: Background | None = None
@@ -170,6 +171,7 @@ class Feed:
                 self._hear()
             else:
                 self._hang_up()
+                self._may_listen = True
                 self._wake.wait(IDLE_SECONDS)
             if not self._stop.is_set():
                 self.look(self._pause(is_watched))
@@ -189,9 +191,17 @@ class Feed:
 
     def _hear(self) -> None:
         """Wait for a push, or a little while."""
-        if self._subscription is None:
-            self._subscription = self._store.subscribe()
-        said = self._subscription.next(HEARD_SECONDS)
+        if not self._may_listen:
+            self._wake.wait(HEARD_SECONDS)
+            return
+        try:
+            if self._subscription is None:
+                self._subscription = self._store.subscribe()
+            said = self._subscription.next(HEARD_SECONDS)
+        except RedisRefused:  # a user who may only look, as docs/operations.md has one: each look finds what is new
+            self._may_listen = False
+            self._hang_up()
+            return
         if said == "subscribed":  # pushes may be lost: anything may have happened
             self._note(None)
             self._is_news = True

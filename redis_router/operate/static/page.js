@@ -12,7 +12,7 @@ const POLL_MS = 5000;
 const UNSEEN_MS = 15000; // between two looks of a page that nobody sees: a browser has few connections for all its tabs
 const DONE = {
   drain: "Drained", open: "Forced open:", close: "Forced closed:", observe: "Observing", weight: "Weight set for",
-  ready: "Ready:", end: "Ended what was said of",
+  ready: "Ready:", reset: "Reset", end: "Ended what was said of",
 };
 
 // What is known
@@ -369,7 +369,7 @@ $("act").addEventListener("submit", (event) => {
   event.preventDefault();
   const action = event.submitter ? event.submitter.dataset.action : "drain";
   const said = { provider: state.open, action, reason: $("reason").value, by: $("by").value.trim() };
-  if (action !== "ready") said.seconds = $("lasts").value === "" ? null : Number($("lasts").value);
+  if (action !== "ready" && action !== "reset") said.seconds = $("lasts").value === "" ? null : Number($("lasts").value);
   if (action === "weight") said.weight = Number($("weight").value);
   remember("redis_router.by", said.by);
   act(said);
