@@ -3,6 +3,7 @@
 POST /v1/chat/completions   answers after its latency, or with 500 while it fails
 GET  /healthz               what a worker probes: 200, or 503 while it fails
 POST /admin?failing=true    begins to fail; failing=false heals
+POST /admin?latency=1.5     answers after so many seconds from now on
 """
 
 import argparse
@@ -53,8 +54,10 @@ class PretendProvider:
         return PlainTextResponse("out of order" if self.failing else "ok", 503 if self.failing else 200)
 
     async def command(self, request: Request) -> Response:
-        self.failing = request.query_params.get("failing") == "true"
-        return PlainTextResponse(f"{self.name}: failing={self.failing}")
+        asked = request.query_params
+        self.failing = asked.get("failing", str(self.failing).lower()) == "true"
+        self.latency = float(asked.get("latency", self.latency))
+        return PlainTextResponse(f"{self.name}: failing={self.failing} latency={self.latency}")
 
 
 def parser() -> argparse.ArgumentParser:

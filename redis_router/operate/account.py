@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redis_router.circuit.capacity import answer_rate
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.operate import words
 from redis_router.operate.words import ago, lasted
@@ -17,6 +18,8 @@ from redis_router.store.memory_records import reports_kept_ms
 from redis_router.store.messages import Spec
 from redis_router.store.presence import Surroundings
 
+SHOWN_PER_S = 0.05
+"""Answers a second: less is none."""
 MOST_NAMED = 8
 """Replicas in one line."""
 NOT_ALLOWED = "not allowed to look: it takes the right to zrange"
@@ -171,6 +174,7 @@ class Account:
         in_a_row = [f"{what} in a row: {number}" for what, number in rows if number]
         parts = [f"last {ago(self.now_ms, health.last_result_ms)} ago", f"failure rate {health.failure_rate:.1%}"]
         parts += [f"latency {health.latency_ms:.1f} ms"] if health.latency_ms else []
+        parts += [f"{rate:.1f} answers/s"] if (rate := answer_rate(health, self.now_ms)) >= SHOWN_PER_S else []
         return ", ".join([*parts, *in_a_row])
 
     def _replicas(self) -> str:

@@ -149,6 +149,13 @@ class TestTheAccount:
         told.says("gw-1", 0, 1, Outcome.FAILURE)
         assert told.line("results", 3_000) == "last 3 s ago, failure rate 10.0%, latency 10.0 ms, failures in a row: 1"
 
+    def test_answers_a_second(self, told):
+        """Ten of them tell of one a second, over ten seconds; a minute later there are none."""
+        for seq in range(1, 11):
+            told.says("gw-1", 0, seq, Outcome.SUCCESS)
+        assert ", 1.0 answers/s, successes in a row: 10" in told.line("results", 0)
+        assert "answers/s" not in told.line("results", 60_000)
+
     def test_where_its_user_may_not_look(self, told):
         """The rest is told."""
         account = told.account(0)

@@ -124,3 +124,9 @@ def test_the_members_and_numbers_are_those_of_the_code():
     assert "within a second is one message, and after a message comes a pause of two seconds" in page
     assert f"more than {notices.MOST_CHANGES} changes wait" in page
     assert json.loads(EXAMPLE)["version"] == notices.VERSION
+
+
+def test_the_rehearsal_is_that_of_the_report():
+    """Row by row."""
+    report = (ROOT / "benchmarks/results/rehearsal.md").read_text()
+    assert rows(section("docs/operating.md", "A rehearsal")) == rows(report)
