@@ -110,9 +110,13 @@ class Feed:
             self._wake.ring()
 
     def look(self, max_age: float = HASTE_SECONDS) -> Snapshot:
-        """The fleet as it was so many seconds ago at most. Raises RedisUnavailable or RedisRefused."""
+        """The fleet as it was so many seconds ago at most; where a look takes long, ten times as many.
+
+        0 for a new look. Raises RedisUnavailable or RedisRefused.
+        """
         with self._looking:
             now = time.monotonic()
+            max_age = max(max_age, REST * self._look_took) if max_age else 0.0
             if self._snapshot is None or now - self._looked_at > max_age:
                 if self._error is not None and now - self._failed_at < HASTE_SECONDS:
                     raise type(self._error)(str(self._error))
@@ -184,10 +188,9 @@ class Feed:
         return not self._stop.is_set()
 
     def _pause(self, is_watched: bool) -> float:
-        rest = REST * self._look_took
         if not is_watched:
             return IDLE_SECONDS / 2
-        return max(HASTE_SECONDS if self._is_news else WATCHED_SECONDS, rest)
+        return HASTE_SECONDS if self._is_news else WATCHED_SECONDS
 
     def _hear(self) -> None:
         """Wait for a push, or a little while."""

@@ -16,6 +16,7 @@ import pytest
 
 from redis_router import CircuitConfig, Operator, Provider
 from redis_router.operate.asgi import operate_app
+from redis_router.store.presence import Presence
 from redis_router.testing.server import free_port
 from tests.docs.conftest import served
 from tests.operate.conftest import TOKEN
@@ -212,10 +213,13 @@ def test_nothing_runs_that_came_from_outside(opened, worker, fleet, one_real):
     client.hset(one_real.keys.health("nasty"), "last_failure", NASTY)
     client.hset(one_real.keys.health("nasty"), "open_reason", NASTY)
     client.hset(one_real.keys.health("azure"), "failure_rate", NASTY)
+    said = Presence("s", NASTY, NASTY, NASTY, NASTY, 1, 1, own={NASTY: NASTY}).to_text()
+    client.hset(one_real.keys.replicas, NASTY, f"{fleet.leader()[0]} {said}")
     page = opened(worker.url + "#/" + NASTY.replace("<", "%3C"))
     row(page, "nasty").wait_for()
     assert NASTY in row(page, "nasty").inner_text()
     page.wait_for_selector("#banner:visible")
+    assert page.locator("#replica-list").inner_text().count(NASTY) == 5
     page.keyboard.press("Escape")
     page.allowed.append("404")  # there is no provider of that name
     row(page, "nasty").get_by_role("button").click()
@@ -227,7 +231,8 @@ def test_nothing_runs_that_came_from_outside(opened, worker, fleet, one_real):
 
 def test_names_of_events_are_text(opened, workers, fleet, one_real):
     """For a worker whose user may read the logs: somebody wrote into one by hand."""
-    one_real.client().xadd(one_real.keys.events("openai"), {"event": NASTY, "by": NASTY, "detail": NASTY, NASTY: NASTY})
+    entry = {"event": NASTY, "by": NASTY, "detail": NASTY, NASTY: NASTY}
+    one_real.client().xadd(one_real.keys.events("openai"), entry, id="9000000000000000-1")  # in the year 287168
     worker = workers(url=one_real.url.replace("router:password@", ""))
     page = opened(f"http://127.0.0.1:{worker.port}/#/openai")
     page.locator("#drill-events li").first.wait_for()

@@ -100,9 +100,12 @@ export function replicaItem(replica) {
     view ? h("span", { class: "view" }, view) : null);
 }
 
+/** Anybody may write into a log by hand: a date beyond what a browser knows must not end the page. */
+const isMoment = (ms) => Math.abs(ms) < 8.64e15;
+
 export function eventItem(event, ofOne) {
   return h("li", {},
-    h("time", { datetime: new Date(event.at_ms).toISOString() }, clockTime(event.at_ms)),
+    h("time", { datetime: isMoment(event.at_ms) && new Date(event.at_ms).toISOString() }, clockTime(event.at_ms)),
     ofOne ? null : h("strong", {}, event.provider),
     h("span", {}, eventText(event), " ", h("span", { class: "who" }, `by ${event.by || "?"}`)));
 }

@@ -158,11 +158,9 @@ function drawLink() {
 
 function take(message, whole) {
   const now = performance.now(), refusal = state.eventsError;
-  state.heardAt = now;
   state.error = message.error;
   if (message.now_ms !== null) {
     setClock(message.now_ms + message.age_ms, now);
-    state.goodAt = now - message.age_ms;
     state.known = true;
   }
   if (whole) {
@@ -188,6 +186,9 @@ function take(message, whole) {
     drawTimeline();
   } else if (refusal !== message.events_error) drawTimeline();
   drawAll();
+  // only now: what cannot be drawn must not pass for what is up to date
+  state.heardAt = now;
+  if (message.now_ms !== null) state.goodAt = now - message.age_ms;
   drawLink();
   const touched = state.open && (whole || message.providers.some((each) => each.name === state.open) ||
     message.events.some((each) => each.provider === state.open));
