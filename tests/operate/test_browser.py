@@ -220,6 +220,7 @@ def test_nothing_runs_that_came_from_outside(opened, worker, fleet, one_real):
     assert NASTY in row(page, "nasty").inner_text()
     page.wait_for_selector("#banner:visible")
     assert page.locator("#replica-list").inner_text().count(NASTY) == 5
+    page.wait_for_selector("#drill[open]")  # of the address
     page.keyboard.press("Escape")
     page.allowed.append("404")  # there is no provider of that name
     row(page, "nasty").get_by_role("button").click()
