@@ -72,10 +72,9 @@ def level(health: ProviderHealth, now_ms: int) -> str:
         return HELD
     if seen.circuit_state is CircuitState.OPEN or (not seen.available and seen.unavailable_reason == TakenOutBy.PROBE):
         return DOWN
-    is_well = health.circuit_state is CircuitState.CLOSED and health.available
-    if not is_well or health.cooling_for_ms(now_ms) or health.overdue or health.failure_rate >= FAILING:
-        return TROUBLE
-    return OK
+    is_well = health.circuit_state is CircuitState.CLOSED and health.available and not health.cooling_for_ms(now_ms)
+    is_late = health.overdue or words.is_slow(health)
+    return OK if is_well and not is_late and health.failure_rate < FAILING else TROUBLE
 
 
 def why(health: ProviderHealth, spec: Spec, now_ms: int) -> list[Json]:
@@ -109,6 +108,8 @@ def why(health: ProviderHealth, spec: Spec, now_ms: int) -> list[Json]:
         say("weight", "weight 0: no calls")
     if health.overdue:
         say("overdue", f"{health.overdue} call{'s' * (health.overdue > 1)} overdue")
+    if words.is_slow(health):
+        say("slow", f"slow: {health.latency_ms:.0f} ms, usually {health.usual_latency_ms:.0f} ms")
     if health.failure_rate >= FAILING and health.circuit_state is CircuitState.CLOSED:
         failed = f", last {health.last_failure}" if health.last_failure else ""
         say("failing", f"{health.failure_rate:.0%} of its calls fail{failed}")
