@@ -69,8 +69,8 @@ class FleetBreaker(CustomLogger):
         name, group = deployment.name, deployment.group
         if not name or not group or self._groups.get(name) == group or name in self._unusable:
             return
-        if deployment.has_default_id:
-            self._say_once(
+        if deployment.has_default_id and self._is_new(name):
+            log.warning(
                 "a deployment of %s has no model_info.id, and LiteLLM made one of its parameters, %s: give it an id, or"
                 " replicas whose keys differ do not share its circuit",
                 group,
@@ -81,7 +81,7 @@ class FleetBreaker(CustomLogger):
             self._groups[name] = group
         except RouterError as error:
             self._unusable.add(name)
-            self._say_once("a deployment of %s is left to LiteLLM alone: %s", group, error)
+            log.warning("a deployment of %s is left to LiteLLM alone: %s", group, error)
 
     # Before a call
 
@@ -152,7 +152,8 @@ class FleetBreaker(CustomLogger):
 
     def pre_call_check(self, deployment: dict[str, Any]) -> None:
         """LiteLLM asks it only on the way of `completion()` without await, which has none of the other hooks."""
-        self._say_once("completion() of LiteLLM's Router passes the fleet's breaker by: use await acompletion()")
+        if self._is_new("completion"):
+            log.warning("completion() of LiteLLM's Router passes the fleet's breaker by: use await acompletion()")
 
     # After it
 
@@ -199,8 +200,8 @@ class FleetBreaker(CustomLogger):
                 self._traceback_at = now + SECONDS_BETWEEN_TRACEBACKS
                 log.exception("%s: the fleet's breaker failed, and LiteLLM goes on without it", what)
 
-    def _say_once(self, text: str, *args: object) -> None:
-        line = text % args
-        if line not in self._said:
-            self._said.add(line)
-            log.warning("%s", line)
+    def _is_new(self, what: str) -> bool:
+        """Is this the first time?"""
+        was_said = what in self._said
+        self._said.add(what)
+        return not was_said
