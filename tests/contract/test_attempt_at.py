@@ -60,3 +60,20 @@ class TestAttemptAt:
             replica.attempt("gpt-4o", exclude=["openai"])
         with replica.attempt_at("azure", "gpt-4o") as attempt:
             assert attempt.provider.name == "azure"
+
+
+class TestAvailableProviders:
+    def test_who_may_be_called_now(self, fleet):
+        """Nobody whose circuit is open, who cools down or was drained; and nobody for a model that nobody serves."""
+        replica, _ = fleet()
+
+        def names():
+            return [provider.name for provider in replica.available_providers("gpt-4o")]
+
+        assert names() == ["openai", "azure"]
+        replica.record_result("openai", outcome="rate_limited", cooldown=60.0)
+        assert names() == ["azure"]
+        fail(replica, "azure")
+        until(replica, "azure", "open")
+        assert names() == []
+        assert replica.available_providers("unknown") == []

@@ -132,7 +132,7 @@ class FleetBreaker(CustomLogger):
                 return self.router.attempt(group, exclude=others | tried)
             except NoProviderAvailable:
                 return self.router.attempt(group, exclude=others)
-        may_be = {provider.name for provider in self.router.get_fallback_providers(group)} & offered
+        may_be = {provider.name for provider in self.router.available_providers(group)} & offered
         if may_be != offered:
             try:
                 return self.router.attempt(group, exclude=others | may_be)  # a trial call, where there is a permit
