@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
-from redis_router.circuit.record import CircuitState, ProviderHealth
+from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
 from redis_router.cli.terminal import confirm, lasted, printable, say
 from redis_router.cli.waiting import wait
+from redis_router.operate.words import available
 from redis_router.overriding import Operator
 from redis_router.provider import ANY_MODEL
 from redis_router.runtime.names import operator_name
@@ -101,11 +102,39 @@ def _ready(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
+        before = operator.status()
         for record in records:
             operator.end_override(record, reason=arguments.reason)
             operator.update_health(record, available=True, reason=arguments.reason)
-        _tell(operator.status(), records, as_json=arguments.json)
+        after = operator.status()
+        if arguments.json:
+            _tell(after, records, as_json=True)
+    for record in () if arguments.json else records:
+        say(printable(f"{record}: {_ended(before, record)}; the rules decide: {_available(after, record)}"))
     return 0
+
+
+def _ended(before: Snapshot, record: str) -> str:
+    """What stood in the way of the rules: drain, rate limit ended."""
+    if record not in before.records:
+        return "no override"
+    health, now_ms = before.records[record], before.now_ms
+    said = {
+        str(health.override): health.override_until_ms > now_ms,
+        f"weight {health.weight_override:g}": health.weight_override_until_ms > now_ms,
+        "out of service": health.unavailable_reason == TakenOutBy.OPERATOR,
+        "rate limit": health.cooling_for_ms(now_ms) > 0,
+    }
+    ended = ", ".join(word for word, is_said in said.items() if is_said)
+    return f"{ended} ended" if ended else "no override"
+
+
+def _available(after: Snapshot, record: str) -> str:
+    """Do calls go there now? As `redis-router status` has it."""
+    if record not in after.records:
+        return "no record"
+    said = available(after.records[record], after.now_ms)
+    return "calls flow" if said == "yes" else said
 
 
 def _reset(arguments: argparse.Namespace) -> int:

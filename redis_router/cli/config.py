@@ -10,7 +10,7 @@ from pathlib import Path
 from redis_router.cli import settings
 from redis_router.cli.arguments import Commands, Described, by_operator, of_redis
 from redis_router.cli.settings import Difference, Settings
-from redis_router.cli.terminal import complain, confirm, printable, say
+from redis_router.cli.terminal import complain, confirm, counted, printable, say
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.overriding import ALL, Operator
 from redis_router.runtime.names import operator_name
@@ -87,7 +87,7 @@ def _apply(arguments: argparse.Namespace) -> int:
         found = _differences(changes)
         _tell(found, as_json=arguments.json)
         if found:
-            confirm(f"so many settings would change: {len(found)}", is_meant=arguments.yes)
+            confirm(f"{counted(len(found), 'setting')} would change", is_meant=arguments.yes)
         for change in changes:
             if change.old.config != change.new.config:
                 operator.set_circuit_config(change.new.config, change.record, reason=arguments.reason)
@@ -111,15 +111,16 @@ def _changes(operator: Operator, file: str) -> list[Change]:
     """What the file asks of the records as they are; none of it, with all that is wrong, where anything is."""
     shown = "the standard input" if file == "-" else file
     try:
-        tables = settings.read(_text(file))
-        return _checked(operator, tables)
+        tables, wrong = settings.read(_text(file))
+        return _checked(operator, tables, wrong)
     except (InvalidArgument, UnknownProvider) as error:
         lines = "\n".join(f"{shown}: {line}" for line in str(error).splitlines())
         raise InvalidArgument(f"{lines}\nso nothing was done") from None
 
 
-def _checked(operator: Operator, tables: Mapping[str, settings.Table]) -> list[Change]:
-    snapshot, wrong = operator.status(), list[str]()
+def _checked(operator: Operator, tables: Mapping[str, settings.Table], wrong: Sequence[str]) -> list[Change]:
+    """`wrong` is what was found before; all of it is told at once."""
+    snapshot, wrong = operator.status(), [*wrong]
     for name in tables:
         try:
             if name == ALL:

@@ -92,6 +92,17 @@ const latencyText = (facts) => (facts.latency_ms === null ? "–" : `${Math.roun
 const failuresText = (facts) => `${(100 * facts.failure_rate).toFixed(facts.failure_rate < 0.1 ? 1 : 0)}%`;
 const weightText = (facts) => String(Number(facts.weight.toPrecision(3)));
 
+/** Which fields changed: "available 1>0 unavailable_reason >probe" is told as "out of service, probe". */
+function fieldsText(detail) {
+  const fields = new Map([...detail.matchAll(/(?:^| )(\w+) (\S*)>(\S*)/g)].map((found) => [found[1], found.slice(2)]));
+  const [, by] = fields.get("unavailable_reason") || [];
+  fields.delete("unavailable_reason");
+  const said = [...fields].map(([name, [old, now]]) =>
+    name === "available" ? (now === "1" ? "back in service" : `out of service, ${by || "somebody"}`) :
+    name === "cooldown_until_ms" && now === "0" ? "rate limit ended" : `${name} ${old || "none"} → ${now || "none"}`);
+  return said.join(", ") || `updated ${detail}`.trim();
+}
+
 function eventText(event) {
   const { from, to, reason, until_ms: until, detail, ...rest } = event.details;
   const why = reason ? `: ${reason}` : "";
@@ -103,6 +114,10 @@ function eventText(event) {
       return to ? `${to}${ends}${why}${from ? ` (was ${from})` : ""}` : `${from || "override"} ended${why}`;
     case "weight_override":
       return `weight ${from} → ${to}${ends}${why}`;
+    case "cooling":
+      return `rate limited for ${Math.round(parseInt(detail, 10) / 1000)} s`;
+    case "updated":
+      return `${fieldsText(detail || "")}${why}`;
     default: {
       const more = Object.entries(rest).map(([name, text]) => `${name} ${text}`);
       return [event.event, from !== undefined || to !== undefined ? `${from || "none"} → ${to || "none"}` : "", detail, reason, ...more]
@@ -242,9 +257,11 @@ function drawHeadline() {
   if (levels.held) parts.push(`${levels.held} ${are(levels.held)} taken out by operators`);
   if (broken) parts.push(`${broken} cannot be read`);
   const worst = broken || levels.down ? "down" : levels.trouble ? "trouble" : "ok";
-  const text = parts.length ? `${LEVELS[worst][0]} ${parts.join(", ")}` :
+  const now = parts.length ? `${LEVELS[worst][0]} ${parts.join(", ")}` :
     all ? `✔ ${all === 1 ? "The provider is well" : `All ${all} providers are well`}` : "No provider is registered";
-  $("headline").dataset.level = worst;
+  const stale = state.link === "stale" && state.known; // nobody may read from it that all is well
+  const text = stale ? `When last seen: ${now}` : now;
+  $("headline").dataset.level = stale ? "stale" : worst;
   if ($("headline").textContent !== text) {
     say("headline", text);
     say("announce", text);
@@ -277,7 +294,7 @@ function drawTimeline() {
 
 function drawBanner() {
   const lines = state.unreadable.map((each) => each.error);
-  if (state.error) lines.unshift(`${state.error.message}. What you see is as it was.`);
+  if (state.error) lines.unshift(`${state.error.message.replace(/\.$/, "")}. What you see is as it was.`);
   $("banner").hidden = lines.length === 0;
   say("banner", lines.join(" "));
 }
@@ -311,6 +328,7 @@ function drawLink() {
     if (kind === "stale") say("announce", "The page is not up to date");
     else if (state.link === "stale") say("announce", "The page is up to date again");
     state.link = kind;
+    drawHeadline();
   }
 }
 
