@@ -113,12 +113,11 @@ def compared(said: Iterable[Presence], snapshot: Snapshot) -> list[Replica]:
 def _with_leader(found: Sequence[Replica], leader: Leader | None) -> list[Replica]:
     """The lease says who leads, not an old word: of those that died, several may have led."""
     leads = leader.worker if leader is not None and leader.remaining_ms > 0 else None
-    named = [each for each in found if not each.is_gateway and each.name == leads]
+    workers = [each for each in found if each.role in (LEADER, STANDBY)]
+    named = [each for each in workers if each.name == leads]
     session = max(named, key=lambda each: each.seen_ms).session if named else None
-    return [
-        each if each.is_gateway else replace(each, role=LEADER if each.session == session else STANDBY)
-        for each in found
-    ]
+    roles = {each.session: LEADER if each.session == session else STANDBY for each in workers}
+    return [replace(each, role=roles.get(each.session, each.role)) for each in found]
 
 
 def counts(fleet: Collection[Replica]) -> tuple[dict[str, int], dict[str, int]]:

@@ -96,7 +96,7 @@ export function viewText(replica) {
     said.push(`${each.provider}: saw ${each.sees}, was ${each.record} for ${lasted(each.for_ms)}`);
   }
   for (const [name, circuit] of Object.entries(replica.own).slice(0, 3)) said.push(`${name}: decides by itself, ${circuit}`);
-  if (replica.alone_ms && redisNow() - replica.alone_until_ms < 600000) {
+  if (replica.alone_ms >= 1000 && redisNow() - replica.alone_until_ms < 600000) {
     said.push(`was alone for ${lasted(replica.alone_ms)}, until ${ago(replica.alone_until_ms)} ago`);
   }
   return said.join("; ");
