@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from redis_router.cli import settings
-from redis_router.cli.arguments import Commands, Described, by_operator, of_redis
+from redis_router.cli.arguments import Commands, Described, by_operator, of_redis, opened_operator
 from redis_router.cli.settings import Difference, Settings
 from redis_router.cli.terminal import complain, confirm, counted, printable, say
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
@@ -55,7 +55,7 @@ class Change:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 where a record cannot be read."""
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         snapshot = operator.status()
         wanted = _records(operator, snapshot, arguments.providers)
     found = {name: _settings(snapshot, name) for name in wanted if name in snapshot.records}
@@ -74,7 +74,7 @@ def _records(operator: Operator, snapshot: Snapshot, names: Iterable[str]) -> li
 
 def _diff(arguments: argparse.Namespace) -> int:
     """Exit code 0 where nothing would change, 1 where something would."""
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         found = _differences(_changes(operator, arguments.file))
     _tell(found, as_json=arguments.json)
     return DIFFERS if found else 0
@@ -82,7 +82,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _apply(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
-    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+    with opened_operator(arguments, arguments.by or operator_name()) as operator:
         changes = _changes(operator, arguments.file)
         found = _differences(changes)
         _tell(found, as_json=arguments.json)

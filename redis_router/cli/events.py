@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from redis_router.circuit.overrides import FOR_EVER_MS
-from redis_router.cli.arguments import Commands, duration, of_redis
+from redis_router.cli.arguments import Commands, duration, of_redis, opened_operator
 from redis_router.cli.terminal import printable, say
 from redis_router.overriding import ALL, Operator
 from redis_router.store.messages import LoggedEvent
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     show = _as_json if arguments.json else _as_line
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         records = _records(operator, arguments.providers)
         told = _all(operator, records, arguments.since)
         for event in told:

@@ -1,4 +1,4 @@
-"""docs/testing.md: the server to play with; the rest is the reference, tests/process/test_testing.py runs its example."""
+"""docs/testing.md: the server to play with; tests/process/test_testing.py runs the example of the reference."""
 
 import re
 import subprocess

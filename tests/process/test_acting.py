@@ -13,6 +13,7 @@ import pytest
 from redis_router import CircuitConfig, Operator, Outcome, Provider, cli
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.store.contract import Batch
+from redis_router.testing.server import free_port
 from tests.process.test_cli import run
 from tests.support import eventually
 from tests.support.documents import PAGES, ROOT, rows
@@ -157,6 +158,21 @@ class TestWaiting:
         code, _, err = run("drain", "openai", "--wait", "--timeout", "1s", *base)
         assert (code, "1 call under way" in err) == (3, True)
         assert record("openai").override == "drain"
+
+    def test_a_timeout_without_waiting_is_a_mistake(self, base, store, record):
+        """Nothing is done: who gives one means to wait."""
+        code, _, err = run("drain", "openai", "--timeout", "1s", *base)
+        assert (code, err) == (2, "redis-router: --timeout is for --wait: give both, or neither\n")
+        assert record("openai").override == ""
+
+
+@pytest.mark.parametrize("command", [("drain", "openai"), ("events",), ("config", "show"), ("replicas",)])
+def test_without_redis(command):
+    """Exit code 2, and one line that says what to check."""
+    code, out, err = run(*command, "--redis", f"redis://127.0.0.1:{free_port()}")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "Connection refused; does " in err
+    assert err.endswith(" run, is --redis right?\n")
 
 
 class TestEvents:
