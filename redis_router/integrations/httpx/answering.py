@@ -42,7 +42,7 @@ class Answering:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if self._response.status_code >= 400:
             raise await self._bad()
-        if self._holds and 300 <= self._response.status_code:
+        if self._holds and self._response.status_code >= 300:
             raise await self._bad("a redirect, which is not followed", "redirect")
         if kind == "text/event-stream":
             if headers.get("content-encoding", "identity") == "identity":
