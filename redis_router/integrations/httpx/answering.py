@@ -31,7 +31,6 @@ class Answering:
         self._size = 0
         self._events: Events | None = None
         self._block: ExitStack | None = None
-        self._is_judged = False
         self.is_over = False
 
     # Until it is passed on
@@ -125,12 +124,12 @@ class Answering:
     # Passing it on
 
     def response(self, block: ExitStack, more: tuple[Header, ...] = ()) -> Any:
-        """The response to hand out. `block` is the attempt's, which ends when the answer does."""
+        """The response to hand out. `block` is the attempt's, which ends when it shows what became of the answer."""
         self._block = block
-        if self.is_over:
-            self._end()
-        elif self._holds:
+        if self._holds and not self.is_over:
             self._attempt.first_token()
+        if self.is_over or (self._events is not None and self._events.ended):
+            self._end()
         return response_of(self._way.library, self._response, self, more)
 
     async def part(self) -> bytes | None:
@@ -142,77 +141,66 @@ class Answering:
         try:
             part = await self._way.read(self._parts, self._attempt.timeout)
         except BaseException as error:
+            self.is_over = True
             self._leave(error)
             raise
         if part is None:
+            self.is_over = True
             self._end()
-        else:
+        elif self._block is not None:
             self._look(part)
         return part
 
     def _look(self, part: bytes) -> None:
         events = self._events
-        if self._is_judged:
-            return
         if events is None:
             self._attempt.first_token()
             return
         try:
             events.feed(part)
         except ValueError:
-            self._is_judged = True
             self._attempt.fail("garbage")
+            self._leave()
             return
-        if events.error is not None:
-            self._is_judged = True
-            self._attempt.classify(BadAnswer(self._response, (), {"error": events.error}))
-        elif events.began:
+        if events.began:
             self._attempt.first_token()
+        if events.error is not None:
+            self._attempt.classify(BadAnswer(self._response, (), {"error": events.error}))
+            self._leave()
+        elif events.ended:
+            self._end()
 
     def _end(self) -> None:
         """It came to its end, which of a stream may be too early."""
-        events = self._events
-        if not self._is_judged and events is not None and events.known and not events.ended:
+        if self._events is not None and self._events.known and not self._events.ended:
             self._attempt.fail("incomplete")
-        elif not self._is_judged:
-            self._succeed()
-        self._leave()
-
-    def _succeed(self) -> None:
-        """What is no question to a model tells nothing of its latency, and a redirect nothing at all."""
-        if self._is_question and self._response.status_code < 300:
+        elif self._is_question and self._response.status_code < 300:
             self._attempt.classify(self._response)
-        else:
+        else:  # what is no question to a model tells nothing of its latency, and a redirect nothing at all
             self._attempt.ignore()
-
-    async def close(self) -> None:
-        """The client wants no more: where the answer has not ended, that says nothing about the provider."""
-        try:
-            if not self.is_over:
-                self._hang_up()
-        finally:
-            await self._way.close(self._response, self._parts)
+        self._leave()
 
     async def drop(self) -> None:
         """It is no answer: nothing of it is passed on."""
         self.is_over = True
         await self._way.close(self._response, self._parts)
 
+    async def close(self) -> None:
+        """The client wants no more: where the answer has not ended, that says nothing about the provider."""
+        self.is_over = True
+        self._hang_up()
+        await self._way.close(self._response, self._parts)
+
     def _hang_up(self) -> None:
-        if not self._is_judged:
-            if self._events is not None and self._events.ended:
-                self._succeed()  # SDKs stop reading at [DONE]
-            else:
-                self._attempt.ignore()
-        self._leave()
+        if self._block is not None:
+            self._attempt.ignore()
+            self._leave()
 
     def _leave(self, error: BaseException | None = None) -> None:
-        self.is_over = True
         block, self._block = self._block, None
         if block is not None:
             block.__exit__(type(error) if error is not None else None, error, None)
 
     def __del__(self) -> None:
         """A response that nobody read or closed."""
-        if self._block is not None:
-            self._hang_up()
+        self._hang_up()
