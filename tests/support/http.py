@@ -148,7 +148,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             early, events = _events(self.path)
             if fault == "garbage":
-                events = ["data: {<html>\n\n"]
+                events = ["event: message_start\ndata: {<html>\n\n"]
             if fault in ("cut_early", "overloaded_early", "empty", "silent", "keep_alive"):
                 events = early
             elif fault in ("cut", "overloaded", "short"):

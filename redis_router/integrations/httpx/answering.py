@@ -21,6 +21,7 @@ class Answering:
     """
 
     def __init__(self, way: Threads, attempt: Attempt[Any], response: Any, *, method: str, holds: bool) -> None:
+        self._block: ExitStack | None = None
         self._way = way
         self._attempt = attempt
         self._response = response
@@ -30,7 +31,6 @@ class Answering:
         self._held: deque[bytes] = deque()
         self._size = 0
         self._events: Events | None = None
-        self._block: ExitStack | None = None
         self.is_over = False
 
     # Until it is passed on

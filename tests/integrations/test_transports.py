@@ -1,0 +1,447 @@
+"""What the transports make of requests and responses, for httpx and httpx2 alike, on inner transports that tell."""
+
+import asyncio
+import gc
+import importlib.util
+import json
+
+import pytest
+
+from redis_router import InvalidArgument, NoProviderAvailable, Outcome, Provider, Verdict
+from redis_router.integrations.httpx import Upstream, failover, guard
+from redis_router.integrations.httpx.answering import MOST_HELD
+from tests.support import metric
+from tests.support.fleet import NEVER, health, new_router
+
+LIBRARIES = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+ANSWER = {"choices": [{"message": {"content": "Hello"}}]}
+CHUNK = b'data: {"choices": [{"delta": {"content": "Hello"}}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+EVENTS = {"content-type": "text/event-stream"}
+URL = "https://router/v1/chat/completions"
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    return importlib.import_module(request.param)
+
+
+class Provided:
+    """An inner transport that keeps what it was asked, and answers what it is given."""
+
+    def __init__(self, library):
+        self.library = library
+        self.asked = []
+        self.answers = []
+        self.transport = library.MockTransport(self.answer)
+
+    def answer(self, request):
+        self.asked.append(request)
+        answer = self.answers.pop(0) if self.answers else ANSWER
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, dict):
+            return self.library.Response(200, json=answer)
+        return answer
+
+
+@pytest.fixture
+def inner(library):
+    return Provided(library)
+
+
+@pytest.fixture
+def router():
+    with new_router("memory://transports", circuit=NEVER, strategy="weighted") as router:
+        yield router
+        for name in router.get_health_status():
+            router.deregister_provider(name, everywhere=True)
+
+
+def register(router, name, upstream, weight=1.0, models=("m",)):
+    router.register_provider(Provider(name, models, weight=weight, client=upstream))
+
+
+@pytest.fixture
+def client(router, library, inner):
+    """Under `failover`; "first" is asked before "second"."""
+    register(router, "first", Upstream("https://first.example/v1", "one"), 1e6)
+    register(router, "second", Upstream("https://second.example/base/v1/", "two", models={"m": "its-m"}), 1e-6)
+    with library.Client(transport=failover(router, transport=inner.transport)) as client:
+        yield client
+
+
+# The request
+
+
+def test_a_request_becomes_one_for_the_provider(client, inner):
+    """URL, Host and key are the provider's; the rest is the client's."""
+    headers = {"Authorization": "Bearer of-the-client", "OpenAI-Organization": "org", "Cookie": "a=b", "X-Trace": "t"}
+    client.post(URL, params={"q": "1"}, headers=headers, json={"model": "m", "n": 1})
+    (request,) = inner.asked
+    assert str(request.url) == "https://first.example/v1/chat/completions?q=1"
+    assert request.headers["host"] == "first.example"
+    assert request.headers["authorization"] == "Bearer one"
+    assert request.headers["x-trace"] == "t"
+    assert not {"openai-organization", "cookie"} & set(request.headers)
+    assert json.loads(request.content) == {"model": "m", "n": 1}
+
+
+def test_the_next_provider_gets_its_own(client, inner, library):
+    """Its names for models, too; the length of the body fits."""
+    inner.answers = [library.Response(503), ANSWER]
+    response = client.post(URL, headers={"x-api-key": "of-the-client"}, json={"model": "m", "text": "ü"})
+    first, second = inner.asked
+    assert str(second.url) == "https://second.example/base/v1/chat/completions"
+    assert (first.headers["x-api-key"], second.headers["x-api-key"]) == ("one", "two")
+    assert json.loads(second.content) == {"model": "its-m", "text": "ü"}
+    assert int(second.headers["content-length"]) == len(second.content)
+    told = response.headers["x-redis-router-provider"], response.headers["x-redis-router-attempts"]
+    assert told == ("second", "2")
+
+
+def test_the_body_stays_as_it_is_where_the_model_does(client, inner):
+    """Byte for byte."""
+    sent = b'{ "model":  "m", "x": 1.0 }'
+    client.post(URL, content=sent, headers={"content-type": "application/json"})
+    assert inner.asked[0].content == sent
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (URL, "https://res.openai.azure.com/openai/deployments/my%20gpt/chat/completions?api-version=2024-10-21"),
+        (
+            "https://router/openai/deployments/m/chat/completions?api-version=1",
+            "https://res.openai.azure.com/openai/deployments/my%20gpt/chat/completions?api-version=2024-10-21",
+        ),
+    ],
+)
+def test_azure_has_deployments(router, library, inner, url, expected):
+    """The model is in the path, the version in the query, the key in a header of its own."""
+    azure = Upstream("https://res.openai.azure.com", "k", models={"m": "my gpt"}, api_version="2024-10-21")
+    register(router, "azure", azure)
+    with library.Client(transport=failover(router, transport=inner.transport)) as client:
+        client.post(url, json={"model": "m"}, headers={"authorization": "Bearer x"})
+    (request,) = inner.asked
+    assert str(request.url) == expected
+    assert request.headers["api-key"] == "k"
+    assert "authorization" not in request.headers
+
+
+def test_paths_of_anthropic(router, library, inner):
+    """Its SDK's base URL has no /v1."""
+    register(router, "claude", Upstream("https://api.anthropic.com", lambda: "fresh"))
+    headers = {"anthropic-version": "2023-06-01", "x-api-key": "of-the-client"}
+    with library.Client(transport=failover(router, transport=inner.transport)) as client:
+        client.post("https://router/v1/messages", json={"model": "m"}, headers=headers)
+    (request,) = inner.asked
+    assert str(request.url) == "https://api.anthropic.com/v1/messages"
+    assert request.headers["x-api-key"] == "fresh"
+
+
+def test_a_base_url_of_another_form(router, library, inner):
+    """What comes after it is the path."""
+    register(router, "first", Upstream("https://first.example/api"))
+    transport = failover(router, base_url="https://router/llm", transport=inner.transport)
+    with library.Client(transport=transport) as client:
+        client.post("https://router/llm/chat", json={"model": "m"}, headers={"authorization": "x"})
+    assert str(inner.asked[0].url) == "https://first.example/api/chat"
+    assert "authorization" not in inner.asked[0].headers, "a provider without a key gets none, and not the client's"
+
+
+def test_a_stream_is_sent_once(client, inner, library):
+    """A body that cannot be sent again: one try, whatever the answer; without a model, that of `failover`."""
+    inner.answers = [library.Response(503), ANSWER]
+    response = client.post(URL, content=iter([b"a", b"b"]))
+    assert response.status_code == 400, "it names no model"
+    assert response.json()["error"]["code"] == "ROUTER_NO_MODEL"
+
+
+def test_a_stream_goes_to_one_provider(router, library, inner):
+    register(router, "first", Upstream("https://first.example/v1"))
+    register(router, "second", Upstream("https://second.example/v1"))
+    inner.answers = [library.Response(503)]
+    with library.Client(transport=failover(router, model="m", transport=inner.transport)) as client:
+        assert client.post(URL, content=iter([b"a", b"b"])).status_code == 503
+    (request,) = inner.asked
+    assert request.read() == b"ab"
+
+
+def test_time_outs_are_those_of_the_attempt(router, library, inner):
+    """Half of the deadline while another may follow; never more than the client allows."""
+    for name in ("first", "second"):
+        register(router, name, Upstream("https://first.example/v1"))
+    inner.answers = [library.Response(503)]
+    with library.Client(transport=failover(router, deadline=10.0, transport=inner.transport)) as client:
+        client.post(URL, json={"model": "m"}, timeout=library.Timeout(60.0, connect=2.0))
+    first, second = (request.extensions["timeout"] for request in inner.asked)
+    assert 4.0 < first["write"] <= 5.0
+    assert 9.0 < second["write"] <= 10.0
+    assert first["connect"] == second["connect"] == 2.0
+
+
+def test_options_for_one_request(client, inner, library):
+    """In its extensions."""
+    inner.answers = [library.Response(503)]
+    response = client.post(URL, json={"model": "m"}, extensions={"redis_router": {"max_attempts": 1}})
+    assert (response.status_code, len(inner.asked)) == (503, 1)
+
+
+def test_fallback_models(router, library, inner):
+    """Another model, at another provider."""
+    register(router, "first", Upstream("https://first.example/v1"), models=("big",))
+    register(router, "second", Upstream("https://second.example/v1", models={"small": "tiny"}), models=("small",))
+    inner.answers = [library.ConnectError("refused")]
+    transport = failover(router, fallbacks={"big": ["small"]}, transport=inner.transport)
+    with library.Client(transport=transport) as client:
+        assert client.post(URL, json={"model": "big"}).status_code == 200
+    assert json.loads(inner.asked[1].content)["model"] == "tiny"
+
+
+# The response
+
+
+def test_an_answer_can_be_read_in_every_way(client, inner, library):
+    """As it came, also where it was compressed."""
+    import gzip
+
+    content = gzip.compress(json.dumps(ANSWER).encode())
+    headers = {"content-encoding": "gzip", "content-type": "application/json"}
+    for read in (
+        lambda r: r.read(),
+        lambda r: b"".join(r.iter_bytes()),
+        lambda r: gzip.decompress(b"".join(r.iter_raw())),
+    ):
+        inner.answers = [library.Response(200, headers=headers, stream=library.ByteStream(content))]
+        with client.stream("POST", URL, json={"model": "m"}) as response:
+            assert json.loads(read(response)) == ANSWER
+
+
+def test_what_is_held_back_is_bounded(client, inner, library, router):
+    """A long answer is passed on as it comes, and is nobody else's from then on."""
+    sent = []
+
+    def parts():
+        for _ in range(64):
+            sent.append(b" " * 65536)
+            yield sent[-1]
+        raise library.ReadError("broken")
+
+    inner.answers = [library.Response(200, headers={"content-type": "application/json"}, content=parts())]
+    with client.stream("POST", URL, json={"model": "m"}) as response:
+        assert MOST_HELD < 65536 * len(sent) <= MOST_HELD + 2 * 65536
+        with pytest.raises(library.ReadError):
+            response.read()
+    assert len(inner.asked) == 1
+    assert health(router, "first").last_failure == "connection"
+
+
+def test_preambles_for_ever_are_passed_on_at_last(client, inner, library):
+    """Comments without an end: no more is held back than the bound."""
+    inner.answers = [library.Response(200, headers=EVENTS, content=iter([b": x\n" * 300_000, CHUNK, DONE]))]
+    assert client.post(URL, json={"model": "m"}).content.endswith(CHUNK + DONE)
+
+
+def test_other_kinds_of_answers_are_passed_on(client, inner, library, router):
+    """Sound: from its first bytes on it is this provider's."""
+    inner.answers = [library.Response(200, headers={"content-type": "audio/mpeg"}, content=iter([b"ID3", b"..."]))]
+    assert client.post(URL, json={"model": "m"}).content == b"ID3..."
+    router.flush()
+    assert metric(router, "requests_total", provider="first", outcome="success") == 1
+
+
+def test_compressed_events_are_passed_on_unread(client, inner, library):
+    """Nobody asked for them: requests for streams say `identity`."""
+    headers = {**EVENTS, "content-encoding": "gzip"}
+    inner.answers = [library.Response(200, headers=headers, stream=library.ByteStream(b"x"))]
+    with client.stream("POST", URL, json={"model": "m", "stream": True}) as response:
+        assert b"".join(response.iter_raw()) == b"x"
+    assert inner.asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_nothing_is_left_of_a_limit(router, client, inner, library):
+    """An answer that was the last to fit rests its provider."""
+    headers = {f"x-ratelimit-{what}-requests": said for what, said in
+               (("remaining", "0"), ("limit", "10"), ("reset", "100s"))}  # fmt: skip
+    inner.answers = [library.Response(200, headers=headers, json=ANSWER)]
+    client.post(URL, json={"model": "m"})
+    assert health(router, "first").cooldown_ms == 10_000
+
+
+def test_a_list_of_models_is_no_measure_of_latency(router, library, inner):
+    """What is no question to a model counts where it fails, and only there."""
+    transport = guard(router, "llm", transport=inner.transport)
+    with library.Client(transport=transport) as client:
+        inner.answers = [{"data": []}, library.Response(500)]
+        assert [client.get("https://llm.example/v1/models").status_code for _ in range(2)] == [200, 500]
+    found = health(router, "llm")
+    assert metric(router, "requests_total", provider="llm", outcome="success") == 0
+    assert found.last_failure == "http_500"
+
+
+def test_a_redirect_says_nothing_under_guard(router, library, inner):
+    """The client follows it."""
+    with library.Client(transport=guard(router, "llm", transport=inner.transport), follow_redirects=True) as client:
+        inner.answers = [library.Response(307, headers={"location": "https://llm.example/v2"}), ANSWER]
+        assert client.post("https://llm.example/v1", json={}).status_code == 200
+    router.flush()
+    assert metric(router, "requests_total", provider="llm", outcome="ignored") == 1
+    assert metric(router, "requests_total", provider="llm", outcome="success") == 1
+
+
+def test_a_classifier_of_ones_own(library, inner):
+    """It sees what failed, with its status and headers, and the response of what went well."""
+    seen = []
+
+    def classify(said):
+        seen.append(said.status_code)
+        return Verdict(Outcome.FAILURE, "teapot") if said.status_code == 418 else None
+
+    with new_router("memory://classified", circuit=NEVER, classify=classify) as router:
+        transport = guard(router, "llm", transport=inner.transport)
+        with library.Client(transport=transport) as client:
+            inner.answers = [library.Response(418), ANSWER]
+            assert [client.post(URL, json={}).status_code for _ in range(2)] == [418, 200]
+        assert health(router, "llm").last_failure == "teapot"
+    assert seen == [418, 200]
+
+
+def test_an_error_of_the_users_code_is_raised(client, inner):
+    """Of an inner transport, or a function that returns the key: it is no answer, and nobody's 502."""
+    inner.answers = [ZeroDivisionError("a bug"), ZeroDivisionError("again")]
+    with pytest.raises(ZeroDivisionError):
+        client.post(URL, json={"model": "m"})
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("url", ["", "api.openai.com/v1", None, "https://x/v1?key=1"])
+def test_a_base_url_that_is_none(url):
+    with pytest.raises(InvalidArgument, match="base_url is"):
+        Upstream(url)
+
+
+def test_a_key_is_not_shown():
+    assert "secret" not in repr(Upstream("https://x/v1", "secret", headers={"x": "secret"}))
+
+
+def test_options_are_checked_at_once(router):
+    with pytest.raises(InvalidArgument, match="deadline"):
+        failover(router, deadline=-1.0)
+
+
+def test_a_client_that_is_no_upstream(router, library, inner):
+    """It is said by name; nothing is recorded of it."""
+    register(router, "first", "https://first.example/v1")
+    with (
+        library.Client(transport=failover(router, transport=inner.transport)) as client,
+        pytest.raises(InvalidArgument, match=r"provider 'first'.*give an Upstream"),
+    ):
+        client.post(URL, json={"model": "m"})
+
+
+def test_a_request_of_another_library(router):
+    with pytest.raises(TypeError, match="no request of httpx"):
+        failover(router).handle_request(object())
+
+
+# Nothing leaks
+
+
+def in_flight(router, *names):
+    return [len(router._view.table.candidates[name].here.in_flight) for name in names]
+
+
+@pytest.mark.parametrize("transport", ["guard", "failover"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("step", range(9))
+def test_a_task_that_is_cancelled_leaves_nothing_behind(library, transport, stream, step):
+    """At each place where it waits: on trial, the next call finds the permit again."""
+
+    class Slow(library.AsyncByteStream):
+        def __init__(self, parts):
+            self.parts, self.closed = parts, False
+
+        async def __aiter__(self):
+            for part in self.parts:
+                await asyncio.sleep(0)
+                yield part
+
+        async def aclose(self):
+            await asyncio.sleep(0)
+            self.closed = True
+
+    given = []
+
+    class Inner(library.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            await asyncio.sleep(0)
+            parts = [CHUNK, CHUNK, DONE] if stream else [b"{", b"}"]
+            given.append(Slow(parts))
+            return library.Response(200, headers=EVENTS if stream else {}, stream=given[-1])
+
+    async def use(made):
+        async with (
+            library.AsyncClient(transport=made) as client,
+            client.stream("POST", URL, json={"model": "llm"}) as response,
+        ):
+            async for _ in response.aiter_raw():
+                await asyncio.sleep(0)
+
+    async def main(made):
+        task = asyncio.ensure_future(use(made))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+        await asyncio.sleep(0)
+
+    with new_router(f"memory://cancel-{library.__name__}-{transport}-{stream}-{step}", circuit=NEVER) as router:
+        if transport == "guard":
+            made = guard(router, "llm", transport=Inner())
+        else:
+            register(router, "llm", Upstream("https://llm.example/v1"), models=("llm",))
+            made = failover(router, transport=Inner(), deadline=20.0)
+        asyncio.run(main(made))
+        gc.collect()
+        assert in_flight(router, "llm") == [0]
+        assert all(stream.closed for stream in given)
+        router.flush()
+        assert metric(router, "requests_total", provider="llm", outcome="failure") == 0
+
+
+@pytest.mark.parametrize("transport", ["guard", "failover"])
+def test_a_response_that_nobody_reads(router, library, inner, transport):
+    """It is dropped without a word: its call ends with it, and says nothing."""
+    register(router, "llm", Upstream("https://llm.example/v1"), models=("llm",))
+    made = (
+        guard(router, "llm", transport=inner.transport)
+        if transport == "guard"
+        else failover(router, transport=inner.transport)
+    )
+    inner.answers = [library.Response(200, headers=EVENTS, content=iter([CHUNK, CHUNK]))]
+    response = made.handle_request(library.Request("POST", URL, json={"model": "llm"}))
+    assert in_flight(router, "llm") == [1]
+    del response
+    gc.collect()
+    assert in_flight(router, "llm") == [0]
+    router.flush()
+    assert metric(router, "requests_total", provider="llm", outcome="ignored") == 1
+
+
+def test_nobody_under_anthropic_and_openai(router, library, inner):
+    """Two shapes of one refusal."""
+    register(router, "first", Upstream("https://first.example/v1"))
+    router.update_health("first", available=False)
+    with library.Client(transport=failover(router, transport=inner.transport)) as client:
+        for headers in ({}, {"anthropic-version": "1"}):
+            response = client.post(URL, json={"model": "m"}, headers=headers)
+            said = response.json()
+            assert (response.status_code, response.headers["x-should-retry"]) == (503, "false")
+            assert said["error"]["code"] == NoProviderAvailable.code
+            assert said.get("type") == ("error" if headers else None)
+    assert inner.asked == []
