@@ -11,7 +11,7 @@ from redis_router import InvalidArgument, NoProviderAvailable, Outcome, Provider
 from redis_router.integrations.httpx import Upstream, failover, guard
 from redis_router.integrations.httpx.answering import MOST_HELD
 from tests.support import metric
-from tests.support.fleet import NEVER, health, new_router
+from tests.support.fleet import NEVER, calls_under_way, health, new_router
 
 LIBRARIES = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
 ANSWER = {"choices": [{"message": {"content": "Hello"}}]}
@@ -350,10 +350,6 @@ def test_a_request_of_another_library(router):
 # Nothing leaks
 
 
-def in_flight(router, *names):
-    return [len(router._view.table.candidates[name].here.in_flight) for name in names]
-
-
 @pytest.mark.parametrize("transport", ["guard", "failover"])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("step", range(9))
@@ -370,8 +366,8 @@ def test_a_task_that_is_cancelled_leaves_nothing_behind(library, transport, stre
                 yield part
 
         async def aclose(self):
-            await asyncio.sleep(0)
             self.closed = True
+            await asyncio.sleep(0)
 
     given = []
 
@@ -408,7 +404,7 @@ def test_a_task_that_is_cancelled_leaves_nothing_behind(library, transport, stre
             made = failover(router, transport=Inner(), deadline=20.0)
         asyncio.run(main(made))
         gc.collect()
-        assert in_flight(router, "llm") == [0]
+        assert calls_under_way(router, "llm") == 0
         assert all(stream.closed for stream in given)
         router.flush()
         assert metric(router, "requests_total", provider="llm", outcome="failure") == 0
@@ -425,10 +421,10 @@ def test_a_response_that_nobody_reads(router, library, inner, transport):
     )
     inner.answers = [library.Response(200, headers=EVENTS, content=iter([CHUNK, CHUNK]))]
     response = made.handle_request(library.Request("POST", URL, json={"model": "llm"}))
-    assert in_flight(router, "llm") == [1]
+    assert calls_under_way(router, "llm") == 1
     del response
     gc.collect()
-    assert in_flight(router, "llm") == [0]
+    assert calls_under_way(router, "llm") == 0
     router.flush()
     assert metric(router, "requests_total", provider="llm", outcome="ignored") == 1
 
