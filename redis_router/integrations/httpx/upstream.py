@@ -8,7 +8,7 @@ from urllib.parse import quote
 from redis_router import InvalidArgument
 from redis_router.integrations.httpx.question import Question
 
-_KEYS = ("authorization", "x-api-key", "api-key")
+_KEYS = ("x-api-key", "api-key", "authorization")
 _OF_THE_CLIENT = frozenset((*_KEYS, "host", "content-length", "cookie", "openai-organization", "openai-project"))
 """Headers that are of the client, or of its account at somebody else: no provider gets them."""
 
