@@ -6,6 +6,7 @@ first event is taken for content.
 """
 
 import json
+import re
 from typing import Any
 
 LONGEST_LINE = 1 << 20
@@ -19,8 +20,10 @@ _PREAMBLE = frozenset(
 )  # fmt: skip
 _ENDS = frozenset(("message_stop", "response.completed", "response.incomplete"))
 _ANSWERS = ("response.", "message_", "content_block_")
-_MARKS = (b'"error"', b'"finish_reason"', b'"message_stop"', b'"response.')
-"""Once the content began, only lines with one of these, or with [DONE], can say something new."""
+_SAYS_MORE = re.compile(
+    rb'\[DONE\]|"error"|"finish_reason"\s*:\s*"|"message_stop"|"response\.(?:completed|failed|incomplete)"'
+)
+"""Once the content began, only what has one of these can say something new. In a text, quotes are escaped."""
 
 
 class Events:
@@ -42,12 +45,16 @@ class Events:
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the stream, cut anywhere. Raises ValueError for an event that is no JSON."""
-        *lines, self._line = (self._line + data).replace(b"\r", b"\n").split(b"\n")
-        for line in lines:
-            if self._skips:
-                self._skips = False
-            elif line.startswith(b"data:"):
-                self._take(line[5:].strip())
+        data = self._line + data
+        if self.began and not self._skips and _SAYS_MORE.search(data) is None:
+            self._line = data[max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 :]
+        else:
+            *lines, self._line = data.replace(b"\r", b"\n").split(b"\n")
+            for line in lines:
+                if self._skips:
+                    self._skips = False
+                elif line.startswith(b"data:"):
+                    self._take(line[5:].strip())
         if len(self._line) > LONGEST_LINE:
             self.began = self._skips = True
             self._line = b""
@@ -55,7 +62,7 @@ class Events:
     def _take(self, data: bytes) -> None:
         if data.startswith(b"[DONE]"):
             self.ended = True
-        elif data and (not self.began or any(mark in data for mark in _MARKS)):
+        elif data and (not self.began or _SAYS_MORE.search(data)):
             event = json.loads(data)
             if not isinstance(event, dict):
                 self.began = True

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,11 @@ from redis_router.integrations.httpx.question import Question
 _KEYS = ("x-api-key", "api-key", "authorization")
 _OF_THE_CLIENT = frozenset((*_KEYS, "host", "content-length", "cookie", "openai-organization", "openai-project"))
 """Headers that are of the client, or of its account at somebody else: no provider gets them."""
+
+
+@lru_cache(maxsize=256)
+def _parsed(library: Any, url: str) -> Any:
+    return library.URL(url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Upstream:
     def request(self, question: Question, model: str) -> Any:
         """The client's request as this provider wants it, for that model."""
         there, asked, library = self.models.get(model, model), question.request, question.library
-        url = library.URL(self._url(question, there))
+        url = _parsed(library, self._url(question, there))
         body = question.body_for(there)
         headers = [(b"Host", url.netloc), *self._headers(question, replayed=body is not None)]
         content = {"stream": asked.stream} if body is None else {"content": body}
