@@ -40,6 +40,6 @@ end
 health.last_check_ms = now -- 0 would tell of a record that was written anew after a loss
 record.said = record.said or {}
 record.said[#record.said + 1] = { event = 'reset', details = { 'from', from, 'to', 'closed', 'reason', ARGV[4] } }
-redis.call('DEL', KEYS[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', '+inf') -- an operator's user may delete no key
 commit({ health = KEYS[1], events = KEYS[2] }, ARGV[2], ARGV[3], record, now, now_us, nil, 1000)
 return reply('ok', '', record)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.machine import as_the_fleet_counts
+from redis_router.circuit.generations import as_the_fleet_counts
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.overriding import ALL, Overriding, check_config, names_in_fleet

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.chaos import ledger, net, truth
 from redis_router import CircuitConfig, NoProviderAvailable, Provider, Router, Transition
-from redis_router.circuit.machine import is_local
+from redis_router.circuit.generations import is_local
 from redis_router.store.messages import Reply
 from redis_router.store.redis import Batch, RedisStore
 

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.quality.world import TRIES, Answer, Run
 from redis_router import Attempt, Attempts, CircuitConfig, CircuitState, NoProviderAvailable, Outcome, ProviderHealth
 from redis_router import Provider as Registered
-from redis_router.circuit.machine import is_local
+from redis_router.circuit.generations import is_local
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.options import Options
 from redis_router.replica.alone import Alone

@@ -12,42 +12,17 @@ from dataclasses import replace
 
 from redis_router.circuit import capacity, overrides
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.generations import is_local
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy, Transition, changed
 
 Step = tuple[ProviderHealth, Transition | None]
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-LOCAL_GENERATIONS = 1 << 50
-"""Added at the first transition that a replica makes by itself: the fleet's own count transitions from 1."""
-NO_GENERATION = 0
-"""A circuit's generations begin at 1: a result that carries this one moves the averages, and no circuit."""
 BUCKETS = 10
 MOSTLY_FAILS = 0.4
 """From this failure rate on a provider is no better than nobody."""
 REOPENINGS = 30
-
-
-def is_local(generation: int) -> bool:
-    """Is it of a state that a replica brought a circuit into by itself? Then it moves no circuit of the fleet's."""
-    return generation >= LOCAL_GENERATIONS
-
-
-def fleet_generation(generation: int) -> int:
-    """As it would be counted without an outage: what people are shown."""
-    return generation % LOCAL_GENERATIONS
-
-
-def as_the_fleet_counts(health: ProviderHealth) -> ProviderHealth:
-    """The record with its generation as it would be counted without an outage: what people are shown."""
-    return replace(health, generation=fleet_generation(health.generation)) if is_local(health.generation) else health
-
-
-def made_alone(health: ProviderHealth) -> ProviderHealth:
-    """The record after a transition that a replica made by itself, marked as such."""
-    if is_local(health.generation):
-        return health
-    return replace(health, generation=health.generation + LOCAL_GENERATIONS)
 
 
 def latency_average(average: float, sample: float) -> float:

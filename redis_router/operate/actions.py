@@ -23,8 +23,8 @@ OVERRIDES: Mapping[str, str] = {
     "observe": Override.OBSERVE,
     "weight": WEIGHT,
 }
-READY, END = "ready", "end"
-ACTIONS = (*OVERRIDES, READY, END)
+READY, RESET, END = "ready", "reset", "end"
+ACTIONS = (*OVERRIDES, READY, RESET, END)
 FIELDS = ("provider", "action", "seconds", "weight", "reason", "by", "yes")
 
 
@@ -33,7 +33,7 @@ class Action:
     """One, as it was asked for. Raises InvalidArgument for what cannot be used.
 
     provider  a provider's name, a record's, `provider/model`, or `*` for the fleet
-    seconds   how long it holds; None for ever; of no matter for `ready` and `end`
+    seconds   how long it holds; None for ever; of no matter for `ready`, `reset` and `end`
     yes       also where a model is left without a provider
     """
 
@@ -90,10 +90,12 @@ def act(action: Action, opened: Callable[[str], Operator]) -> list[str]:
                 weight=action.weight,
                 reason=action.reason,
             )
+        elif action.action == RESET:
+            operator.reset(record, reason=action.reason)
         else:
             operator.end_override(record, reason=action.reason)
         if action.action == READY:
-            operator.update_health(record, available=True)
+            operator.update_health(record, available=True, reason=action.reason)
     return records
 
 

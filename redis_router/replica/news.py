@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 
-from redis_router.circuit.machine import is_local
+from redis_router.circuit.generations import is_local
 from redis_router.circuit.overrides import FOR_EVER_MS, LETS_IN
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.replica.alone import Alone

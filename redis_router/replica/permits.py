@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
-from redis_router.circuit.machine import is_local
+from redis_router.circuit.generations import is_local
 from redis_router.circuit.outcome import Outcome, Result
 from redis_router.circuit.record import ProviderHealth
 from redis_router.errors import AccessDenied, RedisRefused, RouterError

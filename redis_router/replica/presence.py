@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sized
 from importlib.metadata import PackageNotFoundError, version
 
-from redis_router.circuit.machine import is_local
+from redis_router.circuit.generations import is_local
 from redis_router.circuit.record import CircuitState, ProviderHealth
 from redis_router.errors import RedisRefused
 from redis_router.replica.alone import Alone

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
 from redis_router.circuit.config import CircuitConfig
-from redis_router.circuit.machine import fleet_generation, is_local, reason_of
+from redis_router.circuit.generations import fleet_generation, is_local
+from redis_router.circuit.machine import reason_of
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.provider import ANY_MODEL, Provider

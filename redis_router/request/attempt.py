@@ -7,7 +7,7 @@ from typing import Generic, Literal, Self
 from weakref import finalize
 
 from redis_router.checks import check_latency
-from redis_router.circuit.machine import NO_GENERATION, fleet_generation
+from redis_router.circuit.generations import NO_GENERATION, fleet_generation
 from redis_router.circuit.outcome import TOLD_BEFORE, Outcome, Result, made
 from redis_router.errors import RouterError
 from redis_router.provider import ClientT, Provider

@@ -1,6 +1,7 @@
 """Results that are reported by hand, for calls to whom `select_provider` named."""
 
-from redis_router.circuit.machine import HALF_OPEN, NO_GENERATION
+from redis_router.circuit.generations import NO_GENERATION
+from redis_router.circuit.machine import HALF_OPEN
 from redis_router.circuit.outcome import Outcome, Result, made
 from redis_router.circuit.overrides import acting
 from redis_router.errors import InvalidArgument, UnknownProvider

@@ -8,7 +8,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from redis_router.circuit.machine import CLOSED, HALF_OPEN, NO_GENERATION
+from redis_router.circuit.generations import NO_GENERATION
+from redis_router.circuit.machine import CLOSED, HALF_OPEN
 from redis_router.circuit.overrides import acting, left_ms
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, TakenOutBy
 from redis_router.errors import InvalidArgument

@@ -12,6 +12,7 @@ from typing import Literal
 from redis_router.checks import NO_PROBE
 from redis_router.circuit import machine, overrides
 from redis_router.circuit.config import CircuitConfig
+from redis_router.circuit.generations import made_alone
 from redis_router.circuit.record import CircuitState, ProviderHealth, Transition, changed
 from redis_router.circuit.resetting import reset
 from redis_router.errors import RouterError
@@ -181,7 +182,7 @@ class MemoryStore(MemoryReading):
 
     def _own(self, step: machine.Step) -> machine.Step:
         health, change = step
-        return step if self._clock is None or change is None else (machine.made_alone(health), change)
+        return step if self._clock is None or change is None else (made_alone(health), change)
 
     def claim(self, name: str, tokens: Sequence[str], ttl_ms: int) -> tuple[int, list[str]]:
         with self._lock:

@@ -89,18 +89,16 @@ class HealthChecker:
         self._metrics = Metrics.of(registry)
         self._client, self._owns_client = open_target(redis), isinstance(redis, str)
         self._store = open_store(self._client, options.namespace, self.worker)
-        self._wake, self._stop = Alarm(), Flag()
+        self._wake, self._news, self._stop = Alarm(), Alarm(), Flag()
         self._election = Election(self._store, options.lease)
-        news = Alarm()
-        self._fleet = Fleet(self._store, self._metrics, options.interval, self._wake, news)
+        self._fleet = Fleet(self._store, self._metrics, options.interval, self._wake, self._news)
         self._prober = Prober(options, self._wake)
         self._present = Present()
         self._census = Census(self._store, self._metrics)
         self._duties = Duties(options, self._store, self._fleet, self._election, self._metrics, self._prober)
         self._notifier = (
-            None if webhook is None else Notifier(webhook, self._store, self._election, self._metrics, news)
+            None if webhook is None else Notifier(webhook, self._store, self._election, self._metrics, self._news)
         )
-        self._news = news
         self._thread: Background | None = None
         self._turned_at = time.monotonic()
         self._failures = 0

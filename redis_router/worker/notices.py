@@ -64,7 +64,7 @@ def changes_of(namespace: str, name: str, events: Iterable[LoggedEvent], health:
             found.append(replace(change, until_ms=int(until) or None if until.isdecimal() else None))
         elif event.event == "updated":
             found += _updated(key, name, event)
-        elif event.event == "deregistered":
+        elif event.event in ("deregistered", "reset"):
             found.append(_change(key, name, event, event.event))
     return found
 
@@ -97,7 +97,7 @@ def _updated(key: str, name: str, event: LoggedEvent) -> list[Change]:
     if "available" in values:
         words = {"1": "available", "0": "unavailable"}
         old, new = (words.get(each, each) for each in values["available"])
-        why = values.get("unavailable_reason", ("", ""))[1]
+        why = event.details.get("reason") or values.get("unavailable_reason", ("", ""))[1]
         found.append(replace(_change(key, name, event, "availability"), from_=old, to=new, reason=why))
     if "weight" in values:
         old, new = (each.removesuffix(".0") for each in values["weight"])
@@ -151,11 +151,13 @@ def _what(change: Change) -> str:
         case "weight_override":
             return f"has weight {change.to}{until}{why}, had {change.from_}"
         case "availability" if change.to == "available":
-            return "is back in service"
+            return f"is back in service{why}"
         case "availability":
             return f"is out of service{why}"
         case "weight":
-            return f"has weight {change.to} for good, had {change.from_}"
+            return f"has weight {change.to} for good{why}, had {change.from_}"
+        case "reset":
+            return f"was reset{why}: it is {change.to}, was {change.from_}"
         case _:
             return f"was {change.event} for the whole fleet"
 

@@ -41,23 +41,27 @@ def test_every_snippet_is_of_a_kind_that_is_tested():
 
 
 def test_a_password_is_changed_without_a_gap(one_real):
-    """Who is connected stays; then only the new one opens a connection."""
+    """Both hold between the two lines, when replicas are deployed anew; then only the new one opens a connection."""
     first, second = snippets("")[1].splitlines()
     user = f"u{one_real.namespace}"
     old, new = (one_real.url.replace("router:password", f"{user}:{word}") for word in ("password", "new-password"))
+
+    def records_a_result(url: str) -> bool:
+        with Router(url, namespace=one_real.namespace) as router:
+            router.register_provider(Provider("openai", ("m",)))
+            router.record_result("openai", success=True, latency_ms=5.0)
+            return router.flush()
+
     with connect(server(one_real.name).url) as admin:
         admin.execute_command("ACL", "SETUSER", user, "on", ">password", "~*", "&*", "+@all")
-        with Router(old, namespace=one_real.namespace) as router:
-            router.register_provider(Provider("openai", ("m",)))
-            assert router.flush()
-            for line in (first, second):
-                admin.execute_command(*shlex.split(line.replace("router", user)))
-            router.record_result("openai", success=True, latency_ms=5.0)
-            assert router.flush()
-            with Router(new, namespace=one_real.namespace):
-                pass
-            with pytest.raises(AccessDenied):
-                Router(old, namespace=one_real.namespace).start()
+        assert records_a_result(old)
+        admin.execute_command(*shlex.split(first.replace("router", user)))
+        assert records_a_result(old)
+        assert records_a_result(new)
+        admin.execute_command(*shlex.split(second.replace("router", user)))
+        assert records_a_result(new)
+        with pytest.raises(AccessDenied):
+            Router(old, namespace=one_real.namespace).start()
         admin.execute_command("ACL", "DELUSER", user)
 
 

@@ -98,9 +98,9 @@ def test_pages(workers, one_real):
     worker = workers("--lease", "2")
     eventually(lambda: worker.leads)
     assert worker.get("/healthz") == (200, "alive")
+    eventually(lambda: "redis_router_leader 1.0" in worker.get("/metrics")[1], "it shows that it leads")
     status, text = worker.get("/metrics")
     assert status == 200
-    assert "redis_router_leader 1.0" in text
     assert "redis_router_redis_up 1.0" in text
     assert worker.get("/elsewhere")[0] == 404
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redis_router import Provider, ProviderHealth
-from redis_router.circuit.machine import LOCAL_GENERATIONS
+from redis_router.circuit.generations import LOCAL_GENERATIONS
 from redis_router.store.memory import Memory, MemoryStore
 
 copies = st.builds(

@@ -3,7 +3,7 @@
 import dataclasses
 
 from redis_router import CircuitConfig, CircuitState, Outcome, ProviderHealth
-from redis_router.circuit.machine import LOCAL_GENERATIONS
+from redis_router.circuit.generations import LOCAL_GENERATIONS
 from redis_router.circuit.outcome import Result
 from redis_router.replica.alone import Alone
 

@@ -65,6 +65,22 @@ class TestMessages:
         ]
         assert changes_of("rr", "openai", quiet, None) == []
 
+    def test_what_an_operator_did_for_good(self):
+        """With the reason, where one was given."""
+        done = [
+            LoggedEvent(
+                1, "updated", "alice", {"detail": "available 1>0 unavailable_reason >operator", "reason": "old"}, "1-0"
+            ),
+            LoggedEvent(2, "updated", "alice", {"detail": "available 0>1 unavailable_reason operator>"}, "2-0"),
+            LoggedEvent(3, "reset", "bob", {"from": "open", "to": "closed", "reason": "another region"}, "3-0"),
+        ]
+        told = [notices.sentence(change).partition(";")[0] for change in changes_of("rr", "openai", done, None)]
+        assert told == [
+            "openai is out of service (old)",
+            "openai is back in service",
+            "openai was reset (another region): it is closed, was open",
+        ]
+
     def test_what_a_hand_wrote_is_told_as_it_stands(self):
         """Nothing in a log raises."""
         odd = LoggedEvent(1, "transition", "", {"generation": "x", "to": "<open>"}, "1-0")
