@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from redis_router import InvalidArgument, NoProviderAvailable, Outcome, Provider, Verdict
+from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Outcome, Provider, Verdict
 from redis_router.integrations.httpx import Upstream, failover, guard
 from redis_router.integrations.httpx.answering import MOST_HELD
-from tests.support import metric
-from tests.support.fleet import NEVER, calls_under_way, health, new_router
+from tests.support import eventually, metric
+from tests.support.fleet import NEVER, calls_under_way, chosen, half_open, health, new_router, new_worker
 
 LIBRARIES = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
 ANSWER = {"choices": [{"message": {"content": "Hello"}}]}
@@ -350,13 +350,25 @@ def test_a_request_of_another_library(router):
 # Nothing leaks
 
 
-@pytest.mark.parametrize("transport", ["guard", "failover"])
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("step", range(9))
-def test_a_task_that_is_cancelled_leaves_nothing_behind(library, transport, stream, step):
-    """At each place where it waits: on trial, the next call finds the permit again."""
+class Slow:
+    """Of an inner transport: it lets others run at each step. `given` has the streams of its answers."""
 
-    class Slow(library.AsyncByteStream):
+    def __init__(self, library, parts, headers):
+        self.library, self.parts, self.headers = library, parts, headers
+        self.given = []
+
+    async def handle_async_request(self, request):
+        await asyncio.sleep(0)
+        stream = _slow_stream(self.library)(self.parts)
+        self.given.append(stream)
+        return self.library.Response(200, headers=self.headers, stream=stream)
+
+    async def aclose(self):
+        """Nothing is open."""
+
+
+def _slow_stream(library):
+    class Stream(library.AsyncByteStream):
         def __init__(self, parts):
             self.parts, self.closed = parts, False
 
@@ -369,45 +381,78 @@ def test_a_task_that_is_cancelled_leaves_nothing_behind(library, transport, stre
             self.closed = True
             await asyncio.sleep(0)
 
-    given = []
+    return Stream
 
-    class Inner(library.AsyncBaseTransport):
-        async def handle_async_request(self, request):
-            await asyncio.sleep(0)
-            parts = [CHUNK, CHUNK, DONE] if stream else [b"{", b"}"]
-            given.append(Slow(parts))
-            return library.Response(200, headers=EVENTS if stream else {}, stream=given[-1])
 
-    async def use(made):
+def transport_over(kind, router, inner):
+    """Of either kind, for the provider and model "llm"."""
+    if kind == "guard":
+        return guard(router, "llm", transport=inner)
+    register(router, "llm", Upstream("https://llm.example/v1"), models=("llm",))
+    return failover(router, transport=inner, deadline=20.0)
+
+
+async def cancelled_after(library, transport, steps):
+    """A client that reads a whole stream is cancelled after so many turns of the loop."""
+
+    async def use():
         async with (
-            library.AsyncClient(transport=made) as client,
+            library.AsyncClient(transport=transport) as client,
             client.stream("POST", URL, json={"model": "llm"}) as response,
         ):
             async for _ in response.aiter_raw():
                 await asyncio.sleep(0)
 
-    async def main(made):
-        task = asyncio.ensure_future(use(made))
-        for _ in range(step):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
+    task = asyncio.ensure_future(use())
+    for _ in range(steps):
         await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
 
-    with new_router(f"memory://cancel-{library.__name__}-{transport}-{stream}-{step}", circuit=NEVER) as router:
-        if transport == "guard":
-            made = guard(router, "llm", transport=Inner())
-        else:
-            register(router, "llm", Upstream("https://llm.example/v1"), models=("llm",))
-            made = failover(router, transport=Inner(), deadline=20.0)
-        asyncio.run(main(made))
-        gc.collect()
-        assert calls_under_way(router, "llm") == 0
-        assert all(stream.closed for stream in given)
+
+KINDS = pytest.mark.parametrize("kind", ["guard", "failover"])
+STEPS = range(14)
+
+
+@KINDS
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_task_that_is_cancelled_leaves_nothing_behind(library, kind, stream):
+    """At each place where it waits: no call stays in flight, no stream stays open, and it is nobody's failure."""
+    parts, headers = ([CHUNK, CHUNK, DONE], EVENTS) if stream else ([b"{", b"}"], {})
+    with new_router(f"memory://cancel-{library.__name__}-{kind}-{stream}", circuit=NEVER) as router:
+        inner = Slow(library, parts, headers)
+        transport = transport_over(kind, router, inner)
+        for step in STEPS:
+            asyncio.run(cancelled_after(library, transport, step))
+            gc.collect()
+            assert calls_under_way(router, "llm") == 0
+            assert all(stream.closed for stream in inner.given)
         router.flush()
         assert metric(router, "requests_total", provider="llm", outcome="failure") == 0
+
+
+@KINDS
+def test_a_trial_call_that_is_cancelled_gives_its_permit_back(library, kind):
+    """There is one permit, for as long as any: the next call finds it again, wherever the one before was cancelled."""
+    url = f"memory://trial-{library.__name__}-{kind}"
+    circuit = CircuitConfig(consecutive_failure_limit=3, half_open_success_threshold=1000, open_timeout=0.05)
+    options = {"circuit": circuit, "when_all_open": "raise", "permit_ttl": 60.0}
+    worker = new_worker(url)
+    with new_router(url, **options) as router:
+        transport = transport_over(kind, router, Slow(library, [CHUNK, CHUNK, DONE], EVENTS))
+        half_open(router, worker, "llm")
+        for step in STEPS:
+            before = len(transport._inner.given)
+
+            def asked(step=step, before=before):
+                asyncio.run(cancelled_after(library, transport, step))
+                return step < 2 or len(transport._inner.given) > before
+
+            eventually(asked, f"a call was made after the one that was cancelled at step {step - 1}")
+        eventually(lambda: chosen(router, "llm"), "the permit is there at last")
+    worker.stop()
 
 
 @pytest.mark.parametrize("transport", ["guard", "failover"])
