@@ -114,7 +114,8 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             elif isinstance(fault, tuple):
                 self._answer(*fault)
             elif body.get("stream"):
-                self._stream(fault)
+                with suppress(BrokenPipeError, ConnectionResetError):  # the client hangs up
+                    self._stream(fault)
             elif fault == "silent":
                 self.send_response(200)
                 self.send_header("content-type", "application/json")

@@ -118,7 +118,7 @@ class Answering:
     def _feed(self, events: Events, part: bytes) -> None:
         try:
             events.feed(part)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._no_answer("an event that is no JSON", "garbage") from None
 
     # Passing it on
@@ -158,7 +158,7 @@ class Answering:
             return
         try:
             events.feed(part)
-        except ValueError:
+        except (ValueError, RecursionError):
             self._attempt.fail("garbage")
             self._leave()
             return

@@ -44,7 +44,8 @@ class Events:
         self._skips = False
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the stream, cut anywhere. Raises ValueError for an event that is no JSON."""
+        """The next bytes of the stream, cut anywhere. Raises ValueError for an event that is no JSON,
+        RecursionError for one that is too deep."""
         data = self._line + data
         if self.began and not self._skips and _SAYS_MORE.search(data) is None:
             self._line = data[max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 :]
