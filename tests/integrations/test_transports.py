@@ -4,6 +4,9 @@ import asyncio
 import gc
 import importlib.util
 import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -453,6 +456,52 @@ def test_a_trial_call_that_is_cancelled_gives_its_permit_back(library, kind):
             eventually(asked, f"a call was made after the one that was cancelled at step {step - 1}")
         eventually(lambda: chosen(router, "llm"), "the permit is there at last")
     worker.stop()
+
+
+@KINDS
+def test_threads_that_do_all_sorts_of_things_leave_nothing_behind(library, kind):
+    """Eight of them, fifty requests each: answered, failed, broken, hung up on, dropped; each is counted once."""
+    number, threads = 50, 8
+
+    def broken():
+        yield CHUNK
+        raise library.ReadError("broken")
+
+    answers = [
+        lambda: library.Response(200, json=ANSWER),
+        lambda: library.Response(503),
+        lambda: library.Response(404),
+        lambda: library.Response(200, headers=EVENTS, content=iter([CHUNK, CHUNK, DONE])),
+        lambda: library.Response(200, headers=EVENTS, content=broken()),
+        lambda: library.Response(200, headers=EVENTS, content=iter([])),
+    ]
+
+    def inner(request):
+        return answers[int(request.headers["x-answer"])]()
+
+    def use(client, seed):
+        draw = random.Random(seed)
+        for _ in range(number):
+            headers = {"x-answer": str(draw.randrange(len(answers)))}
+            with (
+                suppress(library.ReadError),
+                client.stream("POST", URL, json={"model": "llm"}, headers=headers) as response,
+            ):
+                parts = response.iter_raw()
+                for _ in range(draw.randrange(4)):
+                    next(parts, None)
+
+    with new_router(f"memory://threads-{library.__name__}-{kind}", circuit=NEVER) as router:
+        transport = transport_over(kind, router, library.MockTransport(inner))
+        with library.Client(transport=transport) as client, ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(use, client, seed) for seed in range(threads)]:
+                done.result()
+        gc.collect()
+        assert calls_under_way(router, "llm") == 0
+        assert router.flush()
+        outcomes = ("success", "failure", "ignored", "rate_limited")
+        counted = [metric(router, "requests_total", provider="llm", outcome=outcome) for outcome in outcomes]
+        assert sum(counted) == number * threads
 
 
 @pytest.mark.parametrize("transport", ["guard", "failover"])
