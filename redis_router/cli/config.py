@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from redis_router.cli import settings
-from redis_router.cli.arguments import Commands, Described, by_operator, of_redis
+from redis_router.cli.arguments import Commands, Described, by_operator, of_redis, opened_operator
 from redis_router.cli.settings import Difference, Settings
-from redis_router.cli.terminal import complain, confirm, printable, say
+from redis_router.cli.terminal import complain, confirm, counted, printable, say
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.overriding import ALL, Operator
 from redis_router.runtime.names import operator_name
@@ -55,7 +55,7 @@ class Change:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 where a record cannot be read."""
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         snapshot = operator.status()
         wanted = _records(operator, snapshot, arguments.providers)
     found = {name: _settings(snapshot, name) for name in wanted if name in snapshot.records}
@@ -74,7 +74,7 @@ def _records(operator: Operator, snapshot: Snapshot, names: Iterable[str]) -> li
 
 def _diff(arguments: argparse.Namespace) -> int:
     """Exit code 0 where nothing would change, 1 where something would."""
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         found = _differences(_changes(operator, arguments.file))
     _tell(found, as_json=arguments.json)
     return DIFFERS if found else 0
@@ -82,12 +82,12 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _apply(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
-    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+    with opened_operator(arguments, arguments.by or operator_name()) as operator:
         changes = _changes(operator, arguments.file)
         found = _differences(changes)
         _tell(found, as_json=arguments.json)
         if found:
-            confirm(f"so many settings would change: {len(found)}", is_meant=arguments.yes)
+            confirm(f"{counted(len(found), 'setting')} would change", is_meant=arguments.yes)
         for change in changes:
             if change.old.config != change.new.config:
                 operator.set_circuit_config(change.new.config, change.record, reason=arguments.reason)
@@ -111,15 +111,16 @@ def _changes(operator: Operator, file: str) -> list[Change]:
     """What the file asks of the records as they are; none of it, with all that is wrong, where anything is."""
     shown = "the standard input" if file == "-" else file
     try:
-        tables = settings.read(_text(file))
-        return _checked(operator, tables)
+        tables, wrong = settings.read(_text(file))
+        return _checked(operator, tables, wrong)
     except (InvalidArgument, UnknownProvider) as error:
         lines = "\n".join(f"{shown}: {line}" for line in str(error).splitlines())
         raise InvalidArgument(f"{lines}\nso nothing was done") from None
 
 
-def _checked(operator: Operator, tables: Mapping[str, settings.Table]) -> list[Change]:
-    snapshot, wrong = operator.status(), list[str]()
+def _checked(operator: Operator, tables: Mapping[str, settings.Table], wrong: Sequence[str]) -> list[Change]:
+    """`wrong` is what was found before; all of it is told at once."""
+    snapshot, wrong = operator.status(), [*wrong]
     for name in tables:
         try:
             if name == ALL:

@@ -36,7 +36,7 @@ def confirm(danger: str, *, is_meant: bool) -> None:
         complain(printable(f"{danger}. Go on? [y/N]"))
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
-    raise RouterError(f"{danger}, so nothing was done: with --yes it is")
+    raise RouterError(f"{danger}, so nothing was done; --yes does it all the same")
 
 
 def end_on_signals() -> None:
@@ -64,6 +64,11 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(number: int, thing: str) -> str:
+    """1 setting, 2 settings."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from redis_router.cli.terminal import complain, lasted
+from redis_router.cli.terminal import complain, counted, lasted
 from redis_router.overriding import Operator
 
 LOOK_SECONDS = 0.25
@@ -49,13 +49,13 @@ class Progress:
         if self._is_live:
             self._draw(calls, elapsed, left)
         elif calls != self._before:
-            complain(f"{calls} calls under way, {lasted(1000 * left)} left")
+            complain(f"{_under_way(calls)}, {lasted(1000 * left)} left")
         self._before = calls
 
     def _draw(self, calls: int, elapsed: float, left: float) -> None:
         done = BAR if calls == 0 else BAR * (self._most - calls) // self._most
         bar = "#" * done + "-" * (BAR - done)
-        line = f"[{bar}] {calls} calls under way, {lasted(1000 * elapsed)} so far, {lasted(1000 * left)} left"
+        line = f"[{bar}] {_under_way(calls)}, {lasted(1000 * elapsed)} so far, {lasted(1000 * left)} left"
         columns = shutil.get_terminal_size().columns
         print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -63,3 +63,7 @@ class Progress:
         """Leave the last line as it is; what follows begins below."""
         if self._is_live:
             print(file=sys.stderr, flush=True)
+
+
+def _under_way(calls: int) -> str:
+    return f"{counted(calls, 'call')} under way"

@@ -1,1 +1,1 @@
-"""The fleet's breaker inside what people run already. Each part imports its library only when it is imported itself."""
+"""The router inside what people already run: each module on the public API alone, its library imported when used."""

@@ -1,107 +1,121 @@
-"""LiteLLM's Router, with the fleet's breaker as a callback, before real HTTP servers."""
+"""SDKs above the transports: each as its documentation makes it, against servers that misbehave."""
 
 import asyncio
-import importlib.util
-import os
-import secrets
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
+import anthropic
+import openai
 import pytest
 
-from tests.support.fleet import QUICK
+from redis_router import Provider, Router
+from redis_router.integrations.httpx import Upstream
+from tests.support.fleet import NEVER, new_router
 from tests.support.http import LlmServer, llm_server
 
-QUESTION = [{"role": "user", "content": "Hello?"}]
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no download at import
+QUESTION = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 9}
+
+
+class Sdk:
+    """One SDK, sync or async, with one of its APIs; in asyncio one loop runs all."""
+
+    def __init__(self, module: Any, asks: str, is_async: bool) -> None:
+        self.module, self.asks, self.is_async = module, asks, is_async
+        self._runner = asyncio.Runner() if is_async else None
+        self._clients: list[Any] = []
+
+    def run(self, made: Any) -> Any:
+        """What a method returned; in asyncio, what comes of it."""
+        return self._runner.run(made) if self._runner is not None else made
+
+    def client(self, transport: Any, **options: Any) -> Any:
+        """As it is made by default, retries of the SDK's own included."""
+        kind = "Anthropic" if self.module is anthropic else "OpenAI"
+        http = "DefaultAsyncHttpxClient" if self.is_async else "DefaultHttpxClient"
+        made = getattr(self.module, f"Async{kind}" if self.is_async else kind)
+        options = {"api_key": "of-the-client", **options}
+        self._clients.append(made(http_client=getattr(self.module, http)(transport=transport), **options))
+        return self._clients[-1]
+
+    def ask(self, client: Any, stream: bool = False, **options: Any) -> str:
+        """The text of an answer. Raises what the SDK raises."""
+        if self.is_async:
+            return str(self.run(self._ask_async(client, stream, options)))
+        said = self._create(client)(**self._question(options), stream=stream)
+        return "".join(self._text_of(event) for event in said) if stream else self._text_of(said)
+
+    async def _ask_async(self, client: Any, stream: bool, options: Any) -> str:
+        said = await self._create(client)(**self._question(options), stream=stream)
+        return "".join([self._text_of(event) async for event in said]) if stream else self._text_of(said)
+
+    def _create(self, client: Any) -> Any:
+        places = {"chat": lambda: client.chat.completions, "responses": lambda: client.responses}
+        return places.get(self.asks, lambda: client.messages)().create
+
+    def _question(self, options: Any) -> dict[str, Any]:
+        if self.asks == "responses":
+            return {"model": "m", "input": "Hello?", **options}
+        return {**QUESTION, **options}
+
+    def _text_of(self, said: Any) -> str:
+        if self.asks == "responses":
+            delta = getattr(said, "delta", None)
+            return delta if isinstance(delta, str) else getattr(said, "output_text", "")
+        if self.asks == "chat":
+            choice = said.choices[0]
+            return (choice.message if hasattr(choice, "message") else choice.delta).content or ""
+        if hasattr(said, "content"):
+            return str(said.content[0].text)
+        return getattr(getattr(said, "delta", None), "text", "") or ""
+
+    def upstream(self, server: LlmServer, name: str, **options: Any) -> Upstream:
+        base = server.url if self.module is anthropic else f"{server.url}/v1"
+        return Upstream(base, f"key-of-{name}", **options)
+
+    def close(self) -> None:
+        for client in self._clients:
+            self.run(client.close())
+        if self._runner is not None:
+            self._runner.close()
+
+
+SDKS = {
+    f"{asks}-{'async' if is_async else 'sync'}": (module, asks, is_async)
+    for module, asks in ((openai, "chat"), (openai, "responses"), (anthropic, "messages"))
+    if asks != "responses" or hasattr(openai.OpenAI, "responses")  # since 1.66
+    for is_async in (False, True)
+}
+
+
+@pytest.fixture(params=SDKS)
+def sdk(request: pytest.FixtureRequest) -> Iterator[Sdk]:
+    """Each SDK and API, sync and async."""
+    made = Sdk(*SDKS[request.param])
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def litellm() -> Iterator[Any]:
-    """The module, with its callbacks put back; none at all is a failure where CI asks for it, and a skip elsewhere."""
-    if not importlib.util.find_spec("litellm"):
-        (pytest.fail if os.environ.get("REDIS_ROUTER_NEEDS_LITELLM") else pytest.skip)("pip install -e '.[litellm]'")
-    import litellm
-
-    litellm.suppress_debug_info = True
-    lists = ("callbacks", "_async_success_callback", "_async_failure_callback", "success_callback", "failure_callback")
-    old = {name: list(getattr(litellm, name)) for name in lists}
-    yield litellm
-    for name, callbacks in old.items():
-        setattr(litellm, name, callbacks)
-
-
-class LiteFleet:
-    """One process of a gateway: the breaker, LiteLLM's Router, and its deployments by id."""
-
-    def __init__(self, litellm: Any, stack: ExitStack) -> None:
-        self._litellm = litellm
-        self._stack = stack
-        self.servers: dict[str, LlmServer] = {}
-        self.redis = f"memory://{secrets.token_hex(4)}"
-        self.breaker: Any = None
-        self.router: Any = None
-
-    def start(self, *names: str, group: str = "gpt-4o", breaker: dict[str, Any] | None = None, **options: Any) -> None:
-        """Deployments of these ids, one group; `options` are those of LiteLLM's Router."""
-        from redis_router.integrations.litellm import FleetBreaker
-
-        settings = {"circuit": QUICK, **(breaker or {})}
-        self.breaker = FleetBreaker(settings.pop("redis", self.redis), **settings)
-        self._stack.callback(self.breaker.router.close)
-        self._litellm.callbacks = [self.breaker]
-        options = {"disable_cooldowns": True, "num_retries": 0, "timeout": 10.0, **options}
-        self.router = self._litellm.Router(model_list=[self.deployment(name, group) for name in names], **options)
-        self.breaker.register(self.router.model_list)
-
-    def deployment(self, name: str, group: str = "gpt-4o") -> dict[str, Any]:
-        """One, with a server of its own."""
-        if name not in self.servers:
-            self.servers[name] = self._stack.enter_context(llm_server())
-        params = {"model": "openai/gpt-4o", "api_key": "none", "api_base": f"{self.servers[name].url}/v1"}
-        return {"model_name": group, "litellm_params": params, "model_info": {"id": name}}
-
-    async def ask(self, **options: Any) -> Any:
-        """One question; a stream is read to its end."""
-        answer = await self.router.acompletion(**{"model": "gpt-4o", "messages": QUESTION, **options})
-        if options.get("stream"):
-            return [part async for part in answer]
-        return answer
-
-    async def asked(self, **options: Any) -> str:
-        """The name of the error that it came to; '' for none."""
-        try:
-            await self.ask(**options)
-        except Exception as error:
-            return type(error).__name__
-        return ""
-
-    async def settled(self) -> None:
-        """Until every call's end is known and recorded."""
-        await until(lambda: self.breaker.calls_under_way == 0)
-        assert await asyncio.to_thread(self.breaker.router.flush)
-
-    def health(self, name: str) -> Any:
-        """A deployment's record."""
-        return self.breaker.router.get_health_status()[name]
-
-    def calls(self, name: str) -> int:
-        """So many reached its server."""
-        return len(self.servers[name].asked)
-
-
-async def until(condition: Callable[[], Any], timeout: float = 20.0) -> None:
-    """Wait for a condition, with a deadline."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        await asyncio.sleep(0.005)  # between two looks
+def servers() -> Iterator[tuple[LlmServer, LlmServer]]:
+    with llm_server() as first, llm_server() as second:
+        yield first, second
 
 
 @pytest.fixture
-def lite(litellm: Any) -> Iterator[LiteFleet]:
-    """A gateway, to be started by the test."""
-    with ExitStack() as stack:
-        yield LiteFleet(litellm, stack)
+def started() -> Iterator[Callable[..., Router[Any]]]:
+    """Makes routers that are started; "first" is asked before "second"."""
+    routers = []
+
+    def start(providers: dict[str, Upstream], **options: Any) -> Router[Any]:
+        options = {"circuit": NEVER, "strategy": "weighted", **options}
+        router = new_router(f"memory://{uuid4()}", **options)
+        for name, upstream in providers.items():
+            router.register_provider(Provider(name, ("m",), weight=1e6 if name == "first" else 1e-6, client=upstream))
+        routers.append(router)
+        router.start()
+        return router
+
+    yield start
+    for router in routers:
+        router.close()

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from redis_router import CircuitConfig
-from tests.integrations.conftest import until
+from tests.integrations.litellm.conftest import until
 from tests.support.fleet import NEVER
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LiteLLM's own
@@ -127,7 +127,7 @@ class TestOutcomes:
 
 class TestStreams:
     @pytest.mark.parametrize(
-        ("fault", "expected"), [(None, (1, 0)), ("cut", (0, 1)), ("cut_at_once", (0, 1)), ((503, {}), (0, 1))]
+        ("fault", "expected"), [(None, (1, 0)), ("cut", (0, 1)), ("cut_early", (0, 1)), ((503, {}), (0, 1))]
     )
     def test_a_stream_is_recorded_at_its_end(self, lite, fault, expected):
         """Once: it reached its end, or broke before or after its first part."""
