@@ -204,10 +204,18 @@ def spec(provider: str, said: str) -> Spec:
             return Spec(provider=provider)
         whole, _, model = provider.partition("/")
         was_part = "provider" not in found and models == (model,)  # written by an older version
-        owner = str(found.get("provider", whole if was_part else provider))
-        return Spec(models, _probe(found.get("probe")), owner)
+        owner = found.get("provider", whole if was_part else provider)
+        return Spec(models, _probe(found.get("probe")), _owner(owner, provider))
     except Exception:
         return Spec(provider=provider)  # written by hand or another version
+
+
+def _owner(said: object, provider: str) -> str:
+    """People type it, and shells complete it: what is no name is not it."""
+    try:
+        return check_name("its provider", said)
+    except InvalidArgument:
+        return provider
 
 
 def _probe(said: Any) -> Probe | None:

@@ -101,6 +101,16 @@ def test_a_session_that_is_not_ours(page, monkeypatch):
     assert not acts(ask, cookie=cookie, x_csrf_token=csrf)
 
 
+@pytest.mark.parametrize("other", ['a={"x": 1}', "a=b c", "a", 'a="', "a@b=1", "x=\xe9", f"{COOKIE}=9.x.y", "=;;="])
+def test_cookies_of_other_services_at_this_host(page, other):
+    """A browser sends them here, too, before ours or behind it: the session holds."""
+    ask = page()
+    cookie, csrf, _ = log_in(ask)
+    assert acts(ask, cookie=f"{other}; {cookie}", x_csrf_token=csrf)
+    assert acts(ask, cookie=f"{cookie}; {other}", x_csrf_token=csrf)
+    assert not acts(ask, cookie=other, x_csrf_token=csrf)
+
+
 def test_a_session_holds_on_every_worker_with_the_token(page):
     """And over restarts: it is kept nowhere."""
     cookie, csrf, _ = log_in(page())
@@ -194,6 +204,15 @@ def test_one_ipv6_network_is_one_guesser(page):
     tried = [ask("/api/v1/login", {"token": "wrong"}, peer=f"2001:db8::{n:x}")[0] for n in range(TRIES + 1)]
     assert tried[-1] == 429
     assert ask("/api/v1/login", {"token": "wrong"}, peer="2001:db8:0:1::1")[0] == 401
+
+
+def test_who_guesses_by_ipv4_locks_out_nobody_else(page):
+    """Where the worker listens at `::`, all IPv4 addresses look like one IPv6 network."""
+    ask = page()
+    tried = [ask("/api/v1/login", {"token": "wrong"}, peer="::ffff:192.0.2.1")[0] for _ in range(TRIES + 1)]
+    assert tried[-1] == 429
+    assert ask("/api/v1/login", {"token": TOKEN}, peer="192.0.2.1")[0] == 429
+    assert ask("/api/v1/login", {"token": TOKEN}, peer="::ffff:198.51.100.7")[0] == 200
 
 
 def test_guessers_are_forgotten(page):
