@@ -9,6 +9,7 @@ from typing import TextIO
 
 from redis_router.errors import RouterError
 from redis_router.operate.words import lasted as lasted
+from redis_router.operate.words import printable as printable
 
 
 def prepare() -> None:
@@ -57,13 +58,6 @@ def finish() -> None:
                 stream.flush()
         except OSError:
             _give_up(stream)
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Escape sequences, line ends and their like as they are written in code, except those in `keep`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,8 +1,15 @@
-"""What a provider's record says, in words: for `redis-router status` and for the page."""
+"""What a provider's record says, in words: for `redis-router status`, for the page, and for the webhook."""
 
 from redis_router.circuit.overrides import FOR_EVER_MS, override_of
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.store.messages import Leader, Spec
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape sequences, line ends and their like as they are written in code, except those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def lasted(ms: float, days: str = "d") -> str:

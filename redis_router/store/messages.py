@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from redis_router.checks import check_name
+from redis_router.circuit.fields import moment
 from redis_router.circuit.record import CircuitState, NewerSchema, ProviderHealth, Transition
 from redis_router.errors import InvalidArgument, RedisRefused
 from redis_router.probe import Probe
@@ -167,7 +168,7 @@ def logged(entry: Any) -> LoggedEvent:
     with reading("an entry of a provider's log in Redis", "XDEL it"):
         number, fields = entry
         found = {text(name): text(value) for name, value in fields.items()}
-        at_ms = int(text(number).partition("-")[0])
+        at_ms = moment(text(number).partition("-")[0])  # who writes an id by hand may write any
         return LoggedEvent(at_ms, found.pop("event", ""), found.pop("by", ""), found, text(number))
 
 

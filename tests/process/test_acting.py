@@ -172,6 +172,16 @@ class TestEvents:
         text = done("events", "--since", "1h", *base)
         assert "transition closed -> open reason=consecutive_failures" in text
 
+    def test_entries_that_a_hand_wrote(self, base, one_real, store):
+        """Ids of the year 584556019 are passed over, and what is no text is shown as an escape."""
+        log, key = one_real.client(), one_real.keys.events("openai")
+        log.xadd(key, {"event": "override", "by": "x\n\x1b]0;y\x07", "until_ms": "9" * 5000, "reason": "\u202e"})
+        log.xadd(key, {"event": "override", "by": "x"}, id="18446744073709551000-1")
+        text = done("events", "openai", *base).splitlines()
+        assert len(text) == 2
+        assert text[-1].endswith(r"openai  override reason=\u202e  by x\n\x1b]0;y\x07")
+        assert len(done("events", "openai", "--json", *base).splitlines()) == 2
+
     def test_it_follows(self, base, store, one_real):
         """What happens after it began, once each."""
         command = [sys.executable, "-u", "-m", "redis_router", "events", "openai", "--follow", *base]
