@@ -146,7 +146,7 @@ class Guard:
     def _session(self, request: Request) -> str:
         """One that is ours and not over; '' for none.
 
-        Whatever else is served at this host, at any port, sets cookies that come here, too: of any form, and of our name.
+        What else is served at this host, at any port, sets cookies that come here, too: of any form, and of our name.
         """
         found = (each.partition("=") for each in request.headers.get("cookie", "").split(";"))
         sessions = [value.strip() for name, _, value in found if name.strip() == COOKIE]

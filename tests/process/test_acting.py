@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -157,6 +158,59 @@ class TestWaiting:
         code, _, err = run("drain", "openai", "--wait", "--timeout", "1s", *base)
         assert (code, "1 calls under way" in err) == (3, True)
         assert record("openai").override == "drain"
+
+    @pytest.fixture
+    def waits(self, base, store):
+        """Waits for two calls at openai: it said so."""
+        store.record([Batch("openai", 1, (), UnderWay(2))])
+        command = [sys.executable, "-m", "redis_router", "drain", "openai", "--wait", "--timeout", "60s", *base]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as made:
+            assert "2 calls under way" in made.stderr.readline()
+            yield made
+            made.kill()
+
+    @pytest.mark.parametrize("ends", [("end", 0), ("force_closed", 60_000), ("drain", 1)])
+    def test_somebody_else_lets_calls_through_again(self, waits, store, ends):
+        """Or its time is over: whoever waits must not take that for done, however few calls there are then."""
+        store.override("openai", *ends, 0.0, "bob", "")
+        store.record([Batch("openai", 2, (), UnderWay(0))])
+        assert waits.wait(20) == 2
+        assert "openai is drained no more" in waits.stderr.read()
+
+    def test_a_provider_that_is_deregistered_meanwhile(self, waits, store):
+        """Nobody knows of its calls any more."""
+        store.deregister("openai")
+        assert waits.wait(20) == 2
+        assert "openai was deregistered" in waits.stderr.read()
+
+    def test_a_record_that_is_lost_meanwhile_says_nothing_of_calls(self, waits, store, one_real):
+        """It is waited for, until a replica brings it back with the word that is in force."""
+        copy = store.snapshot(["openai"]).records["openai"]
+        commands = one_real.client().info("commandstats")
+        one_real.client().delete(one_real.keys.health("openai"))
+        looks = lambda: one_real.client().info("commandstats")["cmdstat_hgetall"]["calls"]  # noqa: E731
+        eventually(lambda: looks() > commands["cmdstat_hgetall"]["calls"] + 24, "some looks")
+        assert waits.poll() is None
+        store.restore(Provider("openai", ("gpt-4o",)), copy)
+        store.record([Batch("openai", 2, (), UnderWay(0))])
+        assert waits.wait(20) == 0
+
+    def test_redis_may_be_away_for_a_while(self, waits, store, one_real):
+        """A failover ends no wait."""
+        with one_real.away():
+            time.sleep(3 * 0.5)  # time-outs of a client that waits half a second
+            assert waits.poll() is None
+        eventually(lambda: store.record([Batch("openai", 2, (), UnderWay(0))])[0].health is not None)
+        assert waits.wait(20) == 0
+
+    def test_calls_of_a_replica_that_died(self, base, store, one_real):
+        """The record's sum has them until another replica speaks; by its own word they count for a minute."""
+        store.record([Batch("openai", 1, (), UnderWay(2))])
+        (session,) = [each for each in one_real.client().hkeys(one_real.keys.in_flight("openai")) if each]
+        now_ms, _ = store.leader()
+        one_real.client().hset(one_real.keys.in_flight("openai"), session, f"2 0 {now_ms - 61_000}")
+        assert "0 calls under way" in run("drain", "openai", "--wait", "--timeout", "20s", *base)[2]
+        assert Operator(one_real.url, one_real.namespace).in_flight("openai") == 0
 
 
 class TestEvents:
