@@ -167,13 +167,17 @@ class Operator(Overriding):
         `since` is how many seconds to look back; None for all that is kept. Also of a provider that was deregistered,
         for a week. It takes the right to `xrevrange`. Raises UnknownProvider, RedisUnavailable, RedisRefused.
         """
+        found = [event for events in self.logs(name, since=since, most=most).values() for event in events]
+        return sorted(found, key=lambda event: event.at_ms)[-most:]
+
+    def logs(self, name: str, *, since: float | None = None, most: int = 1000) -> dict[str, list[LoggedEvent]]:
+        """The same, for each record that the name stands for, `most` of each. Raises as `events`."""
         since_ms = 0
         if since is not None:
             back = check_number("since", since, most=1e9)
             since_ms = max(0, round(self._store.leader()[0] - back * 1000))
         records = names_in_fleet(self._store, name, deregistered=True)
-        found = [event for record in records for event in self._store.events(record, since_ms, most)]
-        return sorted(found, key=lambda event: event.at_ms)[-most:]
+        return {record: self._store.events(record, since_ms, most) for record in records}
 
     def status(self) -> Snapshot:
         """Every record as it stands in Redis, its clock, and who leads."""

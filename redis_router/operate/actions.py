@@ -81,19 +81,14 @@ def act(action: Action, opened: Callable[[str], Operator]) -> list[str]:
     if action.takes_out and not action.yes and (left := models_left_alone(operator.status(), records)):
         said = f"nobody would be left for {', '.join(left)}, so nothing was done: send yes: true where that is meant"
         raise Refused(HTTPStatus.CONFLICT, said, left_alone=left)
-    for record in records:
-        if action.action in OVERRIDES:
-            operator.override(
-                record,
-                OVERRIDES[action.action],
-                seconds=action.seconds,
-                weight=action.weight,
-                reason=action.reason,
-            )
-        else:
-            operator.end_override(record, reason=action.reason)
-        if action.action == READY:
-            operator.update_health(record, available=True)
+    name, reason = action.provider, action.reason  # `*` as that: each name is looked up among all of the fleet
+    if action.action in OVERRIDES:
+        word = OVERRIDES[action.action]
+        operator.override(name, word, seconds=action.seconds, weight=action.weight, reason=reason)
+    else:
+        operator.end_override(name, reason=reason)
+    if action.action == READY:
+        operator.update_health(name, available=True, reason=reason)
     return records
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from redis_router import CircuitConfig, Operator, Outcome, Provider, cli
+from redis_router import CircuitConfig, Operator, Outcome, Provider, cli, overriding
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.store.contract import Batch
 from tests.process.test_cli import run
@@ -97,6 +97,16 @@ class TestActing:
             f"{name}: circuit closed; what calls taught is forgotten" for name in ("azure", "claude", "openai")
         ]
         assert record("openai").circuit_state == "closed"
+
+    @pytest.mark.parametrize("command", [("drain", "--yes"), ("ready",), ("reset", "--yes"), ("events",)])
+    def test_a_large_fleet(self, base, store, monkeypatch, command):
+        """Each is not looked up among all, which would take minutes for some thousands."""
+        for number in range(20):
+            store.register(Provider(f"p{number}", ("m",)), CircuitConfig())
+        looked, of = [], overriding.names_in_fleet
+        monkeypatch.setattr(overriding, "names_in_fleet", lambda *a, **k: looked.append(1) or of(*a, **k))
+        assert cli.main([command[0], "*", "p1", *command[1:], *base]) == 0
+        assert len(looked) < 6
 
     def test_an_unknown_name_does_nothing_to_anybody(self, base, record):
         """And is told those that there are."""
