@@ -86,6 +86,7 @@ def test_events_of_some_and_of_all(backend, page, store):
     for number in range(3):  # at one moment, mostly
         store.override("openai", "drain", 0, 0.0, f"alice-{number}", "")
     events = events_of(backend, ask("/api/v1/events")[1])
+    ask.service.feed.look(0.0)
     for shown in (events, ask("/api/v1/fleet")[1]["events"]):
         said = [event["by"] for event in shown if event["provider"] == "openai"]
         assert said[:3] == ["alice-2", "alice-1", "alice-0"]
