@@ -101,6 +101,8 @@ class Service:
 
     def _get(self, word: str, rest: str, request: Request) -> Answer | Stream:
         self._guard.check_may_look(request)
+        if word == "stream":  # it is read by nobody else, but would take a place of those who look
+            self._guard.check_same_site(request)
         self.feed.start()
         self.feed.watch()
         if word == "stream":

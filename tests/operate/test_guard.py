@@ -10,6 +10,7 @@ from redis_router.operate import guard
 from redis_router.operate.guard import COOKIE, TRIES, Guard, check_token
 from redis_router.operate.http import Refused, Request
 from redis_router.operate.service import Service
+from redis_router.operate.stream import Stream
 from tests.operate.conftest import BEARER, TOKEN, Asked
 
 DRAIN = {"provider": "openai", "action": "drain"}
@@ -142,6 +143,16 @@ def test_another_sites_request_is_refused(page, headers):
     assert (status, "another site" in found["error"]["message"]) == (403, True)
     assert ask("/api/v1/login", {"token": TOKEN}, **headers)[0] == 403
     assert ask("/api/v1/logout", {}, **headers)[0] == 403
+
+
+@pytest.mark.parametrize("headers", [{"sec_fetch_site": "cross-site"}, {"origin": "http://evil.example"}])
+def test_another_site_takes_no_place_in_the_live_view(page, headers):
+    """It could not read a stream; but a page of it that somebody has open would hold those of who looks on."""
+    ask = page(streams=1)
+    assert ask("/api/v1/stream", **headers)[0] == 403
+    stream = ask.answer("/api/v1/stream", sec_fetch_site="same-origin")
+    assert isinstance(stream, Stream)
+    stream.close()
 
 
 def test_a_browser_behind_a_proxy(page):
