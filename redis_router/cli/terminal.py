@@ -37,7 +37,7 @@ def confirm(danger: str, *, is_meant: bool) -> None:
         complain(printable(f"{danger}. Go on? [y/N]"))
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
-    raise RouterError(f"{danger}, so nothing was done: with --yes it is")
+    raise RouterError(f"{printable(danger)}, so nothing was done: with --yes it is")
 
 
 def end_on_signals() -> None:

@@ -63,7 +63,7 @@ class Action:
             raise InvalidArgument(f"unknown field {unknown[0]!r}: there are {', '.join(FIELDS)}")
         if missing := [name for name in ("provider", "action") if name not in said]:
             raise InvalidArgument(f"the field {missing[0]!r} is missing")
-        return cls(**{**said, "by": said.get("by") or NOBODY})
+        return cls(**{**said, "by": NOBODY if said.get("by") in (None, "") else said["by"]})
 
     @property
     def takes_out(self) -> bool:
