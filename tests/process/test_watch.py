@@ -77,7 +77,7 @@ def test_names_are_no_pictures(base, store):
     """A name may have colons."""
     store.register(Provider("eu:fire:1", ("m",)), CircuitConfig())
     with Terminal([*WATCH, *base]) as terminal:
-        terminal.until(lambda text: "eu:fire:1" in [row[0] for row in rows(text)])
+        terminal.until(lambda text: any(line.split()[:2] == ["eu:fire:1", "ok"] for line in text.splitlines()))
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
