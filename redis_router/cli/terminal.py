@@ -12,6 +12,10 @@ from redis_router.operate.words import lasted as lasted
 from redis_router.operate.words import printable as printable
 
 
+MOST_WIDE = 80
+"""Characters of a cell by which a column is measured: names and hosts have up to 64, what a hand wrote may be long."""
+
+
 def prepare() -> None:
     """From now on what stdout or stderr cannot show is shown as an escape."""
     for stream in (sys.stdout, sys.stderr):
@@ -61,8 +65,9 @@ def finish() -> None:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, its cells one below the other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """A line for each row, its cells one below the other; one that is very long moves its own row alone."""
+    lengths = [[len(row[column]) for row in rows] for column in range(len(rows[0]))]
+    widths = [max((length for length in each if length <= MOST_WIDE), default=0) for each in lengths]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
