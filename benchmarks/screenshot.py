@@ -17,7 +17,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from redis_router import CircuitConfig, HealthChecker, Operator, Provider, Router
-from redis_router.operate import feed
+from redis_router.operate import feed, known
 from redis_router.operate.service import Service
 from redis_router.operate.wsgi import WsgiPage
 from redis_router.testing.server import EmbeddedServer
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=1280, help="of the window (default: 1280)")
     parser.add_argument("--dark", action="store_true", help="in dark colours")
     arguments = parser.parse_args(argv)
-    feed.SAMPLE_MS = feed.IDLE_SECONDS = 1  # a minute is enough for a line
+    known.SAMPLE_MS = feed.IDLE_SECONDS = 1  # a minute is enough for a line
     with fleet() as (url, router):
         play(router, arguments.seconds)
         with ExitStack() as calls:
@@ -71,14 +71,19 @@ def fleet() -> Iterator[tuple[str, Router[Any]]]:
         service.start()
         checker: Any = SimpleNamespace(alive=True, redis_up=True, is_leader=True)
         served = stack.enter_context(closing(Endpoints("127.0.0.1", 0, checker, WsgiPage(service))))
-        router: Router[Any] = Router(server.url, replica="gateway-1", circuit=CircuitConfig(open_timeout=30.0))
-        for name, models in MODELS.items():
-            router.register_provider(Provider(name, models=models))
-        with router, Operator(server.url, by="alice@ops-1") as operator:
-            router.flush(5.0)
+        routers = [stack.enter_context(gateway(server.url, f"gateway-{number}")) for number in (1, 2, 3)]
+        with Operator(server.url, by="alice@ops-1") as operator:
             operator.drain("mistral", seconds=1800, reason="maintenance, ticket 4711")
             operator.override("bedrock", "weight", weight=0.2, reason="a first tenth of the traffic", seconds=14400)
-            yield f"{served.url}/", router
+            yield f"{served.url}/", routers[0]
+
+
+def gateway(url: str, replica: str) -> Router[Any]:
+    """One that has registered its providers."""
+    router: Router[Any] = Router(url, replica=replica, circuit=CircuitConfig(open_timeout=30.0))
+    for name, models in MODELS.items():
+        router.register_provider(Provider(name, models=models))
+    return router
 
 
 def play(router: Router[Any], seconds: float) -> None:

@@ -8,13 +8,13 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override, acting
-from redis_router.circuit.record import CircuitState, ProviderHealth
+from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override
+from redis_router.circuit.record import ProviderHealth
 from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
 from redis_router.cli.terminal import confirm, lasted, printable, say
 from redis_router.cli.waiting import wait
+from redis_router.operate.actions import models_left_alone
 from redis_router.overriding import ALL, Operator
-from redis_router.provider import ANY_MODEL
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot
 
@@ -141,24 +141,8 @@ def _records(operator: Operator, names: Iterable[str]) -> list[str]:
 
 def _ask(snapshot: Snapshot, records: Iterable[str], *, is_meant: bool) -> None:
     """Raises RouterError where a model would be left without a provider, and nobody said that it is meant."""
-    if left := _left_alone(snapshot, set(records)):
-        confirm(f"nobody would be left for {', '.join(sorted(left))}", is_meant=is_meant)
-
-
-def _left_alone(snapshot: Snapshot, records: set[str]) -> set[str]:
-    """The models that only these serve at this moment."""
-    serving: dict[str, set[str]] = {}
-    for name, health in snapshot.records.items():
-        if _is_called(health, snapshot.now_ms):
-            for model in snapshot.specs[name].models:
-                serving.setdefault(model, set()).add(name)
-    for_any = serving.get(ANY_MODEL, set()) - records
-    return {model for model, names in serving.items() if names <= records and not for_any}
-
-
-def _is_called(health: ProviderHealth, now_ms: int) -> bool:
-    seen = acting(health, now_ms)
-    return seen.available and seen.weight > 0 and seen.circuit_state is CircuitState.CLOSED
+    if left := models_left_alone(snapshot, records):
+        confirm(f"nobody would be left for {', '.join(left)}", is_meant=is_meant)
 
 
 def _tell(snapshot: Snapshot, records: Iterable[str], *, as_json: bool) -> None:

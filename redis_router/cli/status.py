@@ -130,7 +130,7 @@ def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
         words.available(health, now_ms),
         words.probe(spec, health),
         health.last_failure or "-",
-        f"{health.latency_ms:.1f} ms" if health.latency_ms else "-",
+        words.latency(health),
         f"{health.failure_rate:.1%}",
         words.calls(health),
         words.weight(health, now_ms),

@@ -11,7 +11,6 @@ from redis_router.errors import RouterError
 from redis_router.operate.words import lasted as lasted
 from redis_router.operate.words import printable as printable
 
-
 MOST_WIDE = 80
 """Characters of a cell by which a column is measured: names and hosts have up to 64, what a hand wrote may be long."""
 

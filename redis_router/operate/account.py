@@ -173,7 +173,7 @@ class Account:
         rows = (("failures", health.consecutive_failures), ("successes", health.consecutive_successes))
         in_a_row = [f"{what} in a row: {number}" for what, number in rows if number]
         parts = [f"last {ago(self.now_ms, health.last_result_ms)} ago", f"failure rate {health.failure_rate:.1%}"]
-        parts += [f"latency {health.latency_ms:.1f} ms"] if health.latency_ms else []
+        parts += [f"latency {words.latency(health)}"] if health.latency_ms else []
         parts += [f"{rate:.1f} answers/s"] if (rate := answer_rate(health, self.now_ms)) >= SHOWN_PER_S else []
         return ", ".join([*parts, *in_a_row])
 

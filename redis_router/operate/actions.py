@@ -23,8 +23,8 @@ OVERRIDES: Mapping[str, str] = {
     "observe": Override.OBSERVE,
     "weight": WEIGHT,
 }
-READY, END = "ready", "end"
-ACTIONS = (*OVERRIDES, READY, END)
+READY, RESET, END = "ready", "reset", "end"
+ACTIONS = (*OVERRIDES, READY, RESET, END)
 FIELDS = ("provider", "action", "seconds", "weight", "reason", "by", "yes")
 
 
@@ -33,7 +33,7 @@ class Action:
     """One, as it was asked for. Raises InvalidArgument for what cannot be used.
 
     provider  a provider's name, a record's, `provider/model`, or `*` for the fleet
-    seconds   how long it holds; None for ever; of no matter for `ready` and `end`
+    seconds   how long it holds; None for ever; of no matter for `ready`, `reset` and `end`
     yes       also where a model is left without a provider
     """
 
@@ -85,6 +85,8 @@ def act(action: Action, opened: Callable[[str], Operator]) -> list[str]:
     if action.action in OVERRIDES:
         word = OVERRIDES[action.action]
         operator.override(name, word, seconds=action.seconds, weight=action.weight, reason=reason)
+    elif action.action == RESET:
+        operator.reset(name, reason=reason)
     else:
         operator.end_override(name, reason=reason)
     if action.action == READY:

@@ -11,6 +11,7 @@ from typing import Any
 from redis_router.circuit.overrides import FOR_EVER_MS, TAKES_OUT, acting, override_of, weight_of
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.operate import words
+from redis_router.replicas import Replica
 from redis_router.store.contract import Snapshot
 from redis_router.store.messages import Leader, LoggedEvent, Spec
 
@@ -71,10 +72,9 @@ def level(health: ProviderHealth, now_ms: int) -> str:
         return HELD
     if seen.circuit_state is CircuitState.OPEN or (not seen.available and seen.unavailable_reason == TakenOutBy.PROBE):
         return DOWN
-    is_well = health.circuit_state is CircuitState.CLOSED and health.available
-    if not is_well or health.cooling_for_ms(now_ms) or health.overdue or health.failure_rate >= FAILING:
-        return TROUBLE
-    return OK
+    is_well = health.circuit_state is CircuitState.CLOSED and health.available and not health.cooling_for_ms(now_ms)
+    is_late = health.overdue or words.is_slow(health)
+    return OK if is_well and not is_late and health.failure_rate < FAILING else TROUBLE
 
 
 def why(health: ProviderHealth, spec: Spec, now_ms: int) -> list[Json]:
@@ -108,6 +108,8 @@ def why(health: ProviderHealth, spec: Spec, now_ms: int) -> list[Json]:
         say("weight", "weight 0: no calls")
     if health.overdue:
         say("overdue", f"{health.overdue} call{'s' * (health.overdue > 1)} overdue")
+    if words.is_slow(health):
+        say("slow", f"slow: {health.latency_ms:.0f} ms, usually {health.usual_latency_ms:.0f} ms")
     if health.failure_rate >= FAILING and health.circuit_state is CircuitState.CLOSED:
         failed = f", last {health.last_failure}" if health.last_failure else ""
         say("failing", f"{health.failure_rate:.0%} of its calls fail{failed}")
@@ -161,6 +163,24 @@ def record(health: ProviderHealth, spec: Spec) -> Json:
     """Every field of a record, and its probe: for who looks at one provider."""
     probe = None if spec.probe is None else spec.probe.to_json()
     return {**asdict(health), "models": list(spec.models), "probe": probe}
+
+
+def replica(replica: Replica) -> Json:
+    """A gateway or a worker, by its last word, and how its view differs from the records."""
+    return {
+        "name": replica.name,
+        "role": replica.role,
+        "version": replica.version,
+        "host": replica.host,
+        "pid": replica.pid,
+        "state": str(replica.state),
+        "since_ms": replica.since_ms,
+        "seen_ms": replica.seen_ms,
+        "differences": [asdict(each) for each in replica.differences],
+        "own": dict(replica.own),
+        "alone_ms": replica.alone_ms,
+        "alone_until_ms": replica.alone_until_ms or None,
+    }
 
 
 def leader(leader: Leader | None) -> Json | None:

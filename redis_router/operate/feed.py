@@ -8,20 +8,20 @@ changed since the number that they have. So nothing is kept for anybody, and who
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from operator import attrgetter
 
 from redis_router.circuit.record import ProviderHealth
-from redis_router.errors import RouterError
+from redis_router.errors import RedisRefused, RouterError
 from redis_router.operate import facts
 from redis_router.operate.facts import Json
+from redis_router.operate.known import LOGGED, Known
 from redis_router.operate.timeline import Timeline
+from redis_router.replicas import Replica, compared
 from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.store.contract import Snapshot, Store, Subscription
 from redis_router.store.messages import Event, Spec
+from redis_router.store.presence import Presence
 from redis_router.telemetry.metrics import Metrics
 
 WATCHED_SECONDS = 1.0
@@ -32,31 +32,7 @@ REST = 10.0
 """So many times as long as a look took nobody looks again: a large fleet is looked at less often."""
 SILENT_AFTER = 15.0
 """Seconds after the last question nobody watches any more."""
-SAMPLE_MS = 5000
-SAMPLES = 60
-"""Five minutes of history."""
 HEARD_SECONDS = 0.25
-_LOGGED = attrgetter(
-    *("generation", "available", "unavailable_reason", "weight", "config", "circuit_version", "declined_settings"),
-    *("override", "override_until_ms", "override_by", "override_reason", "cooling_logged_ms"),
-    *("weight_override", "weight_override_until_ms", "weight_override_by", "weight_override_reason"),
-)
-
-
-@dataclass(slots=True)
-class _Provider:
-    """What is known of one provider, and since which number."""
-
-    health: ProviderHealth
-    spec: Spec
-    facts: Json
-    number: int
-    samples: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
-
-    def history(self) -> Json:
-        """Columns, oldest first."""
-        columns = list(zip(*self.samples, strict=True)) or [(), (), ()]
-        return dict(zip(("at_ms", "latency_ms", "failure_rate"), map(list, columns), strict=True))
 
 
 class _Failures:
@@ -76,7 +52,7 @@ class Feed:
         """Held while somebody looks: others who need a new look wait for what that finds."""
         self._lock = threading.RLock()
         """Of what was found. Nobody waits for Redis while holding it: a stream goes on where Redis hangs."""
-        self._providers: dict[str, _Provider] = {}
+        self._providers: dict[str, Known] = {}
         self._timeline = Timeline(store)
         self._snapshot: Snapshot | None = None
         self._number = self._fewer_at = 0
@@ -84,8 +60,13 @@ class Feed:
         self._failed_at = 0.0
         self._error: RouterError | None = None
         self._asked_at = float("-inf")
+        self.replicas: list[Replica] | None = None
+        """Who was there at the last look; None where that is unknown."""
+        self._replicas: list[Json] | None = None
+        self._replicas_at = 0
         self._boot = secrets.token_hex(4)
         self._is_news = False
+        self._may_listen = True
         self._subscription: Subscription | None = None
         self._wake, self._stop = Alarm(), Flag()
         self._thread: Background | None = None
@@ -129,9 +110,13 @@ class Feed:
             self._wake.ring()
 
     def look(self, max_age: float = HASTE_SECONDS) -> Snapshot:
-        """The fleet as it was so many seconds ago at most. Raises RedisUnavailable or RedisRefused."""
+        """The fleet as it was so many seconds ago at most; where a look takes long, ten times as many.
+
+        0 for a new look. Raises RedisUnavailable or RedisRefused.
+        """
         with self._looking:
             now = time.monotonic()
+            max_age = max(max_age, REST * self._look_took) if max_age else 0.0
             if self._snapshot is None or now - self._looked_at > max_age:
                 if self._error is not None and now - self._failed_at < HASTE_SECONDS:
                     raise type(self._error)(str(self._error))
@@ -174,8 +159,9 @@ class Feed:
             "providers": found,
             "events": self._timeline.entries(0 if whole else event),
             "events_error": self._timeline.refused or None,
-            "replicas": None,
         }
+        if whole or self._replicas_at > number:
+            message["replicas"] = self._replicas
         if whole:
             message["history"] = {name: each.history() for name, each in self._providers.items()}
         return message
@@ -189,6 +175,7 @@ class Feed:
                 self._hear()
             else:
                 self._hang_up()
+                self._may_listen = True
                 self._wake.wait(IDLE_SECONDS)
             if not self._stop.is_set():
                 self.look(self._pause(is_watched))
@@ -201,16 +188,23 @@ class Feed:
         return not self._stop.is_set()
 
     def _pause(self, is_watched: bool) -> float:
-        rest = REST * self._look_took
         if not is_watched:
             return IDLE_SECONDS / 2
-        return max(HASTE_SECONDS if self._is_news else WATCHED_SECONDS, rest)
+        return HASTE_SECONDS if self._is_news else WATCHED_SECONDS
 
     def _hear(self) -> None:
         """Wait for a push, or a little while."""
-        if self._subscription is None:
-            self._subscription = self._store.subscribe()
-        said = self._subscription.next(HEARD_SECONDS)
+        if not self._may_listen:
+            self._wake.wait(HEARD_SECONDS)
+            return
+        try:
+            if self._subscription is None:
+                self._subscription = self._store.subscribe()
+            said = self._subscription.next(HEARD_SECONDS)
+        except RedisRefused:  # a user who may only look, as docs/operations.md has one: each look finds what is new
+            self._may_listen = False
+            self._hang_up()
+            return
         if said == "subscribed":  # pushes may be lost: anything may have happened
             self._note(None)
             self._is_news = True
@@ -234,6 +228,7 @@ class Feed:
         began = time.monotonic()
         self._is_news = False
         try:
+            said = self._presences()  # before the records, as `replicas.compared` wants it
             snapshot = self._store.snapshot()
             self._timeline.expect({*snapshot.specs, *snapshot.deregistered})
             for name in self._spoken_of(snapshot):
@@ -245,14 +240,28 @@ class Feed:
         with self._lock:
             self._snapshot, self._looked_at, self._error = snapshot, time.monotonic(), None
             self._take(snapshot)
+            self._take_replicas(said, snapshot)
         self._look_took = self._looked_at - began
+
+    def _presences(self) -> list[Presence] | None:
+        """None where Redis refuses to tell: the records are what matters."""
+        try:
+            return self._store.presences()
+        except RedisRefused:
+            return None
+
+    def _take_replicas(self, said: list[Presence] | None, snapshot: Snapshot) -> None:
+        self.replicas = None if said is None else compared(said, snapshot)
+        made = None if self.replicas is None else [facts.replica(each) for each in self.replicas]
+        if made != self._replicas or not self._replicas_at:
+            self._replicas, self._replicas_at = made, self._number
 
     def _spoken_of(self, snapshot: Snapshot) -> Iterator[str]:
         """Providers whose record changed in a way that is logged: nobody listens while nobody watches."""
         before = self._snapshot
         for name, health in snapshot.records.items() if before is not None else ():
             old = before.records.get(name) if before is not None else None
-            if old is None or _LOGGED(old) != _LOGGED(health):
+            if old is None or LOGGED(old) != LOGGED(health):
                 yield name
 
     def _failed(self, error: RouterError) -> None:
@@ -266,9 +275,7 @@ class Feed:
         self._providers = {name: each for name, each in self._providers.items() if name in known}
         for name, health in known.items():
             self._take_one(health, snapshot.specs[name], now_ms, number)
-            samples = self._providers[name].samples
-            if not samples or now_ms - samples[-1][0] >= SAMPLE_MS or now_ms < samples[-1][0]:
-                samples.append((now_ms, round(health.latency_ms, 1), round(health.failure_rate, 4)))
+            self._providers[name].sample(now_ms)
         self._number = number
 
     def _take_one(self, health: ProviderHealth, spec: Spec, now_ms: int, number: int) -> None:
@@ -277,7 +284,7 @@ class Feed:
             return
         made = facts.provider(health, spec, now_ms)
         if old is None:
-            self._providers[health.name] = _Provider(health, spec, made, number)
+            self._providers[health.name] = Known(health, spec, made, number)
             return
         old.health, old.spec = health, spec
         if made != old.facts:

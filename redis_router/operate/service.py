@@ -13,6 +13,7 @@ from typing import Any
 from redis_router.checks import check_name, check_number
 from redis_router.errors import InvalidArgument, RouterError, UnknownProvider
 from redis_router.operate import facts
+from redis_router.operate.account import Account
 from redis_router.operate.actions import Action, act, as_said
 from redis_router.operate.feed import Feed
 from redis_router.operate.guard import Guard
@@ -27,7 +28,7 @@ API = "/api/v1/"
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in ("page", "draw", "words")},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 MOST_EVENTS = 1000
@@ -125,11 +126,13 @@ class Service:
         if name not in snapshot.records or name not in snapshot.specs:
             raise UnknownProvider.among(name, snapshot.records)
         health, spec = snapshot.records[name], snapshot.specs[name]
+        account = Account.of(name, snapshot, self._store.surroundings(name), self.feed.replicas)
         return as_json(
             {
                 "now_ms": snapshot.now_ms,
                 **facts.provider(health, spec, snapshot.now_ms),
                 "history": self.feed.history(name),
+                "account": account.facts,
                 "record": facts.record(health, spec),
                 **self._logged([name], 7 * 24 * HOUR, 100),
             }

@@ -4,6 +4,9 @@ from redis_router.circuit.overrides import FOR_EVER_MS, override_of
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.store.messages import Leader, Spec
 
+SLOW_TIMES, SLOW_DEVIATIONS, FEWEST_SAMPLES = 2.0, 4.0, 8
+"""Slow is above so many times the usual latency and so many of its mean deviations, where so many calls tell of it."""
+
 
 def printable(text: str, keep: str = "") -> str:
     """Escape sequences, line ends and their like as they are written in code, except those in `keep`."""
@@ -31,6 +34,20 @@ def calls(health: ProviderHealth) -> str:
     if not health.concurrency_limit:
         return f"{health.in_flight}{overdue}" if health.in_flight else "-"
     return f"{health.in_flight}/{health.concurrency_limit:.0f}{overdue}"
+
+
+def is_slow(health: ProviderHealth) -> bool:
+    """Is its latency lately far above the usual? What lasts becomes the usual, after some 64 calls."""
+    usual = SLOW_TIMES * health.usual_latency_ms + SLOW_DEVIATIONS * health.latency_deviation_ms
+    return health.samples >= FEWEST_SAMPLES and health.latency_ms > usual
+
+
+def latency(health: ProviderHealth) -> str:
+    """301.0 ms; where that is slow, with what is usual."""
+    if not health.latency_ms:
+        return "-"
+    usual = f", usually {health.usual_latency_ms:.1f} ms" if is_slow(health) else ""
+    return f"{health.latency_ms:.1f} ms{usual}"
 
 
 def available(health: ProviderHealth, now_ms: int) -> str:

@@ -6,6 +6,8 @@ import pytest
 
 from redis_router import CircuitConfig, Outcome, Provider
 from redis_router.circuit.outcome import Result, UnderWay
+from redis_router.circuit.record import ProviderHealth
+from redis_router.operate import words
 from redis_router.operate.account import NOT_ALLOWED, Account
 from redis_router.replicas import compared
 from redis_router.store.contract import COUNTED_FOR_MS, Batch
@@ -187,3 +189,10 @@ class TestSurroundings:
             redis_client.hset(backend.keys.in_flight("openai"), f"{said!r}", said)
         redis_client.hset(backend.keys.in_flight("openai"), "gw.1", "1 0 5")
         assert backend.operator().surroundings("openai").calls == {"gw.1": Calls(1, 0, 5)}
+
+
+def test_a_latency_that_is_slow():
+    """With what is usual, in `status` and in the full account."""
+    health = ProviderHealth("openai", samples=20, usual_latency_ms=100.0, latency_deviation_ms=25.0, latency_ms=301.0)
+    assert words.latency(health) == "301.0 ms, usually 100.0 ms"
+    assert words.latency(replace(health, latency_ms=299.0)) == "299.0 ms"

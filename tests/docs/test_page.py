@@ -10,7 +10,7 @@ import pytest
 
 from redis_router import CircuitConfig, Provider, cli
 from redis_router.cli.worker import AUTO, OFF, OPEN
-from redis_router.operate import actions, asgi, facts, feed, guard, http, service, stream, timeline
+from redis_router.operate import actions, asgi, facts, feed, guard, http, known, service, stream, timeline
 from redis_router.operate.service import Service
 from tests.docs.conftest import URL, patient, served
 from tests.operate.conftest import BEARER, TOKEN, Asked
@@ -154,7 +154,7 @@ def test_the_numbers_are_those_of_the_code():
         (feed.HASTE_SECONDS == 0.25, "at most four times a second"),
         (feed.IDLE_SECONDS == 10, "every ten seconds"),
         (feed.REST == 10, "ten times as long"),
-        (feed.SAMPLE_MS == 5000 and feed.SAMPLES == 60, "one entry in five seconds, of five minutes"),
+        (known.SAMPLE_MS == 5000 and known.SAMPLES == 60, "one entry in five seconds, of five minutes"),
         (facts.FAILING == 0.1, "a tenth of its calls or more fail"),
     ):
         assert number, text
@@ -163,7 +163,7 @@ def test_the_numbers_are_those_of_the_code():
 
 def test_the_signs_are_those_of_the_page():
     """With their words."""
-    script = (ROOT / "redis_router" / "operate" / "static" / "page.js").read_text()
+    script = (ROOT / "redis_router" / "operate" / "static" / "draw.js").read_text()
     shown = re.findall(r'^  (\w+): \["(.)", "([\w ]+)"\],$', script, re.MULTILINE)
     assert [level for level, *_ in shown] == list(facts.WORST_FIRST)
     assert [f"{sign} {word}" for _, sign, word in shown] == [row[0] for row in rows(PAGE.partition("- **Why")[0])]

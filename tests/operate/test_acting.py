@@ -88,6 +88,17 @@ def test_all_of_a_large_fleet_at_once(page, store, monkeypatch, action):
     assert (len(found["providers"]), len(looked) < 5) == (22, True)
 
 
+def test_a_reset(backend, page, store):
+    """The circuit closes, an operator's word stays, and the log says who and why."""
+    recorded(store, "openai", 1, result("openai", False))
+    ask = page()
+    ask.act(provider="openai", action="observe", by="bob")
+    status, found = ask.act(provider="openai", action="reset", reason="mended", by="alice")
+    assert (status, found["providers"][0]["circuit"], backend.record().override) == (200, "closed", "observe")
+    told = [(each.by, each.details.get("reason")) for each in backend.operator().events("openai")]
+    assert ("alice", "mended") in told
+
+
 def test_the_last_one_is_not_taken_out_by_mistake(backend, page, store):
     """Where nobody would be left for a model, it takes yes: true; so it does for all at once."""
     ask = page()

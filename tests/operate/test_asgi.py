@@ -115,7 +115,9 @@ def test_a_hung_redis_does_not_hold_up_the_gateway(one_real):
 
         def ask():
             with httpx.Client(base_url=url, timeout=60, trust_env=False) as other:
-                statuses.append(other.get("/operate/api/v1/fleet").status_code)
+                while (status := other.get("/operate/api/v1/fleet").status_code) == 200:
+                    pass  # what was found a moment before is told once more
+                statuses.append(status)
 
         with one_real.away():
             asking = [threading.Thread(target=ask) for _ in range(8)]
@@ -128,7 +130,7 @@ def test_a_hung_redis_does_not_hold_up_the_gateway(one_real):
                 waits.append(time.monotonic() - began)
             for each in asking:
                 each.join()
-        assert 503 in statuses
+        assert statuses == [503] * 8
         assert min(waits) < 0.2, "the loop answers while others wait"
         page.close()
 

@@ -22,6 +22,7 @@ OPEN = replace(
     unavailable_reason="circuit",
     last_state_change_ms=NOW - 12_000,
 )
+SLOW = replace(WELL, samples=20, usual_latency_ms=100.0, latency_deviation_ms=25.0, latency_ms=301.0)
 HALF = replace(OPEN, circuit_state=CircuitState.HALF_OPEN)
 PROBED = replace(WELL, available=False, unavailable_reason="probe", probe_result="HTTP 503")
 OUT = replace(WELL, available=False, unavailable_reason="operator")
@@ -46,6 +47,9 @@ def texts(health, spec=SPEC):
         (HALF, "trouble"),
         (COOLING, "trouble"),
         (replace(WELL, overdue=1), "trouble"),
+        (SLOW, "trouble"),
+        (replace(SLOW, latency_ms=299.0), "ok"),
+        (replace(SLOW, samples=7), "ok"),
         (replace(WELL, failure_rate=0.2), "trouble"),
         (OUT, "held"),
         (replace(WELL, weight=0.0), "held"),
@@ -77,6 +81,7 @@ def test_how_a_provider_is(health, level):
         (said(WELL, "weight", 0.2), [("weight", "weight 0.2 by alice@ops-1: slow", NOW + 60_000)]),
         (replace(WELL, weight=0.0), [("weight", "weight 0: no calls", None)]),
         (replace(WELL, overdue=2), [("overdue", "2 calls overdue", None)]),
+        (SLOW, [("slow", "slow: 301 ms, usually 100 ms", None)]),
         (replace(WELL, failure_rate=0.25), [("failing", "25% of its calls fail", None)]),
     ],
 )

@@ -6,9 +6,11 @@ import time
 import pytest
 
 from redis_router import CircuitConfig, Operator, Provider
+from redis_router.operate.service import Service
 from redis_router.operate.stream import Stream
-from tests.operate.conftest import BEARER
+from tests.operate.conftest import BEARER, Asked
 from tests.support import eventually, recorded, result
+from tests.support.documents import said_once
 
 ONE = CircuitConfig(consecutive_failure_limit=1, open_timeout=30.0)
 
@@ -217,7 +219,7 @@ def test_a_slow_viewer_holds_up_nobody(page, store):
 
 def test_history_is_bounded(page, store, monkeypatch):
     """Five minutes of it, whatever happens."""
-    monkeypatch.setattr("redis_router.operate.feed.SAMPLE_MS", 0)
+    monkeypatch.setattr("redis_router.operate.known.SAMPLE_MS", 0)
     ask = page()
     for _ in range(70):
         ask.service.feed.look(0.0)
@@ -251,6 +253,27 @@ def test_without_redis_it_shows_what_it_knew(backend, outage, page, store):
         assert found["age_ms"] > 0
         assert ask("/api/v1/providers/openai")[0] == 503
     eventually(lambda: ask("/api/v1/fleet")[0] == 200, "it is back")
+
+
+@pytest.mark.redis("memory has no users")
+def test_a_user_who_may_only_look_needs_no_push_channel(backend, store):
+    """As docs/operations.md has one for people: a change shows within a second or two all the same."""
+    if backend.name == "fakeredis":
+        return
+    line = said_once(r"^ACL SETUSER viewer on >password ~rr:\* &rr:events (.+)$")
+    client = backend.client()
+    user = f"v{backend.namespace}"
+    client.execute_command("ACL", "SETUSER", user, "on", ">password", "~*", "&*", *line.split())
+    service = Service(backend.url.replace("router:", f"{user}:"), backend.namespace, token=None, open_to_look=True)
+    ask = Asked(service)
+    stream = ask.answer("/api/v1/stream")
+    messages(stream, lambda found: found["error"] is None and found["events_error"] is None and found["events"])
+    recorded(store, "azure", 1, result("azure", False))
+    found = messages(stream, lambda found: found["providers"] and found["events"])
+    assert [each[1]["error"] for each in found] == [None] * len(found)
+    assert found[-1][1]["providers"][0]["circuit"] == "open"
+    service.close()
+    client.execute_command("ACL", "DELUSER", user)
 
 
 def test_a_record_that_cannot_be_read_is_named(backend, page, store):

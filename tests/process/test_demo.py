@@ -1,6 +1,7 @@
 """The demo is the main job: a whole fleet, half a minute of trouble, and a summary that must be right."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+import urllib.request
 from pathlib import Path
 
 import pyte
@@ -42,6 +44,33 @@ def test_the_demo_takes_its_processes_along():
     finally:
         demo.kill()
         demo.communicate()
+
+
+def test_the_page_is_there_to_watch_and_to_act():
+    """Its address and token are printed; it shows the outage, takes an action, and outlives the killed worker."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "redis_router", "demo", "--plain"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        url = token = ""
+        for line in demo.stdout:
+            if found := re.search(r"page: (http://\S+/)  \(token to act: (\w+)\)", line):
+                url, token = found.groups()
+            if "kill -9" in line:
+                break
+        assert "worker-1" in line, "the one without the page"
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        said = {"provider": "beta", "action": "weight", "weight": 0.5, "by": "alice", "reason": "a look"}
+        request = urllib.request.Request(f"{url}api/v1/actions", json.dumps(said).encode(), headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert json.load(answer)["providers"][0]["weight"] == 0.5
+        with urllib.request.urlopen(f"{url}api/v1/fleet", timeout=20) as answer:
+            fleet = json.load(answer)
+        assert fleet["providers"][0]["name"] == "alpha", "the one that fails"
+        assert {each["event"] for each in fleet["events"]} >= {"transition", "weight_override"}
+    finally:
+        demo.terminate()
+        demo.communicate(timeout=30)
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (120, 40)])

@@ -136,6 +136,7 @@ class TestDelivery:
     def test_httpx_does_not_log_the_address(self, delivers, hears, caplog):
         """It logs each request; those of others it goes on to log."""
         caplog.set_level(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, "httpx")  # whoever made it quieter in this process
         delivers.post(message())
         assert len(hears.asked) == 1
         assert "a-secret" not in caplog.text

@@ -1,6 +1,7 @@
-"use strict";
-// The operator's page. Everything that came from outside becomes text, never markup: there is no innerHTML here, and the
-// Content-Security-Policy would refuse it.
+// The operator's page: what is known of the fleet, live; one provider in a dialog; actions.
+
+import { $, LEVELS, ORDER, badge, drawRow, eventItem, h, inWords, replicaItem, say, whyList } from "./draw.js";
+import { ago, circuitText, lasted, redisNow, setClock } from "./words.js";
 
 const API = "api/v1/";
 const KEPT = 200; // entries of the timeline
@@ -9,36 +10,10 @@ const SAMPLE_MS = 5000, SAMPLES = 60; // of the history: five minutes, as the wo
 const LATE_MS = 4000; // after so long without a word the connection is taken for lost
 const POLL_MS = 5000;
 const UNSEEN_MS = 15000; // between two looks of a page that nobody sees: a browser has few connections for all its tabs
-const LEVELS = {
-  down: ["✖", "Down"],
-  trouble: ["▲", "Unsteady"],
-  held: ["‖", "Taken out"],
-  ok: ["✔", "Well"],
-};
-const ORDER = Object.keys(LEVELS);
 const DONE = {
   drain: "Drained", open: "Forced open:", close: "Forced closed:", observe: "Observing", weight: "Weight set for",
-  ready: "Ready:", end: "Ended what was said of",
+  ready: "Ready:", reset: "Reset", end: "Ended what was said of",
 };
-
-const $ = (id) => document.getElementById(id);
-
-/** An element with attributes and children; text is text. */
-function h(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === null || value === false) continue;
-    if (name === "onclick") made.addEventListener("click", value);
-    else made.setAttribute(name, value === true ? "" : String(value));
-  }
-  made.append(...children.filter((each) => each !== null && each !== undefined));
-  return made;
-}
-
-function say(id, text) {
-  const at = $(id);
-  if (at.textContent !== text) at.textContent = text;
-}
 
 // What is known
 
@@ -47,146 +22,10 @@ const state = {
   history: new Map(), // name -> {at_ms, latency_ms, failure_rate}
   rows: new Map(), // name -> {row, facts, history}
   events: [], unreadable: [], leader: null, replicas: null,
-  known: false, clock: 0, heardAt: 0, goodAt: 0, error: null, eventsError: null,
+  known: false, heardAt: 0, goodAt: 0, error: null, eventsError: null,
   session: { can_log_in: false, may_look: true, may_act: false, csrf: null },
   source: null, polling: 0, unseen: 0, link: "wait", open: null, all: false, asked: null, loading: null,
 };
-
-/** Redis's clock now, ms since the epoch. */
-const redisNow = () => state.clock + performance.now();
-
-// Words
-
-/** As `redis-router status` has it: 12 s, 3 min, 5 h, 2 d. */
-function lasted(ms) {
-  for (const [unit, size] of [["d", 86400000], ["h", 3600000], ["min", 60000]]) {
-    if (ms >= 2 * size) return `${Math.round(ms / size)}\u00a0${unit}`;
-  }
-  return `${Math.max(0, Math.round(ms / 1000))}\u00a0s`;
-}
-
-const ago = (moment) => (moment ? lasted(redisNow() - moment) : "-");
-const clockTime = (ms) => new Date(ms).toLocaleString(undefined, {
-  month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false,
-});
-
-function untilText(reason, facts) {
-  if (reason.what === "circuit") {
-    if (facts.next_try === "after_probe") return "next try after the probe";
-    if (facts.next_try === "now" || reason.until_ms === null) return "";
-    const left = reason.until_ms - redisNow();
-    return left > 0 ? `next try in ${lasted(left)}` : "next try is due";
-  }
-  if (reason.until_ms !== null) {
-    const left = reason.until_ms - redisNow();
-    return left > 0 ? `${lasted(left)} left` : "ending";
-  }
-  return reason.what === "override" || (reason.what === "weight" && facts.weight_override) ? "for ever" : "";
-}
-
-const callsText = (facts) => {
-  const limit = facts.concurrency_limit ? ` of ${facts.concurrency_limit}` : "";
-  return `${facts.in_flight}${limit}`;
-};
-const latencyText = (facts) => (facts.latency_ms === null ? "–" : `${Math.round(facts.latency_ms)}\u00a0ms`);
-const failuresText = (facts) => `${(100 * facts.failure_rate).toFixed(facts.failure_rate < 0.1 ? 1 : 0)}%`;
-const weightText = (facts) => String(Number(facts.weight.toPrecision(3)));
-
-function eventText(event) {
-  const { from, to, reason, until_ms: until, detail, ...rest } = event.details;
-  const why = reason ? `: ${reason}` : "";
-  const ends = Number(until) > 0 && to ? (Number(until) > 2e14 ? ", for ever" : `, until ${clockTime(Number(until))}`) : "";
-  switch (event.event) {
-    case "transition":
-      return `circuit ${from} → ${to}${why}`;
-    case "override":
-      return to ? `${to}${ends}${why}${from ? ` (was ${from})` : ""}` : `${from || "override"} ended${why}`;
-    case "weight_override":
-      return `weight ${from} → ${to}${ends}${why}`;
-    default: {
-      const more = Object.entries(rest).map(([name, text]) => `${name} ${text}`);
-      return [event.event, from !== undefined || to !== undefined ? `${from || "none"} → ${to || "none"}` : "", detail, reason, ...more]
-        .filter(Boolean).join(" ");
-    }
-  }
-}
-
-// Pieces
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** A small line of the last minutes; the number stands beside it as text. */
-function spark(history, column, kind) {
-  const made = document.createElementNS(SVG, "svg");
-  made.setAttribute("class", `spark ${kind}`);
-  made.setAttribute("viewBox", "0 0 100 24");
-  made.setAttribute("preserveAspectRatio", "none");
-  made.setAttribute("aria-hidden", "true");
-  const values = history ? history[column] : [];
-  if (values.length < 2 || (kind === "latency" && !values.some(Boolean))) return made;
-  const to = history.at_ms[history.at_ms.length - 1], from = Math.min(history.at_ms[0], to - 60000); // a minute at least
-  const most = kind === "failures" ? Math.max(0.2, ...values) : Math.max(1, ...values) * 1.1;
-  const points = values.map((value, n) => [(100 * (history.at_ms[n] - from)) / (to - from), 22.5 - (21 * value) / most]);
-  const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
-  const area = document.createElementNS(SVG, "polygon");
-  area.setAttribute("points", `${points[0][0].toFixed(1)},24 ${line} 100,24`);
-  area.setAttribute("fill", "currentColor");
-  area.setAttribute("fill-opacity", "0.12");
-  const drawn = document.createElementNS(SVG, "polyline");
-  drawn.setAttribute("points", line);
-  drawn.setAttribute("fill", "none");
-  drawn.setAttribute("stroke", "currentColor");
-  drawn.setAttribute("stroke-width", "1.5");
-  drawn.setAttribute("vector-effect", "non-scaling-stroke");
-  made.append(area, drawn);
-  return made;
-}
-
-function badge(level) {
-  const [mark, word] = LEVELS[level] || ["?", level];
-  return h("span", { class: "badge", "data-level": level }, h("span", { "aria-hidden": "true" }, mark), word);
-}
-
-function circuitText(facts) {
-  const since = facts.circuit !== "closed" && facts.since_ms ? ` for ${ago(facts.since_ms)}` : "";
-  return `circuit ${facts.circuit.replace("_", "-")}${since}`;
-}
-
-function whyList(facts) {
-  const list = h("ul", { class: "why" });
-  for (const reason of facts.why) {
-    const until = h("span", { class: "until" }, untilText(reason, facts));
-    until.tick = () => { until.textContent = untilText(reason, facts); };
-    list.append(h("li", {}, reason.text, until));
-  }
-  return list;
-}
-
-function drawRow(facts, history) {
-  const circuit = h("span", { class: "small" }, circuitText(facts));
-  circuit.tick = () => { circuit.textContent = circuitText(facts); };
-  const overdue = facts.overdue ? h("span", { class: "small" }, `${facts.overdue} overdue`) : null;
-  const rules = facts.weight_override ? h("span", { class: "small" }, `rules: ${facts.weight_override.rules_weight}`) : null;
-  const row = h("tr", { role: "row", "data-level": facts.level, "data-name": facts.name },
-    h("td", { role: "cell", class: "state" }, badge(facts.level), circuit),
-    h("td", { role: "cell", class: "name" },
-      h("button", { type: "button", class: "open", "aria-haspopup": "dialog" }, facts.name),
-      h("span", { class: "small" }, facts.models.join(", "))),
-    h("td", { role: "cell", class: "why-cell" }, whyList(facts)),
-    h("td", { role: "cell", class: "number", "data-label": "Latency" }, latencyText(facts), spark(history, "latency_ms", "latency")),
-    h("td", { role: "cell", class: "number", "data-label": "Failures" }, failuresText(facts), spark(history, "failure_rate", "failures")),
-    h("td", { role: "cell", class: "calls", "data-label": "Calls under way" }, callsText(facts), overdue),
-    h("td", { role: "cell", class: "share", "data-label": "Weight" }, weightText(facts), rules));
-  row.addEventListener("click", () => { if (!String(getSelection())) openDrill(facts.name); });
-  return row;
-}
-
-function eventItem(event, ofOne) {
-  return h("li", {},
-    h("time", { datetime: new Date(event.at_ms).toISOString() }, clockTime(event.at_ms)),
-    ofOne ? null : h("strong", {}, event.provider),
-    h("span", {}, eventText(event), " ", h("span", { class: "who" }, `by ${event.by || "?"}`)));
-}
 
 // The page
 
@@ -259,12 +98,14 @@ function leaderText() {
 }
 
 function drawReplicas() {
-  $("replicas").hidden = !state.replicas;
-  $("replica-list").replaceChildren(...(state.replicas || []).map((each) => {
-    const parts = [each.name, each.version, each.since_ms ? `for ${ago(each.since_ms)}` : null,
-      each.differs || null].filter(Boolean);
-    return h("li", { class: each.differs ? "differs" : null }, parts.join(" · "));
-  }));
+  const all = state.replicas || [], differ = all.filter((each) => each.state !== "in_step");
+  $("replicas").hidden = all.length === 0;
+  const workers = all.filter((each) => each.role !== "gateway").length;
+  const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+  say("replica-sum", `${count(all.length - workers, "gateway")}, ${count(workers, "worker")}, ` +
+    (differ.length ? `${differ.length} with another view than the fleet's` : "all in step"));
+  const ordered = [...differ, ...all.filter((each) => !differ.includes(each))];
+  $("replica-list").replaceChildren(...ordered.map(replicaItem));
 }
 
 function drawTimeline() {
@@ -287,7 +128,6 @@ function drawAll() {
   drawRows();
   drawHeadline();
   if (state.known) say("leader", leaderText());
-  drawReplicas();
   drawBanner();
 }
 
@@ -318,11 +158,9 @@ function drawLink() {
 
 function take(message, whole) {
   const now = performance.now(), refusal = state.eventsError;
-  state.heardAt = now;
   state.error = message.error;
   if (message.now_ms !== null) {
-    state.clock = message.now_ms + message.age_ms - now;
-    state.goodAt = now - message.age_ms;
+    setClock(message.now_ms + message.age_ms, now);
     state.known = true;
   }
   if (whole) {
@@ -335,15 +173,22 @@ function take(message, whole) {
     if (!before || JSON.stringify(before) !== JSON.stringify(facts)) state.providers.set(facts.name, facts);
   }
   Object.assign(state, {
-    namespace: message.namespace, leader: message.leader, replicas: message.replicas, unreadable: message.unreadable,
+    namespace: message.namespace, leader: message.leader, unreadable: message.unreadable,
     eventsError: message.events_error,
   });
+  if ("replicas" in message) {
+    state.replicas = message.replicas;
+    drawReplicas();
+  }
   if (!message.error) sample();
   if (whole || message.events.length) {
     state.events = [...message.events, ...state.events].sort((a, b) => b.at_ms - a.at_ms).slice(0, KEPT);
     drawTimeline();
   } else if (refusal !== message.events_error) drawTimeline();
   drawAll();
+  // only now: what cannot be drawn must not pass for what is up to date
+  state.heardAt = now;
+  if (message.now_ms !== null) state.goodAt = now - message.age_ms;
   drawLink();
   const touched = state.open && (whole || message.providers.some((each) => each.name === state.open) ||
     message.events.some((each) => each.provider === state.open));
@@ -495,7 +340,7 @@ function drawDrill(found, error = "") {
   const circuit = h("span", { class: "small" }, circuitText(facts));
   circuit.tick = () => { circuit.textContent = circuitText(facts); };
   $("drill-state").replaceChildren(h("p", {}, badge(facts.level), circuit), whyList(facts));
-  $("facts").replaceChildren(...inWords(facts).flatMap(([name, ...value]) => [h("dt", {}, name), h("dd", {}, ...value)]));
+  $("facts").replaceChildren(...inWords(facts, state.history.get(facts.name)).flatMap(([name, ...value]) => [h("dt", {}, name), h("dd", {}, ...value)]));
   if (!found) return;
   $("drill-events").className = "events of-one";
   $("drill-events").replaceChildren(...found.events.map((event) => eventItem(event, true)));
@@ -504,24 +349,6 @@ function drawDrill(found, error = "") {
   const { config, ...fields } = found.record;
   $("record").replaceChildren(...Object.entries({ ...fields, ...config }).flatMap(([name, value]) =>
     [h("dt", {}, name), h("dd", {}, typeof value === "string" ? value || '""' : JSON.stringify(value))]));
-}
-
-function inWords(facts) {
-  const history = state.history.get(facts.name);
-  const weight = facts.weight_override ? `${weightText(facts)} for a time; by the rules ${facts.weight_override.rules_weight}` : weightText(facts);
-  return [
-    ["Calls", { yes: "are let through", "trial calls": "trial calls only", "if nobody else is": "only if nobody else answers" }[facts.available] || facts.available],
-    ["Under way", `${callsText(facts)}${facts.overdue ? `, ${facts.overdue} overdue` : ""}`],
-    ["Latency", latencyText(facts), spark(history, "latency_ms", "latency")],
-    ["Failures", failuresText(facts), spark(history, "failure_rate", "failures")],
-    ["Last failure", facts.last_failure || "none known"],
-    ["Last result", facts.last_result_ms ? `${ago(facts.last_result_ms)} ago` : "none yet"],
-    ["Probe", facts.probe || "has none"],
-    ["Weight", weight],
-    ["Models", facts.models.join(", ") || "none"],
-    ...(facts.permits ? [["Trial calls", `${facts.permits.in_use} of ${facts.permits.limit} under way`]] : []),
-    ...(facts.reporters ? [["Complaining", `${facts.reporters.complaining} replicas, ${facts.reporters.needed} open it`]] : []),
-  ];
 }
 
 // Actions
@@ -543,7 +370,7 @@ $("act").addEventListener("submit", (event) => {
   event.preventDefault();
   const action = event.submitter ? event.submitter.dataset.action : "drain";
   const said = { provider: state.open, action, reason: $("reason").value, by: $("by").value.trim() };
-  if (action !== "ready") said.seconds = $("lasts").value === "" ? null : Number($("lasts").value);
+  if (action !== "ready" && action !== "reset") said.seconds = $("lasts").value === "" ? null : Number($("lasts").value);
   if (action === "weight") said.weight = Number($("weight").value);
   remember("redis_router.by", said.by);
   act(said);
@@ -584,6 +411,10 @@ async function act(said) {
 
 $("confirm-yes").addEventListener("click", () => act({ ...state.asked, yes: true }));
 $("confirm-no").addEventListener("click", () => { $("confirm").hidden = true; });
+$("rows").addEventListener("click", (event) => {
+  const row = event.target.closest("tr");
+  if (row && !String(getSelection())) openDrill(row.dataset.name);
+});
 $("search").addEventListener("input", filterRows);
 $("more").addEventListener("click", () => { state.all = true; drawTimeline(); });
 
