@@ -12,10 +12,13 @@ from enum import StrEnum
 from typing import Any
 
 from redis_router.checks import check_name
-from redis_router.circuit.fields import moment
+from redis_router.circuit.fields import LAST_MOMENT_MS
 from redis_router.circuit.record import CircuitState, NewerSchema, ProviderHealth, Transition
 from redis_router.errors import InvalidArgument, RedisRefused
 from redis_router.probe import Probe
+
+LATEST_SHOWN_MS = LAST_MOMENT_MS - 2 * 86_400_000
+"""Of an entry of a log: a moment that has a date in every zone, and a day after it."""
 
 
 class Status(StrEnum):
@@ -168,7 +171,8 @@ def logged(entry: Any) -> LoggedEvent:
     with reading("an entry of a provider's log in Redis", "XDEL it"):
         number, fields = entry
         found = {text(name): text(value) for name, value in fields.items()}
-        at_ms = moment(text(number).partition("-")[0])  # who writes an id by hand may write any
+        # whoever writes an id by hand may write any; those that follow it by themselves are as far ahead
+        at_ms = min(int(text(number).partition("-")[0]), LATEST_SHOWN_MS)
         return LoggedEvent(at_ms, found.pop("event", ""), found.pop("by", ""), found, text(number))
 
 

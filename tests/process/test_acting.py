@@ -237,14 +237,20 @@ class TestEvents:
         assert "transition closed -> open reason=consecutive_failures" in text
 
     def test_entries_that_a_hand_wrote(self, base, one_real, store):
-        """Ids of the year 584556019 are passed over, and what is no text is shown as an escape."""
+        """One of the year 287168, which all that follow are of, too; and what is no text is shown as an escape."""
         log, key = one_real.client(), one_real.keys.events("openai")
         log.xadd(key, {"event": "override", "by": "x\n\x1b]0;y\x07", "until_ms": "9" * 5000, "reason": "\u202e"})
-        log.xadd(key, {"event": "override", "by": "x"}, id="18446744073709551000-1")
+        log.xadd(key, {"event": "override", "by": "x"}, id="9000000000000000-1")
+        store.override("openai", "drain", 0, 0.0, "alice", "slow")
         text = done("events", "openai", *base).splitlines()
-        assert len(text) == 2
-        assert text[-1].endswith(r"openai  override reason=\u202e  by x\n\x1b]0;y\x07")
-        assert len(done("events", "openai", "--json", *base).splitlines()) == 2
+        assert len(text) == 4
+        assert text[1].endswith(r"openai  override reason=\u202e  by x\n\x1b]0;y\x07")
+        assert text[-1].endswith("openai  override none -> drain reason=slow  by alice")
+        for zone in ("Pacific/Kiritimati", "Etc/GMT+12"):
+            assert run("events", *base, env={"TZ": zone})[0] == 0
+        assert len(done("events", "openai", "--json", *base).splitlines()) == 4
+        with Operator(one_real.url.replace("router:password@", ""), one_real.namespace) as operator:
+            assert [event.by for event in operator.events("openai", since=60.0)][-1] == "alice"
 
     def test_it_follows(self, base, store, one_real):
         """What happens after it began, once each."""
