@@ -181,6 +181,13 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         """
         return [candidate.provider for candidate in choose.fallbacks(self._view.table, model, primary, self._rules)]
 
+    def available_providers(self, model: str) -> list[Provider[ClientT]]:
+        """The providers that may serve this model now, in the order of registration; [] where there are none.
+
+        Without half-open ones, as `get_fallback_providers`, and quicker: nothing is ordered.
+        """
+        return [candidate.provider for candidate in choose.available(self._view.table, model, self._rules)]
+
     def attempt(self, model: str, *, exclude: Collection[str] = ()) -> Attempt[ClientT]:
         """One attempt: `with router.attempt(model) as attempt: call(attempt.provider)`.
 
@@ -195,6 +202,14 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
                 return Attempt(self._context, candidate, None, model)
         without = self._view.table.records_of(model, exclude) if exclude else ()
         return Attempt(self._context, *self._chooser.choose((model,), excluded=without))
+
+    def attempt_at(self, name: str, model: str) -> Attempt[ClientT]:
+        """One attempt at this provider, whatever its state: for callers whose choice was made by somebody else.
+
+        In half-open it takes a permit where one is in hand. A call that should not be made (the circuit is open, or
+        half-open without a permit; drained) moves the averages and no circuit. Raises UnknownProvider.
+        """
+        return Attempt(self._context, *self._chooser.at(name, model))
 
     def attempts(
         self,

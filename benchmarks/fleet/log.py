@@ -19,10 +19,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call at a provider."""
+    """One call at a provider, and the number of the request that it is for; -1 where that is not known."""
 
     at: float
     provider: str
+    request: int = -1
 
 
 @dataclass(frozen=True, slots=True)

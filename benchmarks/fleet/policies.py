@@ -98,8 +98,13 @@ async def called(http: httpx.AsyncClient, address: str, number: str) -> Answer:
 
 
 @asynccontextmanager
-async def litellm(redis: str, addresses: Mapping[str, str], strategy: str) -> AsyncIterator[Ask]:
-    """LiteLLM's Router with its defaults, two retries among them, and the same Redis."""
+async def litellm(
+    redis: str, addresses: Mapping[str, str], strategy: str, breaker: Mapping[str, Any] | None = None
+) -> AsyncIterator[Ask]:
+    """LiteLLM's Router with its defaults, two retries among them, and the same Redis.
+
+    `breaker`: with the fleet's breaker in place of its cooldowns, and these options of it.
+    """
     import litellm
     import openai
 
@@ -116,7 +121,19 @@ async def litellm(redis: str, addresses: Mapping[str, str], strategy: str) -> As
         }
         for name, address in addresses.items()
     ]
-    router = litellm.Router(model_list=deployments, routing_strategy=strategy, redis_url=redis, timeout=TIMEOUT)
+    if breaker is not None:
+        from redis_router.integrations.litellm import FleetBreaker
+
+        fleet = FleetBreaker(redis, worker=False, **breaker)
+        fleet.register(deployments)
+        litellm.callbacks = [fleet]
+    router = litellm.Router(
+        model_list=deployments,
+        routing_strategy=strategy,
+        redis_url=redis,
+        timeout=TIMEOUT,
+        disable_cooldowns=breaker is not None,
+    )
     warm = body("to load what is loaded with the first call")["messages"]
     await litellm.acompletion(messages=warm, **deployments[0]["litellm_params"])
 
@@ -130,6 +147,12 @@ async def litellm(redis: str, addresses: Mapping[str, str], strategy: str) -> As
     yield ask
 
 
+IN_LITELLM: dict[str, Policy] = {
+    "its own cooldowns": partial(litellm, strategy="simple-shuffle"),
+    "FleetBreaker": partial(litellm, strategy="simple-shuffle", breaker={}),
+    "FleetBreaker that chooses": partial(litellm, strategy="simple-shuffle", breaker={"chooses": True}),
+}
+"""LiteLLM's Router with one breaker or the other: of `benchmarks.litellm`."""
 POLICIES: dict[str, Policy] = {
     OURS: ours,
     ORIGINAL: original,

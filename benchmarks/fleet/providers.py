@@ -55,7 +55,7 @@ class Provider:
     async def complete(self, request: Request) -> Response:
         asked = await request.json()
         number, name = asked["messages"][-1]["content"], self._live.name
-        self._calls.append(log.Call(self._wall.now, name))
+        self._calls.append(log.Call(self._wall.now, name, int(number) if number.isdecimal() else -1))
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def answer_with(answer: Answer, seconds: float) -> None:

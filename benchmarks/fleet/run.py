@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from benchmarks.fleet import gateway, load, providers
 from benchmarks.fleet.log import Log
-from benchmarks.fleet.policies import OURS
+from benchmarks.fleet.policies import IN_LITELLM, OURS
 from benchmarks.fleet.processes import PATIENCE, Child
 from benchmarks.quality.worlds.shape import Shape
 from redis_router.testing.server import EmbeddedServer
@@ -22,7 +22,7 @@ def play(policy: str, shape: Shape) -> Log:
         redis = stack.enter_context(EmbeddedServer())
         sites = stack.enter_context(Child(providers.main, shape))
         ports = sites.hear()
-        if policy == OURS:
+        if policy == OURS or policy in IN_LITELLM:  # LiteLLM's cooldowns do without it
             worker = WorkerProcess(redis.url, "rr")
             stack.callback(worker.end)
             worker.wait_ready()

@@ -1,13 +1,16 @@
 """What follows from a choice: a permit is spent, demand for one is noted, or NoProviderAvailable is raised."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from redis_router.errors import NoProviderAvailable
+from redis_router.circuit.generations import NO_GENERATION
+from redis_router.errors import NoProviderAvailable, UnknownProvider
 from redis_router.replica.engine import Engine
 from redis_router.replica.permits import Permit
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.choose import Nobody, Rules, Tried, another_is_left, choose
+from redis_router.routing.table import is_half_open, is_routable
 
 
 class Choice(NamedTuple):
@@ -47,6 +50,28 @@ class Chooser:
                 self._engine.outbox.urge()  # to claim the next
                 return Choice(found.candidate, permit, found.model)
             without_permit.add(name)  # whether there is one shows when it is taken: another thread may be faster
+
+    def at(self, name: str, model: str) -> Choice:
+        """The provider of this name, whatever its state, with a permit where it is on trial and one is in hand.
+
+        A call that nobody should make moves the averages and no circuit. Raises UnknownProvider.
+        """
+        selector = self._view.table.find(model)
+        serving = selector.candidates if selector is not None else ()
+        candidate = next((c for c in serving if name in (c.provider.name, c.health.name)), None)
+        if candidate is None:
+            raise UnknownProvider.among(name, (c.provider.name for c in serving), f"for model {model!r}")
+        if is_routable(candidate.health, self.rules.now_ms()):
+            return Choice(candidate, None, model)
+        permit = None
+        if is_half_open(candidate.health):
+            self._engine.want(model)
+            permit = self._engine.permits.take(candidate.health.name)
+        if permit is None:
+            health = replace(candidate.health, generation=NO_GENERATION)
+            return Choice(Candidate(candidate.provider, health, candidate.here), None, model)
+        self._engine.outbox.urge()  # to claim the next
+        return Choice(candidate, permit, model)
 
     def another_is_left(self, models: Sequence[str], tried: Tried) -> bool:
         """May a call go now, without a permit, to somebody who was not tried for that model?"""

@@ -99,6 +99,8 @@ def _classify_one(said: object) -> Verdict:
     if error is not None and (not isinstance(error, Exception) or isinstance(error, RouterError)):
         return IGNORED  # a cancellation, or our own word
     status = _status(said)
+    if status == 408 and error is not None and _is_named(error, "Timeout") and not _headers(error):
+        return TIMED_OUT  # LiteLLM's word for what its client raised: no provider answered
     if status is not None and (status >= 400 or error is None):
         return _by_status(status, said)
     if error is None:
@@ -259,10 +261,11 @@ def _status(said: object) -> int | None:
 
 
 def _headers(said: object) -> dict[str, str]:
-    for holder in (_attribute(said, "response"), said):
-        headers = _attribute(holder, "headers")
+    response = _attribute(said, "response")
+    for holder, name in ((response, "headers"), (said, "headers"), (said, "litellm_response_headers")):
+        headers = _attribute(holder, name)
         try:
-            if headers is not None:
+            if headers:
                 return {str(name).lower(): str(value) for name, value in headers.items()}
         except Exception:  # no headers as anybody knows them
             continue

@@ -139,20 +139,22 @@ def another_is_left(table: RoutingTable, models: Sequence[str], rules: Rules, tr
     )
 
 
-def fallbacks(table: RoutingTable, model: str, primary: str | None, rules: Rules) -> list[Candidate]:
-    """All but the provider `primary` that may be called now without a permit, the best first."""
+def available(table: RoutingTable, model: str, rules: Rules) -> list[Candidate]:
+    """Those that may be called now without a permit, in the order of registration."""
     selector = table.find(model)
-    if selector is None:
-        return []
-    rest = [
+    return [
         c
-        for c in selector.routable
-        if c.provider.name != primary
-        and c.health.circuit_state is not CircuitState.HALF_OPEN
-        and not is_limited(c, rules)
+        for c in (selector.routable if selector is not None else ())
+        if c.health.circuit_state is not CircuitState.HALF_OPEN and not is_limited(c, rules)
     ]
+
+
+def fallbacks(table: RoutingTable, model: str, primary: str | None, rules: Rules) -> list[Candidate]:
+    """The same but for the provider `primary`, the best first."""
+    selector = table.find(model)
+    rest = [c for c in available(table, model, rules) if c.provider.name != primary]
     ordered = []
-    while rest:
+    while rest and selector is not None:
         best = pick_from(rules.further, selector.model, rest)
         rest.remove(best)
         ordered.append(best)

@@ -102,3 +102,12 @@ def test_the_numbers_of_the_security_page_are_those_of_the_code():
     assert f"more than {MOST_CONNECTIONS} connections" in SECURITY
     most = inspect.signature(Router).parameters["rate_limit_cooldown_max"].default
     assert f"`rate_limit_cooldown_max` ({most:g} s)" in SECURITY
+
+
+def test_ci_runs_what_needs_litellm():
+    """The tests' extra has no LiteLLM, so that the suite skips them: `.ci/run` has an environment where none is."""
+    step = (ROOT / ".ci" / "run").read_text()
+    assert "REDIS_ROUTER_NEEDS_LITELLM=" in step
+    assert "-m pytest -n 2 tests/integrations/litellm tests/docs/test_litellm.py" in step
+    assert (ROOT / "tests" / "docs" / "test_litellm.py").exists()
+    assert list((ROOT / "tests" / "integrations" / "litellm").glob("test_*.py"))

@@ -431,3 +431,18 @@ def test_a_group_that_is_very_deep():
     for _ in range(5000):
         error = ExceptionGroup("deeper", [error])
     assert classify(error) == Verdict(Outcome.FAILURE, "http_503")
+
+
+def test_errors_of_litellm():
+    """It keeps the provider's headers beside an empty response, and calls its client's time-out 408."""
+
+    class Timeout(Raised):
+        """Its name for both: nobody answered, or somebody answered with 408."""
+
+    limited = Raised(
+        status_code=429, response=SimpleNamespace(headers={}), litellm_response_headers={"retry-after": "7"}
+    )
+    assert classify(limited) == Verdict(Outcome.RATE_LIMITED, cooldown=7.0)
+    assert classify(Timeout(status_code=408, litellm_response_headers=None)) == Verdict(Outcome.FAILURE, "timeout")
+    answered = Timeout(status_code=408, litellm_response_headers={"server": "theirs"})
+    assert classify(answered) == Verdict(Outcome.FAILURE, "http_408")
