@@ -9,7 +9,7 @@ from redis_router.circuit.overrides import END, HOUR_SECONDS, Override, check_ov
 from redis_router.errors import InvalidArgument, RedisRefused, UnknownProvider
 from redis_router.replicas import Replica, replicas
 from redis_router.runtime.names import operator_name
-from redis_router.store.contract import Snapshot, Store
+from redis_router.store.contract import COUNTED_FOR_MS, Snapshot, Store
 from redis_router.store.messages import LoggedEvent, Reply
 from redis_router.store.opening import open_store, open_target
 
@@ -167,17 +167,32 @@ class Operator(Overriding):
         `since` is how many seconds to look back; None for all that is kept. Also of a provider that was deregistered,
         for a week. It takes the right to `xrevrange`. Raises UnknownProvider, RedisUnavailable, RedisRefused.
         """
+        found = [event for events in self.logs(name, since=since, most=most).values() for event in events]
+        return sorted(found, key=lambda event: event.at_ms)[-most:]
+
+    def logs(self, name: str, *, since: float | None = None, most: int = 1000) -> dict[str, list[LoggedEvent]]:
+        """The same, for each record that the name stands for, `most` of each. Raises as `events`."""
         since_ms = 0
         if since is not None:
             back = check_number("since", since, most=1e9)
             since_ms = max(0, round(self._store.leader()[0] - back * 1000))
         records = names_in_fleet(self._store, name, deregistered=True)
-        found = [event for record in records for event in self._store.events(record, since_ms, most)]
-        return sorted(found, key=lambda event: event.at_ms)[-most:]
+        return {record: self._store.events(record, since_ms, most) for record in records}
 
     def status(self) -> Snapshot:
         """Every record as it stands in Redis, its clock, and who leads."""
         return self._store.snapshot()
+
+    def in_flight(self, name: str) -> int:
+        """Calls under way at a provider over the fleet, as its replicas said within the last minute.
+
+        So those of a replica that died count for a minute at most; the record's own sum may have them for longer.
+        Raises UnknownProvider, RedisUnavailable, RedisRefused.
+        """
+        now_ms, _ = self._store.leader()
+        records = names_in_fleet(self._store, name)
+        said = [each for record in records for each in self._store.surroundings(record).calls.values()]
+        return sum(each.calls for each in said if abs(now_ms - each.said_ms) <= COUNTED_FOR_MS)
 
     def replicas(self) -> list[Replica]:
         """Which gateways and workers are there, and whose view of the circuits differs; each says so every ten seconds.

@@ -16,7 +16,7 @@ from redis_router.cli.waiting import wait
 from redis_router.errors import InvalidArgument
 from redis_router.operate.actions import models_left_alone
 from redis_router.operate.words import available
-from redis_router.overriding import Operator
+from redis_router.overriding import ALL, Operator
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot
 
@@ -93,9 +93,9 @@ def _override(arguments: argparse.Namespace) -> int:
         records = _records(operator, arguments.providers)
         if arguments.word in TAKES_OUT or arguments.weight == 0:
             _ask(operator.status(), records, is_meant=arguments.yes)
-        for record in records:
+        for name in _asked(arguments):
             operator.override(
-                record, arguments.word, seconds=arguments.seconds, weight=arguments.weight, reason=arguments.reason
+                name, arguments.word, seconds=arguments.seconds, weight=arguments.weight, reason=arguments.reason
             )
         is_done = wait(operator, records, WAIT_SECONDS if timeout is None else timeout) if waits else True
         _tell(operator.status(), records, as_json=arguments.json)
@@ -107,9 +107,9 @@ def _ready(arguments: argparse.Namespace) -> int:
     with opened_operator(arguments, arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
         before = operator.status()
-        for record in records:
-            operator.end_override(record, reason=arguments.reason)
-            operator.update_health(record, available=True, reason=arguments.reason)
+        for name in _asked(arguments):
+            operator.end_override(name, reason=arguments.reason)
+            operator.update_health(name, available=True, reason=arguments.reason)
         after = operator.status()
         if arguments.json:
             _tell(after, records, as_json=True)
@@ -147,8 +147,8 @@ def _reset(arguments: argparse.Namespace) -> int:
         records = _records(operator, arguments.providers)
         if len(records) > 1:
             confirm(f"what calls taught would be forgotten of {_named(records)}", is_meant=arguments.yes)
-        for record in records:
-            operator.reset(record, reason=arguments.reason)
+        for name in _asked(arguments):
+            operator.reset(name, reason=arguments.reason)
         if arguments.json:
             _tell(operator.status(), records, as_json=True)
     for record in () if arguments.json else records:
@@ -159,6 +159,12 @@ def _reset(arguments: argparse.Namespace) -> int:
 def _named(records: Sequence[str]) -> str:
     more = f" and {len(records) - MOST_NAMED} more" if len(records) > MOST_NAMED else ""
     return f"{', '.join(records[:MOST_NAMED])}{more}"
+
+
+def _asked(arguments: argparse.Namespace) -> list[str]:
+    """As they were typed, each once: `*` is looked up once, and not each of a thousand records among all."""
+    names: list[str] = arguments.providers
+    return [ALL] if ALL in names else list(dict.fromkeys(names))
 
 
 def _records(operator: Operator, names: Iterable[str]) -> list[str]:

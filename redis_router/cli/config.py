@@ -75,7 +75,7 @@ def _records(operator: Operator, snapshot: Snapshot, names: Iterable[str]) -> li
 def _diff(arguments: argparse.Namespace) -> int:
     """Exit code 0 where nothing would change, 1 where something would."""
     with opened_operator(arguments) as operator:
-        found = _differences(_changes(operator, arguments.file))
+        found = _differences(_changes(operator, _asked(arguments.file)))
     _tell(found, as_json=arguments.json)
     return DIFFERS if found else 0
 
@@ -83,17 +83,26 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _apply(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     with opened_operator(arguments, arguments.by or operator_name()) as operator:
-        changes = _changes(operator, arguments.file)
+        asked = _asked(arguments.file)
+        changes = _changes(operator, asked)
         found = _differences(changes)
         _tell(found, as_json=arguments.json)
         if found:
             confirm(f"{counted(len(found), 'setting')} would change", is_meant=arguments.yes)
+            _check_same(changes, _changes(operator, asked))
         for change in changes:
             if change.old.config != change.new.config:
                 operator.set_circuit_config(change.new.config, change.record, reason=arguments.reason)
             if change.old.weight != change.new.weight:
                 operator.update_health(change.record, weight=change.new.weight, reason=arguments.reason)
     return 0
+
+
+def _check_same(seen: Iterable[Change], now: Iterable[Change]) -> None:
+    """While somebody thought about it, another one may have changed a setting: it would be undone unseen."""
+    before = {change.record: change for change in seen}
+    if others := [change.record for change in now if before.pop(change.record, None) != change] + list(before):
+        raise RouterError(f"{', '.join(others)}: changed meanwhile, so nothing was done: look at the differences again")
 
 
 def _tell(found: Sequence[Difference], *, as_json: bool) -> None:
@@ -107,15 +116,34 @@ def _differences(changes: Iterable[Change]) -> list[Difference]:
     return [difference for change in changes for difference in change.differences]
 
 
-def _changes(operator: Operator, file: str) -> list[Change]:
-    """What the file asks of the records as they are; none of it, with all that is wrong, where anything is."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a file has, what is wrong with that, and how messages call it."""
+
+    tables: Mapping[str, settings.Table]
+    wrong: Sequence[str]
+    shown: str
+
+
+def _asked(file: str) -> Asked:
     shown = "the standard input" if file == "-" else file
     try:
-        tables, wrong = settings.read(_text(file))
-        return _checked(operator, tables, wrong)
+        return Asked(*settings.read(_text(file)), shown)
+    except InvalidArgument as error:
+        raise _nothing_done(shown, error) from None
+
+
+def _changes(operator: Operator, asked: Asked) -> list[Change]:
+    """What the file asks of the records as they are; none of it, with all that is wrong, where anything is."""
+    try:
+        return _checked(operator, asked.tables, asked.wrong)
     except (InvalidArgument, UnknownProvider) as error:
-        lines = "\n".join(f"{shown}: {line}" for line in str(error).splitlines())
-        raise InvalidArgument(f"{lines}\nso nothing was done") from None
+        raise _nothing_done(asked.shown, error) from None
+
+
+def _nothing_done(shown: str, error: RouterError) -> InvalidArgument:
+    lines = "\n".join(f"{shown}: {line}" for line in str(error).splitlines())
+    return InvalidArgument(f"{lines}\nso nothing was done")
 
 
 def _checked(operator: Operator, tables: Mapping[str, settings.Table], wrong: Sequence[str]) -> list[Change]:

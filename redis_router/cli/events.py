@@ -4,16 +4,21 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from redis_router.circuit.overrides import FOR_EVER_MS
 from redis_router.cli.arguments import Commands, duration, of_redis, opened_operator
 from redis_router.cli.terminal import printable, say
+from redis_router.errors import UnknownProvider
 from redis_router.overriding import ALL, Operator
 from redis_router.store.messages import LoggedEvent
 
 LOOK_SECONDS = 0.5
+REST = 4.0
+"""So many times as long as a look took nobody looks again: of a thousand providers each has a log."""
+LOOKS_BACK = 60.0
+"""Seconds, of those that follow."""
 
 
 def add(commands: Commands) -> None:
@@ -37,37 +42,48 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     show = _as_json if arguments.json else _as_line
     with opened_operator(arguments) as operator:
-        records = _records(operator, arguments.providers)
-        told = _all(operator, records, arguments.since)
-        for event in told:
-            say(show(*event))
-        seen = set(map(_key, told))
+        told = _all(operator, arguments.providers, arguments.since)
+        for record, event in told:
+            say(show(record, event))
+        seen = _seen(told)
         while arguments.follow:
-            time.sleep(LOOK_SECONDS)
-            records = _records(operator, arguments.providers)  # those that were registered meanwhile, too
-            new = [event for event in _all(operator, records, since=60.0) if _key(event) not in seen]
-            for event in new:
-                say(show(*event))
-            seen.update(map(_key, new))
+            began = time.monotonic()
+            # of those that were registered meanwhile, too
+            lately = _all(operator, arguments.providers, since=LOOKS_BACK)
+            for record, event in lately:
+                if _number(event) > seen.get(record, NONE):
+                    say(show(record, event))
+            seen |= _seen(lately)
+            time.sleep(max(LOOK_SECONDS, REST * (time.monotonic() - began)))
     return 0
 
 
 Told = tuple[str, LoggedEvent]
 
 
-def _records(operator: Operator, names: Iterable[str]) -> list[str]:
-    asked = list(names) or ([ALL] if operator.status().specs else [])
-    return list(dict.fromkeys(record for name in asked for record in operator.records(name, deregistered=True)))
+def _all(operator: Operator, names: Sequence[str], since: float | None) -> list[Told]:
+    """Of these, or of all where none is named; raises UnknownProvider for a name that is none's."""
+    try:
+        logs = {name: each for asked in names or [ALL] for name, each in operator.logs(asked, since=since).items()}
+    except UnknownProvider:
+        if names:
+            raise
+        return []  # nobody is registered yet
+    return sorted(((name, event) for name, log in logs.items() for event in log), key=lambda each: each[1].at_ms)
 
 
-def _all(operator: Operator, records: Iterable[str], since: float | None) -> list[Told]:
-    found = [(record, event) for record in records for event in operator.events(record, since=since)]
-    return sorted(found, key=lambda each: each[1].at_ms)
+NONE = (0, 0)
 
 
-def _key(told: Told) -> tuple[object, ...]:
-    record, event = told
-    return record, event.at_ms, event.event, event.by, tuple(event.details.items())
+def _seen(told: Sequence[Told]) -> dict[str, tuple[int, int]]:
+    """The last entry of each log."""
+    return {record: _number(event) for record, event in told}
+
+
+def _number(event: LoggedEvent) -> tuple[int, int]:
+    """Later entries of a log have higher ones."""
+    at_ms, _, place = event.id.partition("-")
+    return int(at_ms), int(place or 0)
 
 
 def _as_json(record: str, event: LoggedEvent) -> str:

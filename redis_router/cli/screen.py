@@ -115,7 +115,7 @@ class Screen:
             calls = f"{each['in_flight']}" + (f"/{each['concurrency_limit']}" if each["concurrency_limit"] else "")
             latency = f"{each['latency_ms']:.0f} ms" if each["latency_ms"] else "-"
             table.add_row(
-                printable(each["name"]),
+                Text(printable(each["name"])),  # as it is: rich would make a picture of eu:fire:1
                 Text(WORDS[each["level"]], style=style),
                 Text(each["circuit"], style=style),
                 calls,

@@ -15,6 +15,7 @@ from redis_router.operate.account import Account
 from redis_router.overriding import names_in_fleet
 from redis_router.replicas import Replica, compared
 from redis_router.store.contract import Snapshot, Store
+from redis_router.store.messages import Spec
 from redis_router.store.presence import Presence
 
 _HEAD = (
@@ -113,13 +114,13 @@ def as_table(snapshot: Snapshot, replicas: Sequence[Replica] | None) -> str:
 
 
 def _record(snapshot: Snapshot, health: ProviderHealth) -> dict[str, Any]:
-    spec = snapshot.specs[health.name]
+    spec = snapshot.specs.get(health.name, Spec())  # it may be deregistered at this moment
     next_try_ms = max(0, round(health.due_in_ms(snapshot.now_ms))) if health.circuit_state == "open" else None
     return {**facts.record(health, spec), "next_try_in_ms": next_try_ms}
 
 
 def _row(snapshot: Snapshot, health: ProviderHealth) -> Sequence[str]:
-    spec, now_ms = snapshot.specs[health.name], snapshot.now_ms
+    spec, now_ms = snapshot.specs.get(health.name, Spec()), snapshot.now_ms
     return (
         health.name,
         health.circuit_state.value,

@@ -9,6 +9,10 @@ from typing import TextIO
 
 from redis_router.errors import RouterError
 from redis_router.operate.words import lasted as lasted
+from redis_router.operate.words import printable as printable
+
+MOST_WIDE = 80
+"""Characters of a cell by which a column is measured: names and hosts have up to 64, what a hand wrote may be long."""
 
 
 def prepare() -> None:
@@ -36,7 +40,7 @@ def confirm(danger: str, *, is_meant: bool) -> None:
         complain(printable(f"{danger}. Go on? [y/N]"))
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
-    raise RouterError(f"{danger}, so nothing was done; --yes does it all the same")
+    raise RouterError(f"{printable(danger)}, so nothing was done; --yes does it all the same")
 
 
 def end_on_signals() -> None:
@@ -59,21 +63,15 @@ def finish() -> None:
             _give_up(stream)
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Escape sequences, line ends and their like as they are written in code, except those in `keep`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
-
-
 def counted(number: int, thing: str) -> str:
     """1 setting, 2 settings."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row, its cells one below the other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """A line for each row, its cells one below the other; one that is very long moves its own row alone."""
+    lengths = [[len(row[column]) for row in rows] for column in range(len(rows[0]))]
+    widths = [max((length for length in each if length <= MOST_WIDE), default=0) for each in lengths]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 

@@ -4,10 +4,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from redis_router.circuit.overrides import TAKES_OUT, override_of
+from redis_router.circuit.record import TakenOutBy
 from redis_router.cli.terminal import complain, counted, lasted
+from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.overriding import Operator
+from redis_router.store.contract import Snapshot
 
 LOOK_SECONDS = 0.25
 """So often replicas say how many calls they have under way."""
@@ -16,21 +20,56 @@ CLEAN_LOOKS = 3
 BAR = 24
 
 
-def wait(operator: Operator, records: Iterable[str], seconds: float) -> bool:
-    """Until no call is under way at these, telling how many are; False where the time was over before."""
+def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
+    """Until no call is under way at these, telling how many are; False where the time was over before.
+
+    Redis may be away meanwhile, and a record be lost until a replica brings it back. Raises RouterError where that
+    lasts to the end, or where calls are let through again: then nothing that is under way need ever end.
+    """
     began, clean, progress = time.monotonic(), 0, Progress()
+    away: RedisUnavailable | None = None
     try:
         while (elapsed := time.monotonic() - began) < seconds:
-            shown = operator.status().records
-            calls = sum(shown[name].in_flight for name in records if name in shown)
-            progress.show(calls, elapsed, seconds - elapsed)
+            try:
+                calls, away = _under_way(operator, records), None
+            except RedisUnavailable as error:
+                calls, away = None, error
+            if calls is not None:
+                progress.show(calls, elapsed, seconds - elapsed)
             clean = clean + 1 if calls == 0 else 0
             if clean == CLEAN_LOOKS:
                 return True
             time.sleep(LOOK_SECONDS)
+        if away is not None:
+            raise away
         return False
     finally:
         progress.end()
+
+
+def _under_way(operator: Operator, records: Iterable[str]) -> int | None:
+    """The calls at these; None where it is not known of all. Raises RouterError where one is out of service no more."""
+    snapshot, calls = operator.status(), 0
+    for name in records:
+        if name in snapshot.records:
+            _check_out(snapshot, name)
+            # most often 0; else by each replica's word, for the sum has calls of one that died until another one speaks
+            calls += operator.in_flight(name) if snapshot.records[name].in_flight else 0
+        elif name in snapshot.deregistered:
+            raise RouterError(f"{name} was deregistered while its calls were waited for: none is counted any more")
+        else:
+            return None
+    return calls
+
+
+def _check_out(snapshot: Snapshot, name: str) -> None:
+    health = snapshot.records[name]
+    is_out = health.unavailable_reason == TakenOutBy.OPERATOR or override_of(health, snapshot.now_ms) in TAKES_OUT
+    if not is_out:
+        raise RouterError(
+            f"{name} is drained no more, so calls go there again and it was not waited for: its time was over, or"
+            f" somebody ended it; see redis-router events {name}"
+        )
 
 
 class Progress:
@@ -49,13 +88,13 @@ class Progress:
         if self._is_live:
             self._draw(calls, elapsed, left)
         elif calls != self._before:
-            complain(f"{_under_way(calls)}, {lasted(1000 * left)} left")
+            complain(f"{_counted(calls)}, {lasted(1000 * left)} left")
         self._before = calls
 
     def _draw(self, calls: int, elapsed: float, left: float) -> None:
         done = BAR if calls == 0 else BAR * (self._most - calls) // self._most
         bar = "#" * done + "-" * (BAR - done)
-        line = f"[{bar}] {_under_way(calls)}, {lasted(1000 * elapsed)} so far, {lasted(1000 * left)} left"
+        line = f"[{bar}] {_counted(calls)}, {lasted(1000 * elapsed)} so far, {lasted(1000 * left)} left"
         columns = shutil.get_terminal_size().columns
         print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -65,5 +104,5 @@ class Progress:
             print(file=sys.stderr, flush=True)
 
 
-def _under_way(calls: int) -> str:
+def _counted(calls: int) -> str:
     return f"{counted(calls, 'call')} under way"

@@ -63,7 +63,7 @@ class Action:
             raise InvalidArgument(f"unknown field {unknown[0]!r}: there are {', '.join(FIELDS)}")
         if missing := [name for name in ("provider", "action") if name not in said]:
             raise InvalidArgument(f"the field {missing[0]!r} is missing")
-        return cls(**{**said, "by": said.get("by") or NOBODY})
+        return cls(**{**said, "by": NOBODY if said.get("by") in (None, "") else said["by"]})
 
     @property
     def takes_out(self) -> bool:
@@ -81,21 +81,16 @@ def act(action: Action, opened: Callable[[str], Operator]) -> list[str]:
     if action.takes_out and not action.yes and (left := models_left_alone(operator.status(), records)):
         said = f"nobody would be left for {', '.join(left)}, so nothing was done: send yes: true where that is meant"
         raise Refused(HTTPStatus.CONFLICT, said, left_alone=left)
-    for record in records:
-        if action.action in OVERRIDES:
-            operator.override(
-                record,
-                OVERRIDES[action.action],
-                seconds=action.seconds,
-                weight=action.weight,
-                reason=action.reason,
-            )
-        elif action.action == RESET:
-            operator.reset(record, reason=action.reason)
-        else:
-            operator.end_override(record, reason=action.reason)
-        if action.action == READY:
-            operator.update_health(record, available=True, reason=action.reason)
+    name, reason = action.provider, action.reason  # `*` as that: each name is looked up among all of the fleet
+    if action.action in OVERRIDES:
+        word = OVERRIDES[action.action]
+        operator.override(name, word, seconds=action.seconds, weight=action.weight, reason=reason)
+    elif action.action == RESET:
+        operator.reset(name, reason=reason)
+    else:
+        operator.end_override(name, reason=reason)
+    if action.action == READY:
+        operator.update_health(name, available=True, reason=reason)
     return records
 
 

@@ -8,13 +8,23 @@ never on the event loop.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 from redis_router.errors import InvalidArgument
 from redis_router.operate.guard import check_token
-from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, STREAM_HEADERS, Answer, Refused, Request, as_error
+from redis_router.operate.http import (
+    MOST_BODY,
+    SECURITY_HEADERS,
+    STREAM_HEADERS,
+    Answer,
+    Refused,
+    Request,
+    as_error,
+    cut_short,
+)
 from redis_router.operate.service import Service
 from redis_router.operate.stream import LOOK_SECONDS, Stream
 from redis_router.runtime.log import log
@@ -93,12 +103,10 @@ class OperateApp:
         if not path:  # relative links need the slash
             await _send(send, HTTPStatus.TEMPORARY_REDIRECT, [("Location", f"{scope.get('root_path', '')}/")], b"")
             return
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            body = await _body(receive)
+        body = await _body(receive)
         answer: Answer | Stream
-        if body is None:
-            too_long = f"the body is too long: send at most {MOST_BODY} bytes"
-            answer = as_error(Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_long))
+        if isinstance(body, Refused):
+            answer = as_error(body)
         elif self._waiting >= WAITING:
             answer = as_error(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many wait for Redis: try again"))
         else:
@@ -111,8 +119,12 @@ class OperateApp:
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         self._waiting += 1
+        asked = self._threads.submit(call, *arguments)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+            return await asyncio.wrap_future(asked)
+        except asyncio.CancelledError:  # as a middleware does where its client hangs up
+            asked.add_done_callback(_close_unused)
+            raise
         finally:
             self._waiting -= 1
 
@@ -134,6 +146,12 @@ class OperateApp:
             stream.close()
 
 
+def _close_unused(asked: Future[Any]) -> None:
+    """Nobody is there to send it any more: its place is free."""
+    if not asked.cancelled() and asked.exception() is None and isinstance(asked.result(), Stream):
+        asked.result().close()
+
+
 def _path_below(scope: Message) -> str:
     """Below where the app is mounted; '' for that itself. Servers differ in whether `path` has the root, too."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
@@ -141,23 +159,30 @@ def _path_below(scope: Message) -> str:
 
 
 def _request(scope: Message, path: str, body: bytes) -> Request:
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    headers: dict[str, str] = {}
+    for raw_name, raw in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
+        # HTTP/2 may bring each cookie in a header of its own
+        headers[name] = f"{headers[name]}; {value}" if name == "cookie" and name in headers else value
     peer = (scope.get("client") or ("", 0))[0]
     is_secure = scope.get("scheme") == "https"
     query = scope.get("query_string", b"").decode("latin-1")
     return Request(scope["method"], path, query, headers, body, str(peer), is_secure)
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """None where it is too long."""
+async def _body(receive: Receive) -> bytes | Refused:
+    """Or why it cannot be had. A client that sends no end of it is no failure of the gateway's."""
     body = b""
-    while True:
-        message = await receive()
-        body += bytes(message.get("body", b""))
-        if len(body) > MOST_BODY:
-            return None
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return body
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (message := await receive())["type"] == "http.request":
+                body += bytes(message.get("body", b""))
+                if len(body) > MOST_BODY:
+                    too_long = f"the body is too long: send at most {MOST_BODY} bytes"
+                    return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_long)
+                if not message.get("more_body", False):
+                    return body
+    return cut_short()
 
 
 async def _disconnected(receive: Receive) -> None:

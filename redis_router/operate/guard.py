@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Collection
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 
 from redis_router.errors import InvalidArgument
 from redis_router.operate.http import Refused, Request
@@ -25,6 +24,8 @@ LEAST_TOKEN = 16
 TRIES, SECONDS_A_TRY = 10, 2.0
 """So many wrong tokens of one address are answered at once; then one in so many seconds."""
 MOST_PEERS = 1000
+MOST_COOKIES = 8
+"""Of our name that are looked at."""
 
 
 def check_token(token: str | None, told_as: str) -> str | None:
@@ -143,16 +144,19 @@ class Guard:
         return self._csrf(session) if session else None
 
     def _session(self, request: Request) -> str:
-        """One that is ours and not over; '' for none."""
-        try:
-            found = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return ""
-        session = found.value if found is not None else ""
+        """One that is ours and not over; '' for none.
+
+        What else is served at this host, at any port, sets cookies that come here, too: of any form, and of our name.
+        """
+        found = (each.partition("=") for each in request.headers.get("cookie", "").split(";"))
+        sessions = [value.strip() for name, _, value in found if name.strip() == COOKIE]
+        return next(filter(self._is_ours, sessions[:MOST_COOKIES]), "")
+
+    def _is_ours(self, session: str) -> bool:
         said, _, signature = session.rpartition(".")
         if self._token is None or not _same(signature, self._signed(said)):
-            return ""
-        return session if int(said.partition(".")[0]) > time.time() else ""
+            return False
+        return int(said.partition(".")[0]) > time.time()
 
     def _signed(self, said: str) -> str:
         return hmac.digest(self._key, b"session " + said.encode(), "sha256").hex()
@@ -223,9 +227,11 @@ def _is_address(host: str) -> bool:
 
 
 def _net(peer: str) -> str:
-    """Whoever has one IPv6 address has many: theirs count as one."""
+    """Whoever has one IPv6 address has many: theirs count as one. A socket of both kinds has IPv4 ones as `::ffff:`."""
     try:
         address = ipaddress.ip_address(peer)
     except ValueError:
         return peer[:64]
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)

@@ -82,6 +82,11 @@ class Refused(RouterError):
         self.details = details
 
 
+def cut_short() -> Refused:
+    """Of a body that did not come as it was announced: half of an action is none."""
+    return Refused(HTTPStatus.REQUEST_TIMEOUT, "the body did not come, or not all of it: send the request again")
+
+
 def as_json(found: Any, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str]) -> Answer:
     """An answer in JSON."""
     return Answer(status, f"{json.dumps(found)}\n".encode(), "application/json", headers)

@@ -102,6 +102,8 @@ class Service:
 
     def _get(self, word: str, rest: str, request: Request) -> Answer | Stream:
         self._guard.check_may_look(request)
+        if word == "stream":  # it is read by nobody else, but would take a place of those who look
+            self._guard.check_same_site(request)
         self.feed.start()
         self.feed.watch()
         if word == "stream":
@@ -149,13 +151,16 @@ class Service:
 
     def _logged(self, records: Iterable[str], since: float, most: int) -> dict[str, Any]:
         """The newest first; or why they cannot be read."""
-        since_ms = max(0, round(self._store.leader()[0] - since * 1000))
+        since_ms, newest = max(0, round(self._store.leader()[0] - since * 1000)), list[facts.Json]()
         try:
-            found = [facts.event(name, each) for name in records for each in self._store.events(name, since_ms, most)]
+            for name in records:  # a thousand full logs do not fit into memory: those that are too old are not read
+                if len(newest) == most:
+                    since_ms = newest[-1]["at_ms"]
+                found = [facts.event(name, each) for each in reversed(self._store.events(name, since_ms, most))]
+                newest = sorted(found + newest, key=lambda each: int(each["at_ms"]), reverse=True)[:most]
         except RouterError as error:
             return {"events": [], "events_error": str(error)}
-        found.sort(key=lambda each: int(each["at_ms"]))
-        return {"events": found[::-1][:most], "events_error": None}
+        return {"events": newest, "events_error": None}
 
     def _stream(self, request: Request) -> Stream:
         if self.feed.number == 0:

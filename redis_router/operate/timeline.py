@@ -65,8 +65,8 @@ class Timeline:
             self._unread.pop(name, None)
         number = self._number
         new = [(number + place, entry) for place, entry in enumerate(sorted(found, key=_moment), 1)]
-        kept = sorted([*self._kept, *new], key=lambda each: (_moment(each[1]), each[0]), reverse=True)
-        self._kept = kept[:KEPT]
+        # several may have come in one millisecond, as where one script ends an override and begins another
+        self._kept = sorted([*self._kept, *new], key=lambda each: (_moment(each[1]), each[0]), reverse=True)[:KEPT]
         self._number = number + len(new)
 
     def _new(self, name: str) -> list[Json]:

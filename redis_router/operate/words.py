@@ -1,4 +1,4 @@
-"""What a provider's record says, in words: for `redis-router status` and for the page."""
+"""What a provider's record says, in words: for `redis-router status`, for the page, and for the webhook."""
 
 from redis_router.circuit.overrides import FOR_EVER_MS, override_of
 from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
@@ -6,6 +6,13 @@ from redis_router.store.messages import Leader, Spec
 
 SLOW_TIMES, SLOW_DEVIATIONS, FEWEST_SAMPLES = 2.0, 4.0, 8
 """Slow is above so many times the usual latency and so many of its mean deviations, where so many calls tell of it."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escape sequences, line ends and their like as they are written in code, except those in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def lasted(ms: float, days: str = "d") -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, STREAM_HEADERS, Refused, Request, as_error
+from redis_router.operate.http import MOST_BODY, SECURITY_HEADERS, STREAM_HEADERS, Refused, Request, as_error, cut_short
 from redis_router.operate.service import Service
 from redis_router.operate.stream import LOOK_SECONDS, Stream
 
@@ -58,12 +58,15 @@ def _request(environ: dict[str, Any]) -> Request | Refused:
     if length > MOST_BODY:
         environ["wsgi.input"].read(min(length, _DRAINED))
         return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has {said} bytes: send at most {MOST_BODY}")
+    body = environ["wsgi.input"].read(length) if length else b""
+    if len(body) < length:
+        return cut_short()
     return Request(
         environ["REQUEST_METHOD"],
         environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
         environ.get("QUERY_STRING", ""),
         headers,
-        environ["wsgi.input"].read(length) if length else b"",
+        body,
         environ.get("REMOTE_ADDR", ""),
         environ["wsgi.url_scheme"] == "https",
     )

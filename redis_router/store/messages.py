@@ -12,9 +12,13 @@ from enum import StrEnum
 from typing import Any
 
 from redis_router.checks import check_name
+from redis_router.circuit.fields import LAST_MOMENT_MS
 from redis_router.circuit.record import CircuitState, NewerSchema, ProviderHealth, Transition
 from redis_router.errors import InvalidArgument, RedisRefused
 from redis_router.probe import Probe
+
+LATEST_SHOWN_MS = LAST_MOMENT_MS - 2 * 86_400_000
+"""Of an entry of a log: a moment that has a date in every zone, and a day after it."""
 
 
 class Status(StrEnum):
@@ -167,7 +171,8 @@ def logged(entry: Any) -> LoggedEvent:
     with reading("an entry of a provider's log in Redis", "XDEL it"):
         number, fields = entry
         found = {text(name): text(value) for name, value in fields.items()}
-        at_ms = int(text(number).partition("-")[0])
+        # whoever writes an id by hand may write any; those that follow it by themselves are as far ahead
+        at_ms = min(int(text(number).partition("-")[0]), LATEST_SHOWN_MS)
         return LoggedEvent(at_ms, found.pop("event", ""), found.pop("by", ""), found, text(number))
 
 
@@ -204,10 +209,18 @@ def spec(provider: str, said: str) -> Spec:
             return Spec(provider=provider)
         whole, _, model = provider.partition("/")
         was_part = "provider" not in found and models == (model,)  # written by an older version
-        owner = str(found.get("provider", whole if was_part else provider))
-        return Spec(models, _probe(found.get("probe")), owner)
+        owner = found.get("provider", whole if was_part else provider)
+        return Spec(models, _probe(found.get("probe")), _owner(owner, provider))
     except Exception:
         return Spec(provider=provider)  # written by hand or another version
+
+
+def _owner(said: object, provider: str) -> str:
+    """People type it, and shells complete it: what is no name is not it."""
+    try:
+        return check_name("its provider", said)
+    except InvalidArgument:
+        return provider
 
 
 def _probe(said: Any) -> Probe | None:

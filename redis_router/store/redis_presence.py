@@ -60,7 +60,7 @@ class RedisPresence:
     def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:
         with self._redis.asking():
             found = self.client.xrevrange(self.keys.events(name), min=since_ms, count=most)
-        return [messages.logged(entry) for entry in reversed(found)]
+        return messages.readable(found)
 
     def news(self, after: Mapping[str, str], most: int = 1000) -> dict[str, list[LoggedEvent]]:
         asked = [

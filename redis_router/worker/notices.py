@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from redis_router.circuit.machine import OPEN
 from redis_router.circuit.overrides import FOR_EVER_MS, LETS_IN
 from redis_router.circuit.record import ProviderHealth
+from redis_router.operate.words import printable
 from redis_router.store.messages import LoggedEvent
 
 MOST_CHANGES = 100
@@ -59,9 +60,8 @@ def changes_of(namespace: str, name: str, events: Iterable[LoggedEvent], health:
         if event.event == "transition":
             found.append(_transition(key, name, event, health))
         elif event.event in ("override", "weight_override"):
-            until = event.details.get("until_ms", "")
             change = _change(key, name, event, event.event)
-            found.append(replace(change, until_ms=int(until) or None if until.isdecimal() else None))
+            found.append(replace(change, until_ms=_whole(event.details.get("until_ms", "")) or None))
         elif event.event == "updated":
             found += _updated(key, name, event)
         elif event.event in ("deregistered", "reset"):
@@ -76,10 +76,14 @@ def _change(key: str, name: str, event: LoggedEvent, kind: str) -> Change:
     )
 
 
+def _whole(said: str) -> int | None:
+    """A whole number that a record can hold; None for anything else."""
+    return int(said) if said.isdecimal() and len(said) < 16 else None
+
+
 def _transition(key: str, name: str, event: LoggedEvent, health: ProviderHealth | None) -> Change:
-    generation = event.details.get("generation", "")
     change = _change(key, name, event, "transition")
-    change = replace(change, generation=int(generation) if generation.isdecimal() else None)
+    change = replace(change, generation=_whole(event.details.get("generation", "")))
     if health is None:
         return change
     if health.override in LETS_IN and health.override_since_ms <= event.at_ms < health.override_until_ms:
@@ -135,7 +139,8 @@ def _last_ones(changes: list[Change]) -> list[Change]:
 
 def sentence(change: Change) -> str:
     """What, why, until when, by whom, and when."""
-    return f"{change.provider} {_what(change)}; by {change.by or 'somebody'} at {_moment(change.at_ms)}"
+    said = f"{change.provider} {_what(change)}; by {change.by or 'somebody'} at {_moment(change.at_ms)}"
+    return printable(said)  # in one line: what a hand wrote into a log must not look like a change of its own
 
 
 def _what(change: Change) -> str:

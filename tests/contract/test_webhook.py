@@ -75,6 +75,8 @@ def test_a_transition_is_told_once_with_why_and_until_when(worker, store, hears)
     """By the leader, whoever caused it; and nothing of what was before the webhook."""
     store.override("openai", "drain", 0, 0, "alice", "before")
     store.override("openai", "end", 0, 0, "alice", "before")
+    said_ms = store.events("openai")[-1].at_ms
+    eventually(lambda: store.leader()[0] > said_ms + 1)  # what happens in the millisecond of its beginning is told
     tells = worker()
     trip(store)
     eventually(lambda: hears.changes)
@@ -273,6 +275,7 @@ def test_a_log_that_cannot_be_read_holds_up_no_other(worker, store, hears, redis
     redis_client.set(store.keys.events("azure"), "no log")
     worker()
     redis_client.xadd(store.keys.events("openai"), {"event": "transition", b"\xff": b"\xff"})
+    redis_client.xadd(store.keys.events("openai"), {"event": "override", "to": "drain", "until_ms": "9" * 5000})
     trip(store, "azure")
     trip(store)
     eventually(lambda: ("openai", "closed") in hears.told("provider", "from"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from redis_router import CircuitConfig, Provider
+from redis_router import CircuitConfig, Provider, overriding
 from redis_router.circuit.overrides import FOR_EVER_MS
 from tests.support import recorded, result
 
@@ -66,6 +66,26 @@ def test_ready_puts_it_back_in_service(backend, page, store):
     assert (status, found["providers"][0]["level"], found["by"]) == (200, "ok", "page")
     assert backend.record().available
     assert {each.by for each in backend.operator().events("openai")} == {"gw-1", "page"}
+
+
+def test_ready_tells_why(backend, page, store):
+    """Also where there was no override to end, but an available=False."""
+    store.update("openai", {"available": "0"})
+    page().act(provider="openai", action="ready", by="alice", reason="mended")
+    event = backend.operator().events("openai")[-1]
+    assert (event.event, event.by, event.details["reason"]) == ("updated", "alice", "mended")
+
+
+@pytest.mark.parametrize("action", ["drain", "ready"])
+def test_all_of_a_large_fleet_at_once(page, store, monkeypatch, action):
+    """In an emergency: each is not looked up among all, which would take a minute for two thousand."""
+    for number in range(20):
+        store.register(Provider(f"p{number}", ("m",)), CircuitConfig())
+    looked, of = [], overriding.names_in_fleet
+    monkeypatch.setattr(overriding, "names_in_fleet", lambda *a, **k: looked.append(1) or of(*a, **k))
+    _, found = page().act(provider="*", action=action, yes=True)
+    assert {each["level"] for each in found["providers"]} == {"held" if action == "drain" else "ok"}
+    assert (len(found["providers"]), len(looked) < 5) == (22, True)
 
 
 def test_a_reset(backend, page, store):

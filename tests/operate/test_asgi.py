@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from redis_router import CircuitConfig, Provider
 from redis_router.errors import InvalidArgument
-from redis_router.operate.asgi import operate_app
+from redis_router.operate.asgi import STREAMS, operate_app
+from redis_router.operate.http import Request
 from tests.docs.conftest import served
 from tests.operate.conftest import TOKEN
 from tests.support import eventually
@@ -161,6 +162,78 @@ def test_servers_differ_in_what_the_path_is(root, path):
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 200
     assert json.loads(sent[1]["body"])["may_look"] is True
+    app.close()
+
+
+def asked(app, path, received, *, method="GET", headers=()):
+    """What a server with these messages would get back; the last one does not end where it is no end."""
+    sent, more = [], iter(received)
+
+    async def receive():
+        if (message := next(more, None)) is None:
+            await asyncio.sleep(60)
+        return message
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+@pytest.mark.parametrize("then", [(), ({"type": "http.disconnect"},)])
+def test_half_a_body_is_no_action(monkeypatch, then):
+    """Of a client that says no more, or hangs up: it is refused, and is no failure of the gateway's."""
+    monkeypatch.setattr("redis_router.operate.asgi.PATIENCE_SECONDS", 0.05)
+    app = operate_app("memory://asgi", token=TOKEN)
+    headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]
+    half = {"type": "http.request", "body": b'{"provider": "*", "action": "drain"}', "more_body": True}
+    status, found = asked(app, "/api/v1/actions", (half, *then), method="POST", headers=headers)
+    assert (status, "send the request again" in found["error"]["message"]) == (408, True)
+    app.close()
+
+
+def test_cookies_in_headers_of_their_own():
+    """As HTTP/2 has them."""
+    app, end = operate_app("memory://asgi", token=TOKEN), {"type": "http.request", "body": b""}
+    cookie, _ = app._service._guard.log_in(TOKEN, Request("POST", "/api/v1/login", peer="127.0.0.1"))
+    cookies = [(b"cookie", b"a=1"), (b"cookie", cookie.partition(";")[0].encode()), (b"cookie", b"b=2")]
+    assert asked(app, "/api/v1/session", (end,), headers=cookies)[1]["may_act"] is True
+    app.close()
+
+
+def test_a_client_that_goes_before_the_answer_leaves_no_stream(monkeypatch):
+    """A middleware cancels what it waits for: the place in the live view is free all the same."""
+    app = operate_app("memory://asgi", open_to_look=True)
+    begun, goes_on, answer = threading.Event(), threading.Event(), app._service.answer
+
+    def slow(request):
+        begun.set()
+        goes_on.wait(20)
+        return answer(request)
+
+    monkeypatch.setattr(app._service, "answer", slow)
+
+    async def comes_and_goes():
+        async def receive():
+            return {"type": "http.request"}
+
+        async def send(message):
+            raise AssertionError("nobody is there")
+
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/stream", "headers": []}
+        task = asyncio.create_task(app(scope, receive, send))
+        await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert app._waiting == 0
+
+    asyncio.run(comes_and_goes())
+    goes_on.set()
+    app._threads.shutdown(wait=True)
+    assert app._service._places._free == STREAMS
     app.close()
 
 

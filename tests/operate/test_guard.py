@@ -10,6 +10,7 @@ from redis_router.operate import guard
 from redis_router.operate.guard import COOKIE, TRIES, Guard, check_token
 from redis_router.operate.http import Refused, Request
 from redis_router.operate.service import Service
+from redis_router.operate.stream import Stream
 from tests.operate.conftest import BEARER, TOKEN, Asked
 
 DRAIN = {"provider": "openai", "action": "drain"}
@@ -101,6 +102,16 @@ def test_a_session_that_is_not_ours(page, monkeypatch):
     assert not acts(ask, cookie=cookie, x_csrf_token=csrf)
 
 
+@pytest.mark.parametrize("other", ['a={"x": 1}', "a=b c", "a", 'a="', "a@b=1", "x=\xe9", f"{COOKIE}=9.x.y", "=;;="])
+def test_cookies_of_other_services_at_this_host(page, other):
+    """A browser sends them here, too, before ours or behind it: the session holds."""
+    ask = page()
+    cookie, csrf, _ = log_in(ask)
+    assert acts(ask, cookie=f"{other}; {cookie}", x_csrf_token=csrf)
+    assert acts(ask, cookie=f"{cookie}; {other}", x_csrf_token=csrf)
+    assert not acts(ask, cookie=other, x_csrf_token=csrf)
+
+
 def test_a_session_holds_on_every_worker_with_the_token(page):
     """And over restarts: it is kept nowhere."""
     cookie, csrf, _ = log_in(page())
@@ -132,6 +143,16 @@ def test_another_sites_request_is_refused(page, headers):
     assert (status, "another site" in found["error"]["message"]) == (403, True)
     assert ask("/api/v1/login", {"token": TOKEN}, **headers)[0] == 403
     assert ask("/api/v1/logout", {}, **headers)[0] == 403
+
+
+@pytest.mark.parametrize("headers", [{"sec_fetch_site": "cross-site"}, {"origin": "http://evil.example"}])
+def test_another_site_takes_no_place_in_the_live_view(page, headers):
+    """It could not read a stream; but a page of it that somebody has open would hold those of who looks on."""
+    ask = page(streams=1)
+    assert ask("/api/v1/stream", **headers)[0] == 403
+    stream = ask.answer("/api/v1/stream", sec_fetch_site="same-origin")
+    assert isinstance(stream, Stream)
+    stream.close()
 
 
 def test_a_browser_behind_a_proxy(page):
@@ -194,6 +215,15 @@ def test_one_ipv6_network_is_one_guesser(page):
     tried = [ask("/api/v1/login", {"token": "wrong"}, peer=f"2001:db8::{n:x}")[0] for n in range(TRIES + 1)]
     assert tried[-1] == 429
     assert ask("/api/v1/login", {"token": "wrong"}, peer="2001:db8:0:1::1")[0] == 401
+
+
+def test_who_guesses_by_ipv4_locks_out_nobody_else(page):
+    """Where the worker listens at `::`, all IPv4 addresses look like one IPv6 network."""
+    ask = page()
+    tried = [ask("/api/v1/login", {"token": "wrong"}, peer="::ffff:192.0.2.1")[0] for _ in range(TRIES + 1)]
+    assert tried[-1] == 429
+    assert ask("/api/v1/login", {"token": TOKEN}, peer="192.0.2.1")[0] == 429
+    assert ask("/api/v1/login", {"token": TOKEN}, peer="::ffff:198.51.100.7")[0] == 200
 
 
 def test_guessers_are_forgotten(page):

@@ -85,7 +85,16 @@ def test_events_of_some_and_of_all(backend, page, store):
     if (events := events_of(backend, ask("/api/v1/events")[1])) is None:
         return
     assert {each["provider"] for each in events} == {"openai", "azure"}
-    assert len(ask("/api/v1/events", query="most=1")[1]["events"]) == 1
+    for number in range(3):  # at one moment, mostly
+        store.override("openai", "drain", 0, 0.0, f"alice-{number}", "")
+    events = events_of(backend, ask("/api/v1/events")[1])
+    ask.service.feed.look(0.0)
+    for shown in (events, ask("/api/v1/fleet")[1]["events"]):
+        said = [event["by"] for event in shown if event["provider"] == "openai"]
+        assert said[:3] == ["alice-2", "alice-1", "alice-0"]
+    for most in range(1, 4):
+        found = ask("/api/v1/events", query=f"most={most}")[1]["events"]
+        assert [event["at_ms"] for event in found] == [event["at_ms"] for event in events[:most]]
     assert {e["provider"] for e in ask("/api/v1/events", query="provider=azure&since=60")[1]["events"]} == {"azure"}
     assert ask("/api/v1/events", query="since=soon")[0] == 400
     assert ask("/api/v1/events", query="most=1001")[0] == 400

@@ -167,6 +167,17 @@ def test_a_body_that_is_too_long(worker, said):
         assert b" 413 " in client.recv(4096).partition(b"\r\n")[0]
 
 
+def test_half_a_body_is_no_action(worker, fleet):
+    """Also where that half is an action: the client died before it had sent all that it announced."""
+    body = b'{"provider": "openai", "action": "drain", "yes": true}'
+    head = f"POST /api/v1/actions HTTP/1.0\r\nAuthorization: {BEARER['Authorization']}\r\nHost: localhost\r\n"
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=20) as client:
+        client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 200\r\n\r\n".encode() + body)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(65536).startswith(b"HTTP/1.0 408")
+    assert not drained(fleet)
+
+
 def test_paths_lead_nowhere_else(worker):
     """Files have names that are known beforehand."""
     for path in (

@@ -7,10 +7,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from redis_router import CircuitConfig, Operator, Outcome, Provider, cli
+from redis_router import CircuitConfig, Operator, Outcome, Provider, cli, overriding
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.store.contract import Batch
 from redis_router.testing.server import free_port
@@ -98,6 +99,16 @@ class TestActing:
         ]
         assert record("openai").circuit_state == "closed"
 
+    @pytest.mark.parametrize("command", [("drain", "--yes"), ("ready",), ("reset", "--yes"), ("events",)])
+    def test_a_large_fleet(self, base, store, monkeypatch, command):
+        """Each is not looked up among all, which would take minutes for some thousands."""
+        for number in range(20):
+            store.register(Provider(f"p{number}", ("m",)), CircuitConfig())
+        looked, of = [], overriding.names_in_fleet
+        monkeypatch.setattr(overriding, "names_in_fleet", lambda *a, **k: looked.append(1) or of(*a, **k))
+        assert cli.main([command[0], "*", "p1", *command[1:], *base]) == 0
+        assert len(looked) < 6
+
     def test_an_unknown_name_does_nothing_to_anybody(self, base, record):
         """And is told those that there are."""
         code, _, err = run("drain", "openai", "opneai", *base)
@@ -165,6 +176,59 @@ class TestWaiting:
         assert (code, err) == (2, "redis-router: --timeout is for --wait: give both, or neither\n")
         assert record("openai").override == ""
 
+    @pytest.fixture
+    def waits(self, base, store):
+        """Waits for two calls at openai: it said so."""
+        store.record([Batch("openai", 1, (), UnderWay(2))])
+        command = [sys.executable, "-m", "redis_router", "drain", "openai", "--wait", "--timeout", "60s", *base]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as made:
+            assert "2 calls under way" in made.stderr.readline()
+            yield made
+            made.kill()
+
+    @pytest.mark.parametrize("ends", [("end", 0), ("force_closed", 60_000), ("drain", 1)])
+    def test_somebody_else_lets_calls_through_again(self, waits, store, ends):
+        """Or its time is over: whoever waits must not take that for done, however few calls there are then."""
+        store.override("openai", *ends, 0.0, "bob", "")
+        store.record([Batch("openai", 2, (), UnderWay(0))])
+        assert waits.wait(20) == 2
+        assert "openai is drained no more" in waits.stderr.read()
+
+    def test_a_provider_that_is_deregistered_meanwhile(self, waits, store):
+        """Nobody knows of its calls any more."""
+        store.deregister("openai")
+        assert waits.wait(20) == 2
+        assert "openai was deregistered" in waits.stderr.read()
+
+    def test_a_record_that_is_lost_meanwhile_says_nothing_of_calls(self, waits, store, one_real):
+        """It is waited for, until a replica brings it back with the word that is in force."""
+        copy = store.snapshot(["openai"]).records["openai"]
+        commands = one_real.client().info("commandstats")
+        one_real.client().delete(one_real.keys.health("openai"))
+        looks = lambda: one_real.client().info("commandstats")["cmdstat_hgetall"]["calls"]  # noqa: E731
+        eventually(lambda: looks() > commands["cmdstat_hgetall"]["calls"] + 24, "some looks")
+        assert waits.poll() is None
+        store.restore(Provider("openai", ("gpt-4o",)), copy)
+        store.record([Batch("openai", 2, (), UnderWay(0))])
+        assert waits.wait(20) == 0
+
+    def test_redis_may_be_away_for_a_while(self, waits, store, one_real):
+        """A failover ends no wait."""
+        with one_real.away():
+            time.sleep(3 * 0.5)  # time-outs of a client that waits half a second
+            assert waits.poll() is None
+        eventually(lambda: store.record([Batch("openai", 2, (), UnderWay(0))])[0].health is not None)
+        assert waits.wait(20) == 0
+
+    def test_calls_of_a_replica_that_died(self, base, store, one_real):
+        """The record's sum has them until another replica speaks; by its own word they count for a minute."""
+        store.record([Batch("openai", 1, (), UnderWay(2))])
+        (session,) = [each for each in one_real.client().hkeys(one_real.keys.in_flight("openai")) if each]
+        now_ms, _ = store.leader()
+        one_real.client().hset(one_real.keys.in_flight("openai"), session, f"2 0 {now_ms - 61_000}")
+        assert "0 calls under way" in run("drain", "openai", "--wait", "--timeout", "20s", *base)[2]
+        assert Operator(one_real.url, one_real.namespace).in_flight("openai") == 0
+
 
 @pytest.mark.parametrize("command", [("drain", "openai"), ("events",), ("config", "show"), ("replicas",)])
 def test_without_redis(command):
@@ -187,6 +251,22 @@ class TestEvents:
         assert (opened["provider"], opened["from"], opened["to"]) == ("azure", "closed", "open")
         text = done("events", "--since", "1h", *base)
         assert "circuit closed -> open (consecutive_failures)" in text
+
+    def test_entries_that_a_hand_wrote(self, base, one_real, store):
+        """One of the year 287168, which all that follow are of, too; and what is no text is shown as an escape."""
+        log, key = one_real.client(), one_real.keys.events("openai")
+        log.xadd(key, {"event": "override", "by": "x\n\x1b]0;y\x07", "until_ms": "9" * 5000, "reason": "\u202e"})
+        log.xadd(key, {"event": "override", "by": "x"}, id="9000000000000000-1")
+        store.override("openai", "drain", 0, 0.0, "alice", "slow")
+        text = done("events", "openai", *base).splitlines()
+        assert len(text) == 4
+        assert text[1].endswith(r"openai  override ended (\u202e)  by x\n\x1b]0;y\x07")
+        assert text[-1].endswith("openai  drain for ever (slow)  by alice")
+        for zone in ("Pacific/Kiritimati", "Etc/GMT+12"):
+            assert run("events", *base, env={"TZ": zone})[0] == 0
+        assert len(done("events", "openai", "--json", *base).splitlines()) == 4
+        with Operator(one_real.url.replace("router:password@", ""), one_real.namespace) as operator:
+            assert [event.by for event in operator.events("openai", since=60.0)][-1] == "alice"
 
     def test_it_follows(self, base, store, one_real):
         """What happens after it began, once each."""

@@ -10,11 +10,13 @@ import sys
 import threading
 import urllib.request
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from redis_router import CircuitConfig, InvalidArgument, Provider
+from redis_router.cli import status
 from redis_router.worker import endpoints
 from redis_router.worker.endpoints import Endpoints
 from tests.support import eventually, recorded, result
@@ -148,6 +150,21 @@ def test_status_shows_overrides(base, store):
     assert "0.5 by bob, for ever" in said
     store.update("openai", {"available": "0"})
     assert "no (operator)" in run("status", *base)[1]
+
+
+def test_a_provider_that_is_deregistered_at_this_moment(store):
+    """Its entry is gone, and its record is not yet."""
+    snapshot = replace(store.snapshot(), specs={})
+    assert json.loads(status.as_json(snapshot, None, {}))["providers"]["openai"]["models"] == []
+    assert "openai" in status.as_table(snapshot, None)
+
+
+def test_a_question_is_one_line(base, one_real, store):
+    """Whatever a hand wrote as a model."""
+    evil = json.dumps({"models": ["m\nazure: no override; the rules decide"]})
+    one_real.client().hset(store.keys.providers, "azure", evil)
+    code, said, errors = run("drain", "azure", *base, stdin=subprocess.DEVNULL)
+    assert (code, said, len(errors.splitlines())) == (2, "", 1)
 
 
 def test_status_shows_what_is_printable(base, one_real, store):

@@ -1,5 +1,6 @@
 """What the Tab key offers, in the shells that are here."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -59,6 +60,16 @@ class TestOffers:
         assert offered(f"drain {fleet} azure claude/") == ["claude/haiku", "claude/sonnet"]
         assert offered(f"drain azure {fleet.replace(' ', '=', 1)} a") == []
         assert offered(f"config show {fleet} o") == ["openai"]
+
+    def test_nothing_that_a_shell_would_run(self, fleet, one_real):
+        """Whatever stands in Redis: what is offered goes into a command line as it is."""
+        evil = ("$(reboot)", "`id`", "a b", "a;id", "@files", "a\nrm -rf .", "\x1b]0;x\x07", "-y", "a'", "*", "\u202ea")
+        for number, name in enumerate(evil):
+            said = {"models": ["m"], "provider": name}
+            one_real.client().hset(one_real.keys.providers, f"p{number}", json.dumps(said))
+            one_real.client().hset(one_real.keys.providers, name, json.dumps({**said, "provider": "openai"}))
+        names = {"azure", "claude", "claude/haiku", "claude/sonnet", "eu:azure", "openai"}
+        assert set(offered(f"drain {fleet} ")) == names | {f"p{number}" for number in range(len(evil))}
 
     @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "nonsense://", "redis://[", ""])
     def test_nothing_where_redis_is_away(self, url):

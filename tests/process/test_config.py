@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from redis_router import RECOMMENDED, CircuitConfig, Provider
 from tests.process.test_acting import done
 from tests.process.test_cli import run
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -134,6 +136,24 @@ class TestApply:
         before = fleet()
         code, out, err = run("config", "apply", file(CHANGES), *base, stdin=subprocess.DEVNULL)
         assert (code, out, "--yes" in err) == (2, DIFFERENCES, True)
+        assert fleet() == before
+
+    @pytest.mark.parametrize("meanwhile", ["another setting", "gone"])
+    def test_what_changed_while_somebody_thought_about_it(self, base, store, fleet, file, meanwhile):
+        """Another operator's change of another setting would be undone unseen: it is refused, and nothing is done."""
+        name = file("[openai]\nopen_timeout = 20\n[azure]\nweight = 3\n")
+        command = [sys.executable, "-m", "redis_router", "config", "apply", name, *base]
+        with Terminal(command) as terminal:
+            terminal.until(lambda text: "Go on? [y/N]" in text)
+            if meanwhile == "gone":
+                store.deregister("azure")
+            else:
+                store.update("openai", replace(fleet()["openai"][0], min_reporters=3).to_fields())
+            before = fleet()
+            terminal.type("y\n")
+            assert terminal.ends() == 2
+        said = "changed meanwhile, so nothing was done" if meanwhile == "another setting" else "so nothing was done"
+        assert said in terminal.text
         assert fleet() == before
 
     @pytest.mark.parametrize(

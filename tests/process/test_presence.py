@@ -135,6 +135,13 @@ class TestTheCommands:
             assert err == ""
             assert all(line.isprintable() for line in out.splitlines())
 
+    def test_a_word_that_is_very_long_moves_its_own_line_alone(self, base, one_real):
+        """Five hundred replicas beside it are not padded to its length."""
+        for number, version in enumerate(("0.2.0", "v" * 10_000)):
+            one_real.store().say_present(Presence("s", f"gw-{number}", GATEWAY, version, "h", 1, 0))
+        lines = run("replicas", *base)[1].splitlines()
+        assert sorted(len(line) > 200 for line in lines) == [False] * (len(lines) - 1) + [True]
+
     def test_an_account_of_several(self, base, store):
         """By provider, or by a record of one; each once."""
         code, out, err = run("status", "openai", "azure", "azure/a", *base)

@@ -73,6 +73,13 @@ def test_those_that_are_asked_for(base, store):
         assert "openai" not in shown
 
 
+def test_names_are_no_pictures(base, store):
+    """A name may have colons."""
+    store.register(Provider("eu:fire:1", ("m",)), CircuitConfig())
+    with Terminal([*WATCH, *base]) as terminal:
+        terminal.until(lambda text: any(line.split()[:2] == ["eu:fire:1", "ok"] for line in text.splitlines()))
+
+
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_leaves_the_terminal_as_it_was(base, store, how, code):
     """Its settings, the cursor, and what stood there before."""

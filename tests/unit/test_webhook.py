@@ -86,9 +86,23 @@ class TestMessages:
         odd = LoggedEvent(1, "transition", "", {"generation": "x", "to": "<open>"}, "1-0")
         (change,) = changes_of("rr", "openai", [odd], None)
         assert (change.generation, change.to) == (None, "<open>")
-        late = LoggedEvent(2**52, "override", "a", {"to": "drain", "until_ms": "9" * 30}, "1-1")
+        late = LoggedEvent(2**52, "override", "a", {"to": "drain", "until_ms": "9" * 15}, "1-1")
         assert "for ever" in _text(message(late))[0]
+        for digits in ("9" * 30, "9" * 5000, "\u00b2", "-1", ""):
+            longest = LoggedEvent(1, "override", "a", {"to": "drain", "until_ms": digits}, "1-1")
+            (change,) = changes_of("rr", "openai", [longest, LoggedEvent(1, "x", "", {}, "1-2")], None)
+            assert change.until_ms is None
+            (change,) = changes_of("rr", "openai", [LoggedEvent(1, "transition", "", {"generation": digits})], None)
+            assert change.generation is None
         assert _text(message(odd)) == ["rr: openai is &lt;open&gt;, was ; by somebody at 1970-01-01 00:00:00 UTC"]
+
+    def test_a_line_is_one_change(self):
+        """What a hand wrote with line ends, escapes or turned text into a log forges no other one."""
+        forged = drains(1, "slow\nopenai is closed; by alice\r\x1b[2K\u202e")
+        (line,) = _text(message(*forged))
+        assert r"(slow\nopenai is closed; by alice\r\x1b[2K\u202e); by alice at" in line
+        (change,) = json.loads(message(*forged).body)["changes"]
+        assert (change["reason"], change["text"].isprintable()) == (forged[0].details["reason"], True)
 
 
 def _text(made):
