@@ -148,8 +148,9 @@ class OperateApp:
 
 def _close_unused(asked: Future[Any]) -> None:
     """Nobody is there to send it any more: its place is free."""
-    if not asked.cancelled() and asked.exception() is None and isinstance(asked.result(), Stream):
-        asked.result().close()
+    with suppress(Exception):  # of a request that is gone
+        if isinstance(answer := asked.result(), Stream):
+            answer.close()
 
 
 def _path_below(scope: Message) -> str:
