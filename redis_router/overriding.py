@@ -109,7 +109,7 @@ def names_in_fleet(store: Store, name: str, *, deregistered: bool = False) -> li
     found = [record for record, whole in fleet.items() if name in (record, whole, ALL)]
     if found:
         return found
-    raise UnknownProvider.among(str(name), {*fleet.values()} - {""}, "registered in the fleet,")
+    raise UnknownProvider.among(str(name), {*fleet.values()} - {""}, "registered in the fleet")
 
 
 def health_fields(name: str, available: bool | None, weight: float | None) -> dict[str, str]:

@@ -4,13 +4,14 @@ Each says from time to time who it is and how it sees the circuits. Who reads it
 it should have known when it spoke. A provider that a replica does not serve, or does not speak of, is no difference.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from redis_router.circuit.record import ProviderHealth, TakenOutBy
 from redis_router.store.contract import Snapshot, Store
-from redis_router.store.presence import GATEWAY, KEPT_MS, Presence
+from redis_router.store.messages import Leader
+from redis_router.store.presence import GATEWAY, KEPT_MS, LEADER, STANDBY, Presence
 
 SAID_EVERY = 10.0
 """Seconds between two words of a process."""
@@ -105,7 +106,18 @@ def replicas(store: Store) -> list[Replica]:
 def compared(said: Iterable[Presence], snapshot: Snapshot) -> list[Replica]:
     """The same, from what was read; the words before the records."""
     found = [_compared(each, snapshot) for each in said if abs(snapshot.now_ms - each.seen_ms) <= KEPT_MS]
+    found = _with_leader(found, snapshot.leader)
     return sorted(found, key=lambda each: (not each.is_gateway, each.name, each.since_ms))
+
+
+def _with_leader(found: Sequence[Replica], leader: Leader | None) -> list[Replica]:
+    """The lease says who leads, not an old word: of those that died, several may have led."""
+    leads = leader.worker if leader is not None and leader.remaining_ms > 0 else None
+    workers = [each for each in found if each.role in (LEADER, STANDBY)]
+    named = [each for each in workers if each.name == leads]
+    session = max(named, key=lambda each: each.seen_ms).session if named else None
+    roles = {each.session: LEADER if each.session == session else STANDBY for each in workers}
+    return [replace(each, role=roles.get(each.session, each.role)) for each in found]
 
 
 def counts(fleet: Collection[Replica]) -> tuple[dict[str, int], dict[str, int]]:

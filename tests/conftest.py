@@ -205,22 +205,25 @@ def _frozen(running: EmbeddedServer) -> Iterator[None]:
 @pytest.fixture
 def router(backend: Backend) -> Iterator[Callable[..., Router]]:
     """Makes routers on the backend, each with a registry of its own, and closes them."""
-    yield from _makers(lambda **options: new_router(backend.connect(), **{"namespace": backend.namespace, **options}))
+    yield from _makers(backend, new_router)
 
 
 @pytest.fixture
 def checker(backend: Backend) -> Iterator[Callable[..., HealthChecker]]:
     """Makes workers on the backend, and stops them."""
-    yield from _makers(lambda **options: new_worker(backend.connect(), **{"namespace": backend.namespace, **options}))
+    yield from _makers(backend, new_worker)
 
 
-def _makers(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    made: list[Any] = []
+def _makers(backend: Backend, make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    made: list[tuple[Any, Any]] = []
 
     def maker(**options: Any) -> Any:
-        made.append(make(**options))
-        return made[-1]
+        target = backend.connect()
+        made.append((make(target, **{"namespace": backend.namespace, **options}), target))
+        return made[-1][0]
 
     yield maker
-    for each in made:
+    for each, target in made:
         (each.close if isinstance(each, Router) else each.stop)()
+        if not isinstance(target, str):
+            target.close()

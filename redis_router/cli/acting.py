@@ -9,16 +9,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from redis_router.circuit.overrides import HOUR_SECONDS, TAKES_OUT, Override
-from redis_router.circuit.record import ProviderHealth
-from redis_router.cli.arguments import Commands, by_operator, duration, of_redis
+from redis_router.circuit.record import ProviderHealth, TakenOutBy
+from redis_router.cli.arguments import Commands, by_operator, duration, of_redis, opened_operator
 from redis_router.cli.terminal import confirm, lasted, printable, say
 from redis_router.cli.waiting import wait
+from redis_router.errors import InvalidArgument
 from redis_router.operate.actions import models_left_alone
+from redis_router.operate.words import available
 from redis_router.overriding import ALL, Operator
 from redis_router.runtime.names import operator_name
 from redis_router.store.contract import Snapshot
 
 MOST_NAMED = 8
+WAIT_SECONDS = 600.0
 STILL_BUSY = 3
 """The exit code of `drain --wait` where calls were under way to the end."""
 WORDS: Mapping[str, tuple[Override, str]] = {
@@ -39,7 +42,6 @@ def add(commands: Commands) -> None:
             command.add_argument(
                 "--timeout",
                 type=duration,
-                default=600.0,
                 metavar="TIME",
                 help="how long --wait waits at most (default: 10m)",
             )
@@ -84,7 +86,10 @@ def _command(commands: Commands, name: str, text: str, *, lasts: bool = True) ->
 
 def _override(arguments: argparse.Namespace) -> int:
     """Exit code 0; 3 where calls are still under way after `drain --wait`."""
-    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+    waits, timeout = getattr(arguments, "wait", False), getattr(arguments, "timeout", None)
+    if timeout is not None and not waits:
+        raise InvalidArgument("--timeout is for --wait: give both, or neither")
+    with opened_operator(arguments, arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
         if arguments.word in TAKES_OUT or arguments.weight == 0:
             _ask(operator.status(), records, is_meant=arguments.yes)
@@ -92,25 +97,53 @@ def _override(arguments: argparse.Namespace) -> int:
             operator.override(
                 name, arguments.word, seconds=arguments.seconds, weight=arguments.weight, reason=arguments.reason
             )
-        is_done = wait(operator, records, arguments.timeout) if getattr(arguments, "wait", False) else True
+        is_done = wait(operator, records, WAIT_SECONDS if timeout is None else timeout) if waits else True
         _tell(operator.status(), records, as_json=arguments.json)
     return 0 if is_done else STILL_BUSY
 
 
 def _ready(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
-    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+    with opened_operator(arguments, arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
+        before = operator.status()
         for name in _asked(arguments):
             operator.end_override(name, reason=arguments.reason)
             operator.update_health(name, available=True, reason=arguments.reason)
-        _tell(operator.status(), records, as_json=arguments.json)
+        after = operator.status()
+        if arguments.json:
+            _tell(after, records, as_json=True)
+    for record in () if arguments.json else records:
+        say(printable(f"{record}: {_ended(before, record)}; the rules decide: {_available(after, record)}"))
     return 0
+
+
+def _ended(before: Snapshot, record: str) -> str:
+    """What stood in the way of the rules: drain, rate limit ended."""
+    if record not in before.records:
+        return "no override"
+    health, now_ms = before.records[record], before.now_ms
+    said = {
+        str(health.override): health.override_until_ms > now_ms,
+        f"weight {health.weight_override:g}": health.weight_override_until_ms > now_ms,
+        "out of service": health.unavailable_reason == TakenOutBy.OPERATOR,
+        "rate limit": health.cooling_for_ms(now_ms) > 0,
+    }
+    ended = ", ".join(word for word, is_said in said.items() if is_said)
+    return f"{ended} ended" if ended else "no override"
+
+
+def _available(after: Snapshot, record: str) -> str:
+    """Do calls go there now? As `redis-router status` has it."""
+    if record not in after.records:
+        return "no record"
+    said = available(after.records[record], after.now_ms)
+    return "calls flow" if said == "yes" else said
 
 
 def _reset(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
-    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+    with opened_operator(arguments, arguments.by or operator_name()) as operator:
         records = _records(operator, arguments.providers)
         if len(records) > 1:
             confirm(f"what calls taught would be forgotten of {_named(records)}", is_meant=arguments.yes)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from redis_router.checks import check_name
 from redis_router.errors import RedisUnavailable
+from redis_router.overriding import Operator
 from redis_router.runtime.names import operator_name
 from redis_router.store.connect import connect
 from redis_router.store.contract import Store
@@ -67,6 +68,16 @@ def opened_store(arguments: argparse.Namespace) -> Iterator[Store]:
             yield store
         except RedisUnavailable as error:
             raise RedisUnavailable(f"{error}; does {store.where} run, is --redis right?") from None
+
+
+@contextmanager
+def opened_operator(arguments: argparse.Namespace, by: str | None = None) -> Iterator[Operator]:
+    """An operator, by its name. Where Redis is away the error says what to check."""
+    with Operator(arguments.redis, arguments.namespace, by=by) as operator:
+        try:
+            yield operator
+        except RedisUnavailable as error:
+            raise RedisUnavailable(f"{error}; does Redis run, is --redis right?") from None
 
 
 def duration(text: str) -> float:

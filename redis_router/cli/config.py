@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from redis_router.cli import settings
-from redis_router.cli.arguments import Commands, Described, by_operator, of_redis
+from redis_router.cli.arguments import Commands, Described, by_operator, of_redis, opened_operator
 from redis_router.cli.settings import Difference, Settings
-from redis_router.cli.terminal import complain, confirm, printable, say
+from redis_router.cli.terminal import complain, confirm, counted, printable, say
 from redis_router.errors import InvalidArgument, RedisRefused, RouterError, UnknownProvider
 from redis_router.overriding import ALL, Operator
 from redis_router.runtime.names import operator_name
@@ -55,7 +55,7 @@ class Change:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 where a record cannot be read."""
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         snapshot = operator.status()
         wanted = _records(operator, snapshot, arguments.providers)
     found = {name: _settings(snapshot, name) for name in wanted if name in snapshot.records}
@@ -74,7 +74,7 @@ def _records(operator: Operator, snapshot: Snapshot, names: Iterable[str]) -> li
 
 def _diff(arguments: argparse.Namespace) -> int:
     """Exit code 0 where nothing would change, 1 where something would."""
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         found = _differences(_changes(operator, _asked(arguments.file)))
     _tell(found, as_json=arguments.json)
     return DIFFERS if found else 0
@@ -82,13 +82,13 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _apply(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
-    with Operator(arguments.redis, arguments.namespace, by=arguments.by or operator_name()) as operator:
+    with opened_operator(arguments, arguments.by or operator_name()) as operator:
         asked = _asked(arguments.file)
         changes = _changes(operator, asked)
         found = _differences(changes)
         _tell(found, as_json=arguments.json)
         if found:
-            confirm(f"so many settings would change: {len(found)}", is_meant=arguments.yes)
+            confirm(f"{counted(len(found), 'setting')} would change", is_meant=arguments.yes)
             _check_same(changes, _changes(operator, asked))
         for change in changes:
             if change.old.config != change.new.config:
@@ -118,16 +118,18 @@ def _differences(changes: Iterable[Change]) -> list[Difference]:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a file has, and how messages call it."""
+    """What a file has, what of it is wrong, and how messages call it."""
 
     tables: Mapping[str, settings.Table]
+    wrong: Sequence[str]
     shown: str
 
 
 def _asked(file: str) -> Asked:
     shown = "the standard input" if file == "-" else file
     try:
-        return Asked(settings.read(_text(file)), shown)
+        tables, wrong = settings.read(_text(file))
+        return Asked(tables, wrong, shown)
     except InvalidArgument as error:
         raise _nothing_done(shown, error) from None
 
@@ -135,7 +137,7 @@ def _asked(file: str) -> Asked:
 def _changes(operator: Operator, asked: Asked) -> list[Change]:
     """What the file asks of the records as they are; none of it, with all that is wrong, where anything is."""
     try:
-        return _checked(operator, asked.tables)
+        return _checked(operator, asked.tables, asked.wrong)
     except (InvalidArgument, UnknownProvider) as error:
         raise _nothing_done(asked.shown, error) from None
 
@@ -145,8 +147,9 @@ def _nothing_done(shown: str, error: RouterError) -> InvalidArgument:
     return InvalidArgument(f"{lines}\nso nothing was done")
 
 
-def _checked(operator: Operator, tables: Mapping[str, settings.Table]) -> list[Change]:
-    snapshot, wrong = operator.status(), list[str]()
+def _checked(operator: Operator, tables: Mapping[str, settings.Table], wrong: Sequence[str]) -> list[Change]:
+    """`wrong` is what was found before; all of it is told at once."""
+    snapshot, wrong = operator.status(), [*wrong]
     for name in tables:
         try:
             if name == ALL:

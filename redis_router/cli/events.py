@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from redis_router.cli.arguments import Commands, duration, of_redis
+from redis_router.circuit.overrides import FOR_EVER_MS
+from redis_router.cli.arguments import Commands, duration, of_redis, opened_operator
 from redis_router.cli.terminal import printable, say
 from redis_router.errors import UnknownProvider
 from redis_router.overriding import ALL, Operator
@@ -39,7 +41,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     show = _as_json if arguments.json else _as_line
-    with Operator(arguments.redis, arguments.namespace) as operator:
+    with opened_operator(arguments) as operator:
         told = _all(operator, arguments.providers, arguments.since)
         for record, event in told:
             say(show(record, event))
@@ -95,9 +97,58 @@ def _as_line(record: str, event: LoggedEvent) -> str:
 
 
 def change(event: str, by: str, details: Mapping[str, str]) -> str:
-    """In words: from, to; the rest of the details by name; and who did it."""
-    was, now = details.get("from"), details.get("to")
-    moved = "" if was is None else f" {was or 'none'} -> {now or 'none'}"
-    others = {name: text for name, text in details.items() if text and name not in ("from", "to", "until_ms")}
-    rest = "".join(f" {name}={text}" for name, text in others.items())
-    return f"{event}{moved}{rest}  by {by or '?'}"
+    """In words, and who did it: drain until 2026-11-27 04:15:36 (slow since noon)  by alice."""
+    return f"{_happened(event, details)}  by {by or '?'}"
+
+
+def _happened(event: str, details: Mapping[str, str]) -> str:
+    was, now = details.get("from", ""), details.get("to", "")
+    why = f" ({details['reason']})" if details.get("reason") else ""
+    match event:
+        case "transition":
+            return f"circuit {was} -> {now}{why}"
+        case "override" if not now:
+            return f"{was or 'override'} ended{why}"
+        case "override":
+            return f"{now}{_until(details)}{why}" + (f", was {was}" if was else "")
+        case "weight_override":
+            return f"weight {was} -> {now}{_until(details)}{why}"
+        case "cooling":
+            return f"rate limited for {_seconds(details.get('detail', ''))}"
+        case "updated":
+            return f"{_fields(details.get('detail', ''))}{why}"
+    named = {name: text for name, text in details.items() if text and name not in _WORDED}
+    others = "".join(f" {name}={text}" for name, text in named.items())
+    moved = f" {was or 'none'} -> {now or 'none'}" if was or now else ""
+    detail = f" {details['detail']}" if details.get("detail") else ""
+    return f"{event}{moved}{detail}{others}{why}"
+
+
+def _fields(detail: str) -> str:
+    """Which fields changed: available 1>0 unavailable_reason >probe is told as: out of service, probe."""
+    fields, said = {name: (old, new) for name, old, new in re.findall(r"(?:^| )(\w+) (\S*)>(\S*)", detail)}, []
+    _, by = fields.pop("unavailable_reason", ("", ""))
+    for name, (old, new) in fields.items():
+        if name == "available":
+            said.append("back in service" if new == "1" else f"out of service, {by or 'somebody'}")
+        elif name == "cooldown_until_ms" and new == "0":
+            said.append("rate limit ended")
+        else:
+            said.append(f"{name} {old or 'none'} -> {new or 'none'}")
+    return ", ".join(said) or f"updated {detail}".rstrip()
+
+
+def _seconds(detail: str) -> str:
+    ms = detail.partition(" ")[0]
+    return f"{int(ms) / 1000:.0f} s" if ms.isdecimal() else detail
+
+
+_WORDED = ("from", "to", "until_ms", "reason", "detail")
+
+
+def _until(details: Mapping[str, str]) -> str:
+    """As the time of the event, of this machine's zone."""
+    until_ms = int(details.get("until_ms") or 0)
+    if not until_ms:
+        return ""
+    return " for ever" if until_ms >= FOR_EVER_MS else f" until {datetime.fromtimestamp(until_ms / 1000):%F %T}"

@@ -66,8 +66,8 @@ def written(tables: Mapping[str, Table]) -> str:
     )
 
 
-def read(text: str) -> dict[str, Table]:
-    """The tables of a file. Raises InvalidArgument with what is wrong, a line for each."""
+def read(text: str) -> tuple[dict[str, Table], list[str]]:
+    """The tables of a file, and what is wrong in it, a line for each. Raises InvalidArgument where it is no TOML."""
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -79,9 +79,7 @@ def read(text: str) -> dict[str, Table]:
             continue
         unknown = [field for field in table if field not in KNOWN]
         wrong += [f"provider {name!r}: {field!r} is no setting: give one of {', '.join(KNOWN)}" for field in unknown]
-    if wrong:
-        raise InvalidArgument("\n".join(wrong))
-    return found
+    return {name: table for name, table in found.items() if isinstance(table, dict)}, wrong
 
 
 def wanted(table: Table, now: Settings) -> Settings:

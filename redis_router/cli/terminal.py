@@ -40,7 +40,7 @@ def confirm(danger: str, *, is_meant: bool) -> None:
         complain(printable(f"{danger}. Go on? [y/N]"))
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return
-    raise RouterError(f"{printable(danger)}, so nothing was done: with --yes it is")
+    raise RouterError(f"{printable(danger)}, so nothing was done; --yes does it all the same")
 
 
 def end_on_signals() -> None:
@@ -61,6 +61,11 @@ def finish() -> None:
                 stream.flush()
         except OSError:
             _give_up(stream)
+
+
+def counted(number: int, thing: str) -> str:
+    """1 setting, 2 settings."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from redis_router.circuit.overrides import TAKES_OUT, override_of
 from redis_router.circuit.record import TakenOutBy
-from redis_router.cli.terminal import complain, lasted
+from redis_router.cli.terminal import complain, counted, lasted
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.overriding import Operator
 from redis_router.store.contract import Snapshot
@@ -31,7 +31,7 @@ def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
     try:
         while (elapsed := time.monotonic() - began) < seconds:
             try:
-                calls, away = _under_way(operator, records), None
+                calls, away = _calls_at(operator, records), None
             except RedisUnavailable as error:
                 calls, away = None, error
             if calls is not None:
@@ -47,7 +47,7 @@ def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
         progress.end()
 
 
-def _under_way(operator: Operator, records: Iterable[str]) -> int | None:
+def _calls_at(operator: Operator, records: Iterable[str]) -> int | None:
     """The calls at these; None where it is not known of all. Raises RouterError where one is out of service no more."""
     snapshot, calls = operator.status(), 0
     for name in records:
@@ -88,13 +88,13 @@ class Progress:
         if self._is_live:
             self._draw(calls, elapsed, left)
         elif calls != self._before:
-            complain(f"{calls} calls under way, {lasted(1000 * left)} left")
+            complain(f"{_under_way(calls)}, {lasted(1000 * left)} left")
         self._before = calls
 
     def _draw(self, calls: int, elapsed: float, left: float) -> None:
         done = BAR if calls == 0 else BAR * (self._most - calls) // self._most
         bar = "#" * done + "-" * (BAR - done)
-        line = f"[{bar}] {calls} calls under way, {lasted(1000 * elapsed)} so far, {lasted(1000 * left)} left"
+        line = f"[{bar}] {_under_way(calls)}, {lasted(1000 * elapsed)} so far, {lasted(1000 * left)} left"
         columns = shutil.get_terminal_size().columns
         print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -102,3 +102,7 @@ class Progress:
         """Leave the last line as it is; what follows begins below."""
         if self._is_live:
             print(file=sys.stderr, flush=True)
+
+
+def _under_way(calls: int) -> str:
+    return f"{counted(calls, 'call')} under way"

@@ -71,9 +71,8 @@ class Screen:
             seen = "  ".join(f"{provider}={view['states'].get(provider, '?')}" for provider in self._providers)
             groups.setdefault(seen, []).append(name)
         everybody = len(groups) == 1 and len(self._story.views) == len(self._story.replicas)
-        return [
-            ("every replica sees" if everybody else f"{', '.join(names)} see", seen) for seen, names in groups.items()
-        ]
+        who = {seen: f"{', '.join(names)} {'sees' if len(names) == 1 else 'see'}" for seen, names in groups.items()}
+        return [("every replica sees" if everybody else who[seen], seen) for seen in groups]
 
     def _picture(self) -> Group:
         """The table, then as much as fits below it: on a small terminal the news come first, then the hints."""

@@ -26,6 +26,8 @@ class Story:
             self.views[line["source"]] = line
         else:
             self.lines.append(line)
+            if line["what"] == "saw" and line["source"] in self.views:  # else a view from before is shown after it
+                self.views[line["source"]]["states"][line["provider"]] = line["to"]
 
     def found(self, what: str, **facts: Any) -> list[Line]:
         return [x for x in self.lines if x["what"] == what and all(x.get(key) == value for key, value in facts.items())]

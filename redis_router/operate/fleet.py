@@ -8,6 +8,8 @@ from redis_router.operate.words import lasted
 from redis_router.replicas import Replica, ViewState, counts
 
 MOST_NAMED = 3
+LONG_MS = 1000
+"""Who was alone for less is not worth a word."""
 
 
 def state(replica: Replica) -> str:
@@ -26,7 +28,7 @@ def view(replica: Replica, now_ms: int) -> str:
         said.append(f"{provider}: decides by itself, {circuit}")
     more = max(0, len(replica.differences) - MOST_NAMED) + max(0, len(replica.own) - MOST_NAMED)
     said += [f"and {more} more"] if more else []
-    if replica.alone_ms:
+    if replica.alone_ms >= LONG_MS:  # a frozen process was alone for a moment, as far as it can tell
         back = lasted(max(0, now_ms - replica.alone_until_ms))
         said.append(f"was alone for {lasted(replica.alone_ms)}, until {back} ago")
     return "; ".join(said)

@@ -48,12 +48,12 @@ class News:
             word, until_ms, who, reason = after
             if word == before[0]:
                 continue
-            if word:
+            if word:  # no replica caused it
                 left = "for ever" if until_ms >= FOR_EVER_MS else f"for {max(0.0, until_ms - now_ms) / 1000:.0f} s"
                 text = f"{new.name}: {kind} {word} {left}, by {who}: {reason or 'no reason given'}"
             else:
-                text = f"{new.name}: {kind} {before[0]} ended"
-            self._unsaid.append((logging.INFO, f"{text}; {self._seen_by(new, by)}"))  # no replica caused it
+                text = f"{new.name}: {kind} {before[0]} ended" + (f", by {by}" if by else "")
+            self._unsaid.append((logging.INFO, text))
 
     def _note(self, health: ProviderHealth, by: str, level: int, text: str) -> None:
         caused_here = self.is_of_this_replica(health) or by == self._replica

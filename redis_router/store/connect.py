@@ -142,7 +142,7 @@ def translated(error: Exception) -> RouterError:
     denied = _is_denied(error, said)
     if isinstance(error, _redis.sentinel.MasterNotFoundError):  # older redis-py repeats the sentinels' password
         said = said.partition(" : ")[0]
-    text = f"{type(error).__name__}: {said}"
+    text = f"{type(error).__name__}: {said}".rstrip(".")
     if denied:
         text = _WHERE_IN_SCRIPT.sub("", text)
         return AccessDenied(f"Redis refused the login or the command: {text}; check user, password and ACL")

@@ -7,7 +7,7 @@ import pytest
 
 import redis_router
 import redis_router.testing
-from tests.support.documents import PAGES, ROOT, TAKEN, snippets
+from tests.support.documents import PAGES, ROOT, TAKEN, rows, snippets
 
 TESTS = sorted(path.stem for path in (ROOT / "tests" / "docs").glob("test_*.py"))
 PAGES_OF_THEIR_OWN = {
@@ -106,3 +106,5 @@ def test_the_reference_has_every_public_name():
     assert sorted(listed) == sorted(redis_router.__all__)
     listed = re.findall(r"^\.\. autofunction:: redis_router\.testing\.(\w+)$", PAGES["docs/testing.md"], re.MULTILINE)
     assert sorted(listed) == sorted(redis_router.testing.__all__)
+    told = [name for row in rows(PAGES["docs/testing.md"]) for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(told) == sorted(redis_router.testing.__all__)

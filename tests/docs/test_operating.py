@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +14,12 @@ import pytest
 
 from redis_router import CircuitConfig, Provider, Router
 from redis_router.runtime.names import operator_name
+from redis_router.store.connect import connect
+from redis_router.store.redis import RedisStore
+from redis_router.testing.server import EmbeddedServer
 from redis_router.worker import delivery, notices, notifier
+from tests.conftest import REAL
+from tests.docs.conftest import patient
 from tests.support import eventually, recorded, result
 from tests.support.documents import ROOT, rows, section, snippet
 from tests.support.http import receiver
@@ -26,6 +32,9 @@ ACT = snippet("docs/operating.md", "operator.drain")
 BEGIN = snippet("docs/operating.md", "observe=True")
 LOOK = snippet("docs/operating.md", "operator.events")
 RESET = snippet("docs/operating.md", "operator.reset")
+LOOKING = snippet("docs/operating.md", "redis-router doctor ")
+ACTING = snippet("docs/operating.md", "redis-router ready openai ")
+(EVENTS,) = [line for line in LOOKING.splitlines() if " events " in line]
 WHO = snippet("docs/operating.md", "operator.replicas")
 NAMES = ("openai", "azure", "anthropic")
 
@@ -130,3 +139,60 @@ def test_the_rehearsal_is_that_of_the_report():
     """Row by row."""
     report = (ROOT / "benchmarks/results/rehearsal.md").read_text()
     assert rows(section("docs/operating.md", "A rehearsal")) == rows(report)
+
+
+@pytest.fixture
+def night():
+    """A fleet on a server of its own: two providers of a model, of which one is called, and a gateway."""
+    with EmbeddedServer(next(iter(REAL.values()))) as running, connect(running.url) as client:
+        store = RedisStore(client, "rr", "gw-1")
+        for name in ("openai", "azure"):
+            store.register(Provider(name, ("gpt-4o",)), CircuitConfig(consecutive_failure_limit=1))
+        recorded(store, "openai", 1, result("openai", False))
+        yield running.url, store
+
+
+def typed(url, line):
+    """As it stands there, in a shell; its comment, too."""
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = {**os.environ, "PATH": paths, "PYTHONPATH": str(ROOT), "REDIS_ROUTER_URL": patient(url)}
+    command = ["bash", "-euc", line]
+    return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+
+
+def test_the_commands_of_the_night_look(night):
+    """Each says something of the fleet; the doctor finds that no worker leads."""
+    url, _ = night
+    said = {line.split()[1]: typed(url, line) for line in LOOKING.splitlines() if " openai" not in line}
+    (whole,) = [typed(url, line) for line in LOOKING.splitlines() if " openai" in line]
+    assert all(each.stderr == "" for each in (*said.values(), whole))
+    assert {name: each.returncode for name, each in said.items()} == {
+        "doctor": 0,
+        "status": 0,
+        "events": 0,
+        "replicas": 0,
+    }
+    assert "no worker ever led here" in said["doctor"].stdout
+    assert "http_503" not in said["events"].stdout
+    assert "circuit closed -> open (consecutive_failures)" in said["events"].stdout
+    assert "consecutive_failures" in said["status"].stdout
+    assert "opened by consecutive_failures" in whole.stdout
+
+
+def test_the_commands_of_the_night_act(night):
+    """One after the other: each is seen in the record, and in the history with its reason."""
+    url, store = night
+    seen = []
+    for line in ACTING.splitlines():
+        done = typed(url, line)
+        assert done.returncode == 0, done.stderr
+        health = store.snapshot().records["openai"]
+        seen.append((health.override, health.weight_override, health.circuit_state))
+        assert shlex.split(line, comments=True)[shlex.split(line).index("--reason") + 1] in typed(url, EVENTS).stdout
+    assert seen == [
+        ("drain", 0.0, "open"),
+        ("", 0.0, "open"),
+        ("", 0.1, "open"),
+        ("force_closed", 0.1, "open"),
+        ("force_closed", 0.1, "closed"),
+    ]

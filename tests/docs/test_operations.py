@@ -201,7 +201,7 @@ def test_draining_as_printed(as_a_user, one_real):
         RedisStore(client, "rr", "test").register(Provider("openai", ("gpt-4o",)), CircuitConfig())
         assert as_a_user(snippets("python")[0]) == ""
         events = [fields["event"] for _, fields in one_real.client().xrange("rr:{openai}:events")]
-    assert events.count("updated") == 2
+    assert events.count("override") == 2
 
 
 def test_a_namespace_as_printed(as_a_user):

@@ -29,7 +29,6 @@ FILES = {
     "first.py": snippet(PAGE, "from redis_router import NoProviderAvailable"),
     "gateway.py": snippet(PAGE, "def tell(change: Transition)"),
     "fallback.py": snippet(PAGE, "fallbacks="),
-    "drain.py": snippet(PAGE, "operator = Router("),
 }
 TOLD = snippet(PAGE, "openai: half_open -> closed").splitlines()
 
@@ -223,9 +222,11 @@ def _recover(terminals: Terminals, gateways: list[Program]) -> Program:
 
 
 def _operate_and_clean_up(terminals: Terminals, programs: list[Program]) -> None:
-    for command, available in (("python drain.py out", False), ("python drain.py back", True)):
-        terminals.run(command)
-        assert terminals.store.snapshot(["openai"]).records["openai"].available is available
+    for name, override in (("drain", "drain"), ("ready", "")):
+        (command,) = [command for command, _ in COMMANDS if command.startswith(f"redis-router {name} ")]
+        said, told = terminals.run(command)
+        assert said == told
+        assert terminals.store.snapshot(["openai"]).records["openai"].override == override
     for program in programs:
         program.end()
     terminals.run("redis-router purge --all --yes")

@@ -324,6 +324,7 @@ def test_it_says_how_old_it_is_and_comes_back(opened, workers, fleet):
     first.process.wait()
     link_says(page, re.compile("stale for"))
     assert page.get_attribute("#link", "data-state") == "stale"
+    assert page.inner_text("#headline").startswith("When last seen: ")  # nobody reads that all is well now
     assert row(page, "openai").is_visible()
     recorded(fleet, "openai", 2, result("openai", False))
     start()
@@ -342,8 +343,11 @@ def test_without_redis_it_says_so(opened, worker, fleet, one_real):
     with one_real.away():
         page.wait_for_selector("#banner:visible")
         link_says(page, re.compile("^stale for"))
+        assert page.inner_text("#headline").startswith("When last seen: ")
+        assert ".." not in page.inner_text("#banner")
         assert row(page, "openai").is_visible()
     link_says(page, "live")
+    assert not page.inner_text("#headline").startswith("When last seen: ")
     assert not page.is_visible("#banner")
     page.allowed.append("503")
 

@@ -127,8 +127,8 @@ class TestApply:
         changed = {"openai": (config, 0.5), "claude/sonnet": (sonnet, 1.0), "claude/haiku": (haiku, 1.0)}
         assert fleet() == before | changed
         lines = done("events", "openai", *base).splitlines()[-2:]
-        assert "updated detail=open_timeout_ms 10000>20000 reason=a busy week  by alice" in lines[0]
-        assert "updated detail=weight 2>0.5 reason=a busy week  by alice" in lines[1]
+        assert "open_timeout_ms 10000 -> 20000 (a busy week)  by alice" in lines[0]
+        assert "weight 2 -> 0.5 (a busy week)  by alice" in lines[1]
         assert run("config", "diff", file(CHANGES), *base)[0] == 0
 
     def test_without_a_terminal_it_takes_a_yes(self, base, fleet, file):
@@ -182,8 +182,10 @@ class TestApply:
 
     def test_all_that_is_wrong_is_told_at_once(self, base, fleet, file):
         """A line for each."""
-        code, _, err = run("config", "diff", file("[azure]\nweight = -1\n[openai]\nwindow = -2\n[who]\n"), *base)
-        assert (code, err.count("fleet.toml: ")) == (2, 3)
+        code, _, err = run(
+            "config", "diff", file("[azure]\nweight = -1\n[openai]\nwindow = -2\nwindwo = 3\n[who]\n"), *base
+        )
+        assert (code, err.count("fleet.toml: ")) == (2, 4)
 
     def test_no_such_file(self, base):
         """By its name."""

@@ -544,8 +544,8 @@ def test_overrides_without_an_end(one_real, admin, doctor):
         operator.override("azure", "weight", weight=0.2, seconds=None, by="bob")
         one_real.store().update("mistral", {"available": "0"})
         azure, mistral, openai, others = doctor(admin, one_real.namespace)["overrides"]
-        assert "end_override('azure')" in only([azure], "warning", "azure: weight 0.2 for ever, by bob")
-        assert "update_health('mistral', available=True)" in only([mistral], "warning", "mistral: an operator")
+        assert "redis-router ready azure --namespace" in only([azure], "warning", "azure: weight 0.2 for ever, by bob")
+        assert "redis-router ready mistral --namespace" in only([mistral], "warning", "mistral: an operator")
         only([openai], "warning", "openai: force_closed for ever, by alice: ticket 4711")
         only([others], "ok", "in force for a time: 0")
         operator.end_override("*")

@@ -51,7 +51,8 @@ def test_every_threshold_is_in_it():
 @given(fleet=st.dictionaries(names, settings(), min_size=1, max_size=4), other=settings(), whole=st.booleans())
 def test_what_is_shown_is_what_is_taken(fleet, other, whole):
     """Whatever the record has by then; and to those that have it, nothing changes."""
-    tables = read(written({name: shown(each, whole=whole) for name, each in fleet.items()}))
+    tables, wrong = read(written({name: shown(each, whole=whole) for name, each in fleet.items()}))
+    assert wrong == []
     assert tables.keys() == fleet.keys()
     for name, each in fleet.items():
         assert wanted(tables[name], other) == each

@@ -277,3 +277,8 @@ def probes_running(worker: HealthChecker) -> int:
 def an_hour_later(worker: HealthChecker) -> None:
     """What the leader does once an hour is due now: no option shortens the hour."""
     worker._duties._tidy_at = 0.0
+
+
+def calls_under_way(router: Router[Any], name: str) -> int:
+    """Of this replica, at this provider, now: the gauge tells of the fleet, a moment later."""
+    return len(router._view.table.candidates[name].here.in_flight)

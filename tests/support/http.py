@@ -79,13 +79,18 @@ class LlmServer:
     `faults` are taken one for each request; without one it answers well.
 
     A fault is a status, with headers and body; or "hang", "reset" (the connection is cut before an answer),
-    "cut" (in the middle of a stream), "overloaded" (an error inside a stream), "short" (it ends well, half way),
-    "keep_alive" (comments for ever, and no content).
+    "cut" (in the middle of a stream), "cut_early" and "overloaded_early" (after its first events, before its content),
+    "overloaded" (an error inside a stream), "short" (it ends well, half way), "empty" (it ends before its content),
+    "keep_alive" (comments for ever, and no content), "silent" (nothing after the headers), "slow" (pauses between the
+    events), "garbage" (what says that it is JSON, or events, and is not).
+
+    `asked` has the bodies, `heads` the path and the headers of each request.
     """
 
     def __init__(self) -> None:
         self.faults: deque[Any] = deque()
         self.asked: list[dict[str, Any]] = []
+        self.heads: list[tuple[str, dict[str, str]]] = []
         self.ended = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -99,6 +104,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             server.asked.append(body)
+            server.heads.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
             fault = server.faults.popleft() if server.faults else None
             if fault == "hang":
                 server.ended.wait(30)
@@ -108,12 +114,27 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             elif isinstance(fault, tuple):
                 self._answer(*fault)
             elif body.get("stream"):
-                self._stream(_openai_events() if "chat" in self.path else _anthropic_events(), fault)
+                with suppress(BrokenPipeError, ConnectionResetError):  # the client hangs up
+                    self._stream(fault)
+            elif fault == "silent":
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", "9")
+                self.end_headers()
+                server.ended.wait(30)
+                self.close_connection = True
+            elif fault == "garbage":
+                self._content(200, {}, b'{"choices": [{"mess')
+            elif "responses" in self.path:
+                self._answer(200, {}, _response("completed", "".join(ANSWER)))
             else:
                 self._answer(200, {}, openai_answer() if "chat" in self.path else _anthropic_answer())
 
         def _answer(self, status: int, headers: dict[str, str], body: Any = None) -> None:
-            content = json.dumps(body or {"error": {"message": "as told", "type": "told"}}).encode()
+            said = json.dumps(body or {"error": {"message": "as told", "type": "told"}})
+            self._content(status, headers, said.encode())
+
+        def _content(self, status: int, headers: dict[str, str], content: bytes) -> None:
             self.send_response(status)
             for name, value in {"content-type": "application/json", **headers}.items():
                 self.send_header(name, value)
@@ -121,26 +142,37 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        def _stream(self, events: list[str], fault: str | None) -> None:
+        def _stream(self, fault: str | None) -> None:
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            half = 0 if fault == "keep_alive" else len(events) // 2
-            for event in events[: half if fault else None]:
+            early, events = _events(self.path)
+            if fault == "garbage":
+                events = ["event: message_start\ndata: {<html>\n\n"]
+            if fault in ("cut_early", "overloaded_early", "empty", "silent", "keep_alive"):
+                events = early
+            elif fault in ("cut", "overloaded", "short"):
+                events = events[: (len(events) + 1) // 2]
+            for event in events:
                 self._chunk(event)
-            if fault == "overloaded":
+                if fault == "slow":
+                    server.ended.wait(0.02)
+            if fault in ("overloaded", "overloaded_early"):
                 error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
                 anthropic = "messages" in self.path
                 self._chunk(f"event: error\ndata: {json.dumps(error if anthropic else {'error': error['error']})}\n\n")
-            elif fault == "cut":
+            elif fault in ("cut", "cut_early"):
                 self._reset()
                 return
+            elif fault == "silent":
+                server.ended.wait(30)
             elif fault == "keep_alive":
                 with suppress(OSError):  # until the client hangs up
                     while not server.ended.wait(0.02):
                         self._chunk(": still at it\n\n")
-            self.wfile.write(b"0\r\n\r\n")
+            with suppress(OSError):
+                self.wfile.write(b"0\r\n\r\n")
 
         def _chunk(self, event: str) -> None:
             self.wfile.write(f"{len(event.encode()):x}\r\n{event}\r\n".encode())
@@ -164,13 +196,45 @@ def openai_answer() -> dict[str, Any]:
     return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
 
 
-def _openai_events() -> list[str]:
+def _events(path: str) -> tuple[list[str], list[str]]:
+    """Of a whole stream: those before its content, and all."""
+    if "chat" in path:
+        return _openai_events()
+    return _responses_events() if "responses" in path else _anthropic_events()
+
+
+def _openai_events() -> tuple[list[str], list[str]]:
+    deltas = [{"role": "assistant", "content": ""}, *({"content": part} for part in ANSWER)]
     found = []
-    for part in ANSWER:
-        choice = {"index": 0, "delta": {"content": part}, "finish_reason": "stop" if part == ANSWER[-1] else None}
+    for number, delta in enumerate(deltas, 1):
+        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if number == len(deltas) else None}
         chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
         found.append(f"data: {json.dumps(chunk)}\n\n")
-    return [*found, "data: [DONE]\n\n"]
+    return found[:1], [*found, "data: [DONE]\n\n"]
+
+
+def _response(status: str, text: str = "") -> dict[str, Any]:
+    content = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "message", "id": "o1", "role": "assistant", "status": status, "content": [content]}
+    return {
+        "id": "r1", "object": "response", "created_at": 1, "status": status, "model": "m", "error": None,
+        "output": [message] if text else [], "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
+    }  # fmt: skip
+
+
+def _responses_events() -> tuple[list[str], list[str]]:
+    place = {"item_id": "o1", "output_index": 0, "content_index": 0, "logprobs": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": _response("in_progress")},
+        {"type": "response.in_progress", "response": _response("in_progress")},
+        *({"type": "response.output_text.delta", "delta": part, **place} for part in ANSWER),
+        {"type": "response.completed", "response": _response("completed", "".join(ANSWER))},
+    ]
+    found = [
+        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n"
+        for number, event in enumerate(events)
+    ]
+    return found[:2], found
 
 
 def _anthropic_answer() -> dict[str, Any]:
@@ -181,7 +245,7 @@ def _anthropic_answer() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _anthropic_events() -> list[str]:
+def _anthropic_events() -> tuple[list[str], list[str]]:
     message = {**_anthropic_answer(), "content": [], "stop_reason": None}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": message},
@@ -194,7 +258,8 @@ def _anthropic_events() -> list[str]:
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
         {"type": "message_stop"},
     ]
-    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+    found = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+    return found[:2], found
 
 
 @contextmanager

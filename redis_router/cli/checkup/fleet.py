@@ -112,13 +112,13 @@ def overrides(patient: Patient) -> Iterator[Said]:
             yield Said(
                 WARNING,
                 f"{name}: an operator took it out of service, without an end",
-                f"where that is over: update_health({name!r}, available=True)",
+                _over(patient, name),
             )
         if override_of(health, now_ms) and health.override_until_ms == FOR_EVER_MS:
-            yield _for_ever(name, health.override, health.override_by, health.override_reason)
+            yield _for_ever(patient, name, health.override, health.override_by, health.override_reason)
         if health.weight_override_until_ms == FOR_EVER_MS:
             weight = f"weight {health.weight_override:g}"
-            yield _for_ever(name, weight, health.weight_override_by, health.weight_override_reason)
+            yield _for_ever(patient, name, weight, health.weight_override_by, health.weight_override_reason)
     bounded = [
         until_ms
         for health in records.values()
@@ -128,9 +128,13 @@ def overrides(patient: Patient) -> Iterator[Said]:
     yield Said(OK, f"in force for a time: {len(bounded)}")
 
 
-def _for_ever(name: str, word: str, by: str, reason: str) -> Said:
+def _for_ever(patient: Patient, name: str, word: str, by: str, reason: str) -> Said:
     why = f": {reason}" if reason else ""
-    return Said(WARNING, f"{name}: {word} for ever, by {by}{why}", f"where that is over: end_override({name!r})")
+    return Said(WARNING, f"{name}: {word} for ever, by {by}{why}", _over(patient, name))
+
+
+def _over(patient: Patient, name: str) -> str:
+    return f"where that is over: redis-router ready {name} --namespace {patient.store.keys.namespace}"
 
 
 def replicas(patient: Patient) -> Iterator[Said]:

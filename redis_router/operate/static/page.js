@@ -81,9 +81,11 @@ function drawHeadline() {
   if (levels.held) parts.push(`${levels.held} ${are(levels.held)} taken out by operators`);
   if (broken) parts.push(`${broken} cannot be read`);
   const worst = broken || levels.down ? "down" : levels.trouble ? "trouble" : "ok";
-  const text = parts.length ? `${LEVELS[worst][0]} ${parts.join(", ")}` :
+  const now = parts.length ? `${LEVELS[worst][0]} ${parts.join(", ")}` :
     all ? `✔ ${all === 1 ? "The provider is well" : `All ${all} providers are well`}` : "No provider is registered";
-  $("headline").dataset.level = worst;
+  const stale = state.link === "stale" && state.known; // nobody may read from it that all is well
+  const text = stale ? `When last seen: ${now}` : now;
+  $("headline").dataset.level = stale ? "stale" : worst;
   if ($("headline").textContent !== text) {
     say("headline", text);
     say("announce", text);
@@ -118,7 +120,7 @@ function drawTimeline() {
 
 function drawBanner() {
   const lines = state.unreadable.map((each) => each.error);
-  if (state.error) lines.unshift(`${state.error.message}. What you see is as it was.`);
+  if (state.error) lines.unshift(`${state.error.message.replace(/\.$/, "")}. What you see is as it was.`);
   $("banner").hidden = lines.length === 0;
   say("banner", lines.join(" "));
 }
@@ -151,6 +153,7 @@ function drawLink() {
     if (kind === "stale") say("announce", "The page is not up to date");
     else if (state.link === "stale") say("announce", "The page is up to date again");
     state.link = kind;
+    if (state.known) drawHeadline();
   }
 }
 

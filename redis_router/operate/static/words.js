@@ -54,6 +54,17 @@ export function circuitText(facts) {
   return `circuit ${facts.circuit.replace("_", "-")}${since}`;
 }
 
+/** Which fields changed: "available 1>0 unavailable_reason >probe" is told as "out of service, probe". */
+function fieldsText(detail) {
+  const fields = new Map([...detail.matchAll(/(?:^| )(\w+) (\S*)>(\S*)/g)].map((found) => [found[1], found.slice(2)]));
+  const [, by] = fields.get("unavailable_reason") || [];
+  fields.delete("unavailable_reason");
+  const said = [...fields].map(([name, [old, now]]) =>
+    name === "available" ? (now === "1" ? "back in service" : `out of service, ${by || "somebody"}`) :
+    name === "cooldown_until_ms" && now === "0" ? "rate limit ended" : `${name} ${old || "none"} → ${now || "none"}`);
+  return said.join(", ") || `updated ${detail}`.trim();
+}
+
 /** An entry of the log, in a sentence. */
 export function eventText(event) {
   const { from, to, reason, until_ms: until, detail, ...rest } = event.details;
@@ -66,6 +77,10 @@ export function eventText(event) {
       return to ? `${to}${ends}${why}${from ? ` (was ${from})` : ""}` : `${from || "override"} ended${why}`;
     case "weight_override":
       return `weight ${from} → ${to}${ends}${why}`;
+    case "cooling":
+      return `rate limited for ${lasted(parseInt(detail, 10) || 0)}`;
+    case "updated":
+      return `${fieldsText(detail || "")}${why}`;
     default: {
       const more = Object.entries(rest).map(([name, text]) => `${name} ${text}`);
       return [event.event, from !== undefined || to !== undefined ? `${from || "none"} → ${to || "none"}` : "", detail, reason, ...more]
@@ -81,7 +96,7 @@ export function viewText(replica) {
     said.push(`${each.provider}: saw ${each.sees}, was ${each.record} for ${lasted(each.for_ms)}`);
   }
   for (const [name, circuit] of Object.entries(replica.own).slice(0, 3)) said.push(`${name}: decides by itself, ${circuit}`);
-  if (replica.alone_ms && redisNow() - replica.alone_until_ms < 600000) {
+  if (replica.alone_ms >= 1000 && redisNow() - replica.alone_until_ms < 600000) {
     said.push(`was alone for ${lasted(replica.alone_ms)}, until ${ago(replica.alone_until_ms)} ago`);
   }
   return said.join("; ");
