@@ -31,7 +31,7 @@ def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
     try:
         while (elapsed := time.monotonic() - began) < seconds:
             try:
-                calls, away = _under_way(operator, records), None
+                calls, away = _calls_at(operator, records), None
             except RedisUnavailable as error:
                 calls, away = None, error
             if calls is not None:
@@ -47,7 +47,7 @@ def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
         progress.end()
 
 
-def _under_way(operator: Operator, records: Iterable[str]) -> int | None:
+def _calls_at(operator: Operator, records: Iterable[str]) -> int | None:
     """The calls at these; None where it is not known of all. Raises RouterError where one is out of service no more."""
     snapshot, calls = operator.status(), 0
     for name in records:
