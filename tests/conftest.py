@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for n in range(WORKERS) for item in (*long[n::WORKERS], *short[n::WORKERS])]
 
 
-WORKERS = 3
+WORKERS = 5
 """As in pyproject.toml; each gets one part of the list, in order."""
 _servers: dict[str, EmbeddedServer] = {}
 
