@@ -10,7 +10,6 @@ stopped calling the provider that is down: the last call of the first burst of e
 import argparse
 import importlib.metadata
 import shlex
-import signal
 import statistics
 import sys
 import time
@@ -30,6 +29,7 @@ from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
 from benchmarks.quality.worlds.draw import arrivals
 from benchmarks.quality.worlds.shape import Shape
+from redis_router.cli.terminal import end_on_signals
 
 RATE = 20.0
 """Requests a second: half of those of `benchmarks.fleet`, as LiteLLM takes 10 ms of CPU and more for one."""
@@ -59,8 +59,7 @@ def main() -> int:
     rounds, length = planned(arguments.minutes, len(IN_LITELLM))
     shapes = [replace(shape(arguments.seed, number, length), rate=RATE) for number in range(1, rounds + 1)]
     prepare(["benchmarks.fleet.__main__", "litellm", "redis_router.integrations.litellm"])
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, lambda number, _: sys.exit(128 + number))  # through the stack: every process is ended
+    end_on_signals()  # through the stack: every process is ended
     scored: dict[str, list[Scored]] = {policy: [] for policy in IN_LITELLM}
     stopped: dict[str, list[float]] = {policy: [] for policy in IN_LITELLM}
     began = time.monotonic()

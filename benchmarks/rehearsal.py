@@ -24,6 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 from redis_router.demo.play import PROVIDERS, REPLICAS, WORKERS, Fleet, Load
 from redis_router.demo.story import Story
 from redis_router.testing.server import EmbeddedServer, free_port
+from tests.support import eventually
 from tests.support.browser import browser
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,11 +39,7 @@ TOKEN = secrets.token_hex(16)
 
 def until(condition: Callable[[], Any], what: str) -> Any:
     """Its value, once it is true. Raises AssertionError."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} was not seen within {PATIENCE:g} s"
-        time.sleep(0.05)
-    return value
+    return eventually(condition, what, PATIENCE)
 
 
 class ByPage:
@@ -225,11 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         server = stack.enter_context(EmbeddedServer())
         fleet = Fleet(stack, log)
         patient, url = start(stack, fleet, server.url)
-        found = browser()
-        env: Any = {**os.environ, **found.env}
-        chromium = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=found.path, env=env, args=["--no-proxy-server"]
-        )
+        chromium = browser().launch(stack.enter_context(sync_playwright()))
         taken = {way.name: rehearse(way(chromium.new_page(), url, server.url), patient) for way in WAYS}
         chromium.close()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ at it as an operator would. It takes the chromium that the tests take, and about
 """
 
 import argparse
-import os
 import random
 import secrets
 import time
@@ -103,8 +102,7 @@ def picture(url: str, to: str, width: int, scheme: Any) -> None:
     """What a browser shows, the whole page."""
     found = browser()
     with sync_playwright() as playwright:
-        env: Any = {**os.environ, **found.env}
-        chromium = playwright.chromium.launch(executable_path=found.path, env=env, args=["--no-proxy-server"])
+        chromium = found.launch(playwright)
         page = chromium.new_page(viewport={"width": width, "height": 600}, color_scheme=scheme)
         page.goto(url)
         page.wait_for_selector("tbody tr")

@@ -1,5 +1,6 @@
 """Overrides: what somebody on call says for a time, through a router or through a plain `Operator`."""
 
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from redis_router.circuit.overrides import END, HOUR_SECONDS, Override, check_ov
 from redis_router.errors import InvalidArgument, RedisRefused, UnknownProvider
 from redis_router.replicas import Replica, replicas
 from redis_router.runtime.names import operator_name
-from redis_router.store.contract import COUNTED_FOR_MS, Snapshot, Store
+from redis_router.store.contract import Snapshot, Store
 from redis_router.store.messages import LoggedEvent, Reply
 from redis_router.store.opening import open_store, open_target
 
@@ -191,8 +192,8 @@ class Operator(Overriding):
         """
         now_ms, _ = self._store.leader()
         records = names_in_fleet(self._store, name)
-        said = [each for record in records for each in self._store.surroundings(record).calls.values()]
-        return sum(each.calls for each in said if abs(now_ms - each.said_ms) <= COUNTED_FOR_MS)
+        said = [self._store.surroundings(record).calls_at(now_ms) for record in records]
+        return sum(each.calls for calls in said for each in calls.values())
 
     def replicas(self) -> list[Replica]:
         """Which gateways and workers are there, and whose view of the circuits differs; each says so every ten seconds.
@@ -217,16 +218,17 @@ class Operator(Overriding):
         return self.by if by is None else by
 
     def _say(self, name: str, word: str, lasts_ms: int, weight: float, by: str, reason: str) -> None:
+        self._write(name, lambda record: self._store.override(record, word, lasts_ms, weight, by, reason))
+
+    def _write(self, name: str, write: Callable[[str], Reply]) -> None:
         for record in names_in_fleet(self._store, name):
-            _must_exist(record, self._store.override(record, word, lasts_ms, weight, by, reason))
+            _must_exist(record, write(record))
 
     def _reset(self, name: str, by: str, reason: str) -> None:
-        for record in names_in_fleet(self._store, name):
-            _must_exist(record, self._store.reset(record, by, reason))
+        self._write(name, lambda record: self._store.reset(record, by, reason))
 
     def _update(self, name: str, fields: dict[str, str], by: str, reason: str) -> None:
-        for record in names_in_fleet(self._store, name):
-            _must_exist(record, self._store.update(record, fields, by=by, reason=reason))
+        self._write(name, lambda record: self._store.update(record, fields, by=by, reason=reason))
 
 
 def _must_exist(name: str, reply: Reply) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from redis_router.circuit.record import ProviderHealth, TakenOutBy
+from redis_router.errors import RedisRefused
 from redis_router.store.contract import Snapshot, Store
 from redis_router.store.messages import Leader
 from redis_router.store.presence import GATEWAY, KEPT_MS, LEADER, STANDBY, Presence
@@ -101,6 +102,14 @@ def replicas(store: Store) -> list[Replica]:
     """Who is there, by name. Raises RedisUnavailable or RedisRefused."""
     said = store.presences()  # first: what a process knew by then, the records below know, too
     return compared(said, store.snapshot())
+
+
+def presences(store: Store) -> list[Presence] | None:
+    """The words of all; None where Redis refuses them: the records are what matters. Raises RedisUnavailable."""
+    try:
+        return store.presences()
+    except RedisRefused:
+        return None
 
 
 def compared(said: Iterable[Presence], snapshot: Snapshot) -> list[Replica]:

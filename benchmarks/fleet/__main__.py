@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
 from benchmarks.quality.worlds.players import DEFAULT, LITELLM
 from benchmarks.quality.worlds.shape import Shape, Site
+from redis_router.cli.terminal import end_on_signals
 
 RESULTS = Path(__file__).parents[1] / "results"
 OVERHEAD = 5.0
@@ -31,8 +31,7 @@ def main() -> int:
     rounds, length = planned(arguments.minutes, len(playing))
     shapes = [shape(arguments.seed, number, length) for number in range(1, rounds + 1)]
     prepare(["benchmarks.fleet.__main__", *(["litellm"] if set(playing) & set(LITELLM) else [])])
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, lambda number, _: sys.exit(128 + number))  # through the stack: every process is ended
+    end_on_signals()  # through the stack: every process is ended
     measured: dict[str, list[Scored]] = {policy: [] for policy in playing}
     virtual: dict[str, list[Scored]] = {policy: [] for policy in playing}
     began = time.monotonic()

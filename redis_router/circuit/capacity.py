@@ -56,7 +56,7 @@ def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: floa
         if near > (TOLERATED + UNSURE / math.sqrt(samples)) * floor:
             call = max(health.call_ms, floor)
             served = near_load * call / (call + near - floor)
-            limit, growth = max(cut(limit, served), in_service(health, now_ms)), 1
+            limit, growth = cut(health, limit, served, now_ms), 1
         elif latency_ms <= 2 * floor:
             limit, growth = grown(limit, growth, load)
         changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
@@ -108,7 +108,7 @@ def overloaded(health: ProviderHealth, now_ms: float) -> dict[str, float]:
     near, limit = health.near_latency_ms + (8 * floor - health.near_latency_ms) / 12, health.concurrency_limit
     return {
         "near_latency_ms": near,
-        "concurrency_limit": max(cut(limit, 0.5 * limit), in_service(health, now_ms)),
+        "concurrency_limit": cut(health, limit, 0.5 * limit, now_ms),
         "limit_growth": 1,
     }
 
@@ -136,9 +136,12 @@ def grown(limit: float, growth: int, load: float) -> tuple[float, int]:
     return limit + min(1.0, (1 + growth / limit) / limit), min(growth + 1, GROWTH_COUNTED)
 
 
-def cut(limit: float, served: float) -> float:
-    """The limit a part of the way down to the calls that were in service; it never grows by that."""
-    return limit + min(0.0, max(1.0, served) - limit) * 0.2
+def cut(health: ProviderHealth, limit: float, served: float, now_ms: float) -> float:
+    """The limit a part of the way down to the calls that were in service; it never grows by that.
+
+    Below the calls that are answered at once it is not, whatever the others do.
+    """
+    return max(limit + min(0.0, max(1.0, served) - limit) * 0.2, in_service(health, now_ms))
 
 
 def answer_rate(health: ProviderHealth, now_ms: float) -> float:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,7 +11,7 @@ from redis_router.cli.arguments import Commands, duration, of_redis, opened_oper
 from redis_router.cli.terminal import printable, say
 from redis_router.errors import UnknownProvider
 from redis_router.overriding import ALL, Operator
-from redis_router.store.messages import LoggedEvent
+from redis_router.store.messages import LoggedEvent, changed_fields
 
 LOOK_SECONDS = 0.5
 REST = 4.0
@@ -126,7 +125,7 @@ def _happened(event: str, details: Mapping[str, str]) -> str:
 
 def _fields(detail: str) -> str:
     """Which fields changed: available 1>0 unavailable_reason >probe is told as: out of service, probe."""
-    fields, said = {name: (old, new) for name, old, new in re.findall(r"(?:^| )(\w+) (\S*)>(\S*)", detail)}, []
+    fields, said = changed_fields(detail), []
     _, by = fields.pop("unavailable_reason", ("", ""))
     for name, (old, new) in fields.items():
         if name == "available":

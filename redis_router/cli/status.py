@@ -9,14 +9,12 @@ from typing import Any
 from redis_router.circuit.record import ProviderHealth
 from redis_router.cli.arguments import Commands, of_redis, opened_store
 from redis_router.cli.terminal import columns, printable, say
-from redis_router.errors import RedisRefused
 from redis_router.operate import facts, fleet, words
 from redis_router.operate.account import Account
 from redis_router.overriding import names_in_fleet
-from redis_router.replicas import Replica, compared
-from redis_router.store.contract import Snapshot, Store
+from redis_router.replicas import Replica, compared, presences
+from redis_router.store.contract import Snapshot
 from redis_router.store.messages import Spec
-from redis_router.store.presence import Presence
 
 _HEAD = (
     "PROVIDER",
@@ -47,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 where a record cannot be read."""
     with opened_store(arguments) as store:
         asked = dict.fromkeys(record for name in arguments.providers for record in names_in_fleet(store, name))
-        said = _presences(store)
+        said = presences(store)
         snapshot = store.snapshot(asked or None)
         found = None if said is None else compared(said, snapshot)
         accounts = {
@@ -62,14 +60,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say(as_table(snapshot, found))
     return 1 if snapshot.unreadable else 0
-
-
-def _presences(store: Store) -> list[Presence] | None:
-    """None where Redis refuses them: the records are what matters."""
-    try:
-        return store.presences()
-    except RedisRefused:
-        return None
 
 
 def as_json(snapshot: Snapshot, found: Sequence[Replica] | None, accounts: Mapping[str, Account]) -> str:

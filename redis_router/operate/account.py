@@ -13,7 +13,7 @@ from redis_router.circuit.record import CircuitState, ProviderHealth, TakenOutBy
 from redis_router.operate import words
 from redis_router.operate.words import ago, lasted
 from redis_router.replicas import Replica, ViewState
-from redis_router.store.contract import COUNTED_FOR_MS, Snapshot
+from redis_router.store.contract import Snapshot
 from redis_router.store.memory_records import reports_kept_ms
 from redis_router.store.messages import Spec
 from redis_router.store.presence import Surroundings
@@ -56,9 +56,7 @@ class Account:
     @property
     def calls(self) -> dict[str, Any]:
         """The sessions with calls under way, as they said within the last minute; the most calls first."""
-        lately = {
-            w: c for w, c in self.around.calls.items() if c.calls and abs(self.now_ms - c.said_ms) <= COUNTED_FOR_MS
-        }
+        lately = self.around.calls_at(self.now_ms)
         return dict(sorted(lately.items(), key=lambda each: (-each[1].calls, each[0])))
 
     @property

@@ -16,7 +16,7 @@ from redis_router.operate import facts
 from redis_router.operate.facts import Json
 from redis_router.operate.known import LOGGED, Known
 from redis_router.operate.timeline import Timeline
-from redis_router.replicas import Replica, compared
+from redis_router.replicas import Replica, compared, presences
 from redis_router.runtime.alarm import Alarm, Flag
 from redis_router.runtime.background import Background
 from redis_router.store.contract import Snapshot, Store, Subscription
@@ -228,7 +228,7 @@ class Feed:
         began = time.monotonic()
         self._is_news = False
         try:
-            said = self._presences()  # before the records, as `replicas.compared` wants it
+            said = presences(self._store)  # before the records, as `replicas.compared` wants it
             snapshot = self._store.snapshot()
             self._timeline.expect({*snapshot.specs, *snapshot.deregistered})
             for name in self._spoken_of(snapshot):
@@ -242,13 +242,6 @@ class Feed:
             self._take(snapshot)
             self._take_replicas(said, snapshot)
         self._look_took = self._looked_at - began
-
-    def _presences(self) -> list[Presence] | None:
-        """None where Redis refuses to tell: the records are what matters."""
-        try:
-            return self._store.presences()
-        except RedisRefused:
-            return None
 
     def _take_replicas(self, said: list[Presence] | None, snapshot: Snapshot) -> None:
         self.replicas = None if said is None else compared(said, snapshot)

@@ -14,8 +14,8 @@ from redis_router.replica.presence import decided_here
 from redis_router.replica.registration import REFUSED_SECONDS
 from redis_router.routing.candidate import Candidate
 from redis_router.runtime.log import log
-from redis_router.store.contract import COUNTED_FOR_MS, Batch
-from redis_router.store.presence import GATEWAY
+from redis_router.store.contract import Batch
+from redis_router.store.presence import COUNTED_FOR_MS, GATEWAY
 
 LOST_INTERVAL = 1.0
 """Seconds between looks at whether the records of open and half-open circuits, which nobody writes, are there."""

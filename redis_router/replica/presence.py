@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sized
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from redis_router.circuit.generations import is_local
@@ -25,6 +26,7 @@ MOST_TOLD = 200
 """Of so many records at most a word tells, those that are not closed first."""
 
 
+@cache
 def library_version() -> str:
     """Of this library; '' where it is not installed."""
     try:

@@ -13,9 +13,6 @@ from redis_router.store.keys import Keys
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
 from redis_router.store.presence import Presence, Surroundings
 
-COUNTED_FOR_MS = 60_000
-"""So long after its word a replica's calls under way count, and it counts as one that calls the provider."""
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:

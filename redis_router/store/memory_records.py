@@ -13,9 +13,8 @@ from redis_router.circuit.config import CircuitConfig
 from redis_router.circuit.outcome import GONE, NOTHING, UnderWay
 from redis_router.circuit.overrides import Said
 from redis_router.circuit.record import CLOCK_SKEW_MS, ProviderHealth, Transition
-from redis_router.store.contract import COUNTED_FOR_MS
 from redis_router.store.messages import Event, Leader, LoggedEvent, Reply, Spec
-from redis_router.store.presence import Presence
+from redis_router.store.presence import COUNTED_FOR_MS, Presence
 
 EVENTS_KEPT = 1000
 SESSIONS_KEPT = 1000

@@ -5,6 +5,7 @@ name, as RedisRefused; nothing else is raised.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ class LoggedEvent:
     by: str
     details: Mapping[str, str]
     id: str = ""
+
+
+def changed_fields(detail: str) -> dict[str, tuple[str, str]]:
+    """Of an `updated` entry's detail, `weight 1>0.5 available 1>0`: field -> its old and its new value."""
+    return {name: (old, new) for name, old, new in re.findall(r"(?:^| )(\w+) (\S*)>(\S*)", detail)}
 
 
 @dataclass(frozen=True, slots=True)

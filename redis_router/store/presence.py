@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 GATEWAY, LEADER, STANDBY = "gateway", "leader", "standby"
+COUNTED_FOR_MS = 60_000
+"""So long after its word a replica's calls under way count, and it counts as one that calls the provider."""
 KEPT_MS = 300_000
 """For so long the word of a process that says nothing more is kept."""
 
@@ -91,6 +93,10 @@ class Surroundings:
     reporters: Mapping[str, int] = field(default_factory=dict)
     calls: Mapping[str, Calls] = field(default_factory=dict)
     denied: str = ""
+
+    def calls_at(self, now_ms: int) -> dict[str, Calls]:
+        """Those that count at this moment, by session: of a replica that died they do not."""
+        return {who: it for who, it in self.calls.items() if it.calls and abs(now_ms - it.said_ms) <= COUNTED_FOR_MS}
 
 
 def calls(said: Mapping[str, str]) -> dict[str, Calls]:

@@ -246,10 +246,6 @@ class RedisStore(RedisPresence):
             == "1"
         )
 
-    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
-        pairs = [part for pair in entries.items() for part in pair]
-        return text(self._redis.run("told", [self.keys.leader, self.keys.told], [epoch, *pairs])) == "1"
-
     # Reading
 
     def leader(self) -> tuple[int, Leader | None]:

@@ -79,6 +79,10 @@ class RedisPresence:
     def told(self) -> dict[str, str]:
         return messages.pairs(self._redis.ask("HGETALL", self.keys.told))
 
+    def note_told(self, epoch: int, entries: Mapping[str, str]) -> bool:
+        pairs = [part for pair in entries.items() for part in pair]
+        return text(self._redis.run("told", [self.keys.leader, self.keys.told], [epoch, *pairs])) == "1"
+
     def last_event_ms(self, name: str) -> int:
         with self._redis.asking():
             last = self.client.xrevrange(self.keys.events(name), count=1)

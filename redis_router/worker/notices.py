@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from redis_router.circuit.machine import OPEN
 from redis_router.circuit.overrides import FOR_EVER_MS, LETS_IN
 from redis_router.circuit.record import ProviderHealth
 from redis_router.operate.words import printable
-from redis_router.store.messages import LoggedEvent
+from redis_router.store.messages import LoggedEvent, changed_fields
 
 MOST_CHANGES = 100
 """Of a message. Where more wait, the last of each kind for each provider is told, and how many were left out."""
@@ -96,8 +95,7 @@ def _transition(key: str, name: str, event: LoggedEvent, health: ProviderHealth 
 
 def _updated(key: str, name: str, event: LoggedEvent) -> list[Change]:
     """Whether it is in service, and its weight, said for good; what a probe said meanwhile is no news."""
-    detail, found = event.details.get("detail", ""), []
-    values = {field: (old, new) for field, old, new in re.findall(r"(?:^| )(\w+) (\S*)>(\S*)", detail)}
+    values, found = changed_fields(event.details.get("detail", "")), []
     if "available" in values:
         words = {"1": "available", "0": "unavailable"}
         old, new = (words.get(each, each) for each in values["available"])

@@ -10,8 +10,8 @@ from redis_router.circuit.record import ProviderHealth
 from redis_router.operate import words
 from redis_router.operate.account import NOT_ALLOWED, Account
 from redis_router.replicas import compared
-from redis_router.store.contract import COUNTED_FOR_MS, Batch
-from redis_router.store.presence import GATEWAY, Calls, Presence, Surroundings
+from redis_router.store.contract import Batch
+from redis_router.store.presence import COUNTED_FOR_MS, GATEWAY, Calls, Presence, Surroundings
 from tests.support import recorded, result
 
 AT = 1_000_000_000

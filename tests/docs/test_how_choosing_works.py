@@ -180,7 +180,7 @@ def test_the_limit_is_cut_by_littles_law():
         figures(heading, row)[0] for row in ("in service", "limit before", "limit after: a fifth of the way")
     )
     assert round(8 * 3000 / (3000 + 1400 - 800), 3) == in_service
-    assert round(cut(before, 8 * 3000 / 3600), 3) == after
+    assert round(cut(records()[0], before, 8 * 3000 / 3600, 0), 3) == after
     health = replace(records()[0], near_load=8.0, near_latency_ms=1400.0, limit_growth=4)
     assert round(learned(health, 1400.0, 8, 0)["concurrency_limit"], 3) == after
     assert learned(replace(health, near_latency_ms=1140.0), 1140.0, 8, 0)["concurrency_limit"] > before

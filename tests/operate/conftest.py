@@ -20,19 +20,9 @@ class Asked:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def __call__(
-        self,
-        path: str,
-        body: Any = None,
-        *,
-        method: str = "",
-        query: str = "",
-        peer: str = "127.0.0.1",
-        raw: bytes | None = None,
-        **headers: str,
-    ) -> tuple[int, Any]:
-        """The status, and the body as JSON."""
-        answer = self.answer(path, body, method=method, query=query, peer=peer, raw=raw, **headers)
+    def __call__(self, path: str, body: Any = None, **asked: Any) -> tuple[int, Any]:
+        """The status, and the body as JSON; it takes what `answer` does."""
+        answer = self.answer(path, body, **asked)
         assert isinstance(answer, Answer)
         return answer.status, json.loads(answer.body) if answer.kind == "application/json" else answer.body
 

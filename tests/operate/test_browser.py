@@ -43,8 +43,7 @@ def chromium() -> Iterator[Any]:
     except Missing as missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
     with sync_api.sync_playwright() as playwright:
-        env = {**os.environ, **found.env}
-        started = playwright.chromium.launch(executable_path=found.path, env=env, args=["--no-proxy-server"])
+        started = found.launch(playwright)
         yield started
         started.close()
 

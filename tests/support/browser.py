@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("chromium-headless-shell", "fonts-dejavu-core")
@@ -33,6 +34,11 @@ class Browser:
 
     path: str
     env: dict[str, str]
+
+    def launch(self, playwright: Any) -> Any:
+        """Start it; `playwright` is what `sync_playwright` gives."""
+        env = {**os.environ, **self.env}
+        return playwright.chromium.launch(executable_path=self.path, env=env, args=["--no-proxy-server"])
 
 
 def folder() -> Path:

@@ -263,18 +263,25 @@ def _anthropic_events() -> tuple[list[str], list[str]]:
 
 
 @contextmanager
+def _serving(server: ThreadingHTTPServer, ended: threading.Event) -> Iterator[None]:
+    """Until the block ends; then whoever hangs hears of it by `ended`."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def llm_server() -> Iterator[LlmServer]:
     """One that serves until the block ends."""
     made = LlmServer()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with _serving(made.server, made.ended):
         yield made
-    finally:
-        made.ended.set()
-        made.server.shutdown()
-        made.server.server_close()
-        thread.join()
 
 
 class Receiver:
@@ -341,12 +348,5 @@ def _receiving(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
 def receiver() -> Iterator[Receiver]:
     """One that serves until the block ends."""
     made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with _serving(made.server, made.ended):
         yield made
-    finally:
-        made.ended.set()
-        made.server.shutdown()
-        made.server.server_close()
-        thread.join()

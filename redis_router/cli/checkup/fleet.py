@@ -11,7 +11,8 @@ from redis_router.cli.checkup.finding import ERROR, OK, WARNING, Patient, Said
 from redis_router.cli.purge import OURS, leftovers
 from redis_router.operate import fleet
 from redis_router.operate.words import lasted
-from redis_router.replicas import ViewState, compared
+from redis_router.replicas import ViewState
+from redis_router.replicas import replicas as all_replicas
 
 OVERDUE_MS = 10_000
 """Where no worker leads, a replica moves a circuit 5 s after its time."""
@@ -139,8 +140,7 @@ def _over(patient: Patient, name: str) -> str:
 
 def replicas(patient: Patient) -> Iterator[Said]:
     """Those whose view differs, and whether all run one version."""
-    said = patient.store.presences()
-    found = compared(said, patient.store.snapshot())  # not the patient's: what they knew by then is in it
+    found = all_replicas(patient.store)  # with a snapshot of its own: what they knew by then is in it
     for each in found:
         if each.differs:
             view = fleet.view(each, each.seen_ms + each.silent_ms)
