@@ -59,18 +59,25 @@ class Target:
 
 
 @contextmanager
+def _serving(server: ThreadingHTTPServer, ended: threading.Event) -> Iterator[None]:
+    """Until the block ends; then whoever hangs hears of it by `ended`."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def target() -> Iterator[Target]:
     """A Target that serves until the block ends."""
     made = Target()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with _serving(made.server, made._ended):
         yield made
-    finally:
-        made._ended.set()
-        made.server.shutdown()
-        made.server.server_close()
-        thread.join()
 
 
 class LlmServer:
@@ -260,20 +267,6 @@ def _anthropic_events() -> tuple[list[str], list[str]]:
     ]
     found = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
     return found[:2], found
-
-
-@contextmanager
-def _serving(server: ThreadingHTTPServer, ended: threading.Event) -> Iterator[None]:
-    """Until the block ends; then whoever hangs hears of it by `ended`."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextmanager
