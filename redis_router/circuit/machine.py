@@ -281,7 +281,7 @@ def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_
     if by_operator or (health.available if not available else health.unavailable_reason == TakenOutBy.PROBE):
         new = replace(new, available=available, unavailable_reason="" if available else source)
         if available and by_operator:
-            new = replace(new, cooldown_until_ms=0)  # back in service means now
+            new = replace(new, cooldown_until_ms=0, calls_per_s=0.0)  # back in service means now
             if new.override in overrides.TAKES_OUT:
                 new, _ = overrides.end_state(new, "available=1")
     return replace(new, last_check_ms=now_ms)
