@@ -21,7 +21,7 @@ class Key:
     """
 
     name: str
-    sha256: str
+    sha256: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

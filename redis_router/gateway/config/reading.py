@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 
-from redis_router.gateway.config.findings import ENVIRONMENT, Findings, Part, closest, named, shown, variable_of
+from redis_router.gateway.config.findings import ENVIRONMENT, Findings, Part, closest, shown, variable_of
 
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?")
 
@@ -32,7 +32,7 @@ class Reading:
         """Refuse a key, with the one that was meant."""
         meant = closest(key, known)
         hint = f"did you mean {meant}?" if meant else f"known here are {', '.join(sorted(known))}"
-        self.findings.refuse(part, f"unknown key {named(key)!r}: {hint}")
+        self.findings.refuse(part, f"unknown key: {hint}")
 
     def sequence(self, part: Part) -> tuple[Part, ...]:
         """A list; empty where it is none."""
@@ -102,9 +102,9 @@ class Reading:
         name = variable_of(value)
         if name is None:
             self.findings.refuse(part, f"{ENVIRONMENT} and the name of a variable are to be the whole value")
-        elif not self.environ.get(name):
+        elif not self.environ.get(name, "").strip():
             state = "is empty" if name in self.environ else "is not set"
             self.findings.refuse(part, f"the variable {name} {state}: set it in the environment of the gateway")
         else:
-            return self.environ[name]
+            return self.environ[name].strip()  # secrets out of files often end with a line break
         return None

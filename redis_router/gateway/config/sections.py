@@ -5,7 +5,7 @@ from typing import Any
 
 from redis_router import InvalidArgument, Router
 from redis_router.gateway.config import known
-from redis_router.gateway.config.findings import Part, closest, shown, variable_of
+from redis_router.gateway.config.findings import Part, closest, named, shown, variable_of
 from redis_router.gateway.config.headers import forwarded
 from redis_router.gateway.config.providers import Models, models_of
 from redis_router.gateway.config.reading import Reading
@@ -199,11 +199,11 @@ def _others(model: str, part: Part, models: Models, reading: Reading) -> tuple[s
 def _is_model(name: str, part: Part, models: Models, reading: Reading) -> bool:
     if name in models.named:
         return True
-    words = "names no model of model_list"
+    words = f"{named(name)!r} is no model of model_list"
     if name == "*":
         words = "patterns are not read: give fallbacks for each model"
     elif (meant := closest(name, models.named)) is not None:
-        words += f": did you mean {meant!r}?"
+        words += f": did you mean {named(meant)!r}?"
     else:
         words += ": add an entry with this model_name, or take it out"
     reading.findings.refuse(part, words)
