@@ -12,7 +12,7 @@ ENVIRON = {
     "AZURE_API_KEY": "azure-key-of-the-tests",
     "LITELLM_MASTER_KEY": MASTER,
 }
-GPT = """
+GPT = """\
 model_list:
   - model_name: gpt-4o
     litellm_params:

@@ -104,7 +104,12 @@ def test_a_whole_file_of_litellms(tmp_path):
         ("together_ai/Qwen/Qwen2.5-7B", "TOGETHERAI_API_KEY", "https://api.together.ai/v1", None),
         ("openrouter/openai/gpt-4o", "OPENROUTER_API_KEY", "https://openrouter.ai/api/v1", None),
         ("openrouter/openai/gpt-4o", "OR_API_KEY", "https://openrouter.ai/api/v1", None),
-        ("fireworks_ai/accounts/fireworks/models/x", "FIREWORKS_API_KEY", "https://api.fireworks.ai/inference/v1", None),
+        (
+            "fireworks_ai/accounts/fireworks/models/x",
+            "FIREWORKS_API_KEY",
+            "https://api.fireworks.ai/inference/v1",
+            None,
+        ),
         ("xai/grok-2", "XAI_API_KEY", "https://api.x.ai/v1", None),
         ("perplexity/sonar", "PERPLEXITYAI_API_KEY", "https://api.perplexity.ai", None),
         ("deepinfra/x/y", "DEEPINFRA_API_KEY", "https://api.deepinfra.com/v1/openai", None),

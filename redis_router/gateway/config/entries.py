@@ -13,6 +13,7 @@ from redis_router.gateway.config.reading import Reading
 
 _ENDPOINT = re.compile(r"/(chat/completions|completions|embeddings|responses|messages)/*$")
 _ROUTES_OF_LITELLM = re.compile(r"(responses|o_series|gpt5_series|global|us|eu)/")
+_HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,20}\.?|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _V1_NAMES = ("v1", "preview", "latest")
 _MODEL_CHARS = 256
 
@@ -99,7 +100,7 @@ def _endpoint(params: dict[str, Part], reading: Reading) -> tuple[Endpoint | Non
     address = _address(params["api_base"], url, reading) if url is not None else None
     if host is None:
         return None, ""
-    base = _base(params, host, url, prefix, reading)
+    base = _base(params, host, address, prefix, reading)
     version = _version(params, prefix, base, reading)
     key = _key(params, host, address, reading) if not headers.keys() & CREDENTIALS or "api_key" in params else None
     if reading.findings.count > before or base is None or weight is None:
@@ -127,8 +128,8 @@ def _model(part: Part, reading: Reading) -> tuple[str, Host | None, str]:
     host = HOSTS.get(prefix)
     if host is None:
         meant = closest(prefix, HOSTS)
-        other = f"did you mean {meant}/…?" if meant else "write openai/… with api_base for what has OpenAI's API"
-        refuse(part, f"{shown(part)}: {REFUSED.get(prefix, f'the prefix is not known; {other}')}")
+        other = f"{f'Did you mean {meant}/…? ' if meant else ''}For what has OpenAI's API write openai/… with api_base"
+        refuse(part, f"{shown(part)}: {REFUSED.get(prefix, f'the prefix is not known. {other}')}")
     elif not model or "*" in model:
         refuse(part, f"is {shown(part)}: name one model after the prefix")
     elif prefix in ("openai", "azure") and _ROUTES_OF_LITELLM.match(model):
@@ -146,10 +147,10 @@ def _address(part: Part, url: str, reading: Reading) -> SplitResult | None:
         _ = parts.port  # raises ValueError beyond 65535
     except ValueError:
         parts = SplitResult("", "", "", "", "")
-    if parts.scheme not in ("http", "https") or not parts.hostname or " " in url or not url.isascii():
-        reading.findings.refuse(part, f"is {shown(part)}: give a URL such as https://api.example.com/v1")
-    elif parts.username is not None:
+    if "@" in parts.netloc:
         reading.findings.refuse(part, "holds a login: give api_key, or extra_headers with authorization")
+    elif parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.netloc) or " " in url or not url.isascii():
+        reading.findings.refuse(part, f"is {shown(part)}: give a URL such as https://api.example.com/v1")
     elif parts.query or parts.fragment or "?" in url or "#" in url:
         reading.findings.refuse(
             part, f"is {shown(part)}: leave out what follows the path; a version goes in api_version"
@@ -161,11 +162,11 @@ def _address(part: Part, url: str, reading: Reading) -> SplitResult | None:
     return None
 
 
-def _base(params: dict[str, Part], host: Host, url: str | None, prefix: str, reading: Reading) -> str | None:
-    if url is not None:
-        return _checked_base(params["api_base"], url, prefix, reading)
+def _base(
+    params: dict[str, Part], host: Host, address: SplitResult | None, prefix: str, reading: Reading
+) -> str | None:
     if "api_base" in params:
-        return None
+        return _own_base(params["api_base"], address, prefix, reading) if address is not None else None
     elsewhere = next((name for name in host.bases if reading.environ.get(name)), None)
     if elsewhere is not None:
         reading.findings.refuse(
@@ -179,15 +180,15 @@ def _base(params: dict[str, Part], host: Host, url: str | None, prefix: str, rea
     return host.base
 
 
-def _checked_base(part: Part, url: str, prefix: str, reading: Reading) -> str:
-    path = urlsplit(url).path.rstrip("/")
+def _own_base(part: Part, address: SplitResult, prefix: str, reading: Reading) -> str:
+    path = address.path.rstrip("/")
     if prefix == "anthropic" and path.endswith("/v1"):
         reading.findings.refuse(part, f"is {shown(part)}: leave out /v1, as Anthropic's SDK has it")
     elif prefix == "azure" and "/deployments" in path:
         reading.findings.refuse(
             part, f"is {shown(part)}: give the resource alone, such as https://example.openai.azure.com"
         )
-    return url.rstrip("/")
+    return address.geturl().rstrip("/")
 
 
 def _version(params: dict[str, Part], prefix: str, base: str | None, reading: Reading) -> str | None:

@@ -58,7 +58,9 @@ class Findings:
 
     def refuse(self, part: Part, words: str) -> None:
         """A problem; `words` say what it is and what would do."""
-        self._problems.append((part.line, f"{self._file}:{part.line}: {f'{part.path}:' if part.path else 'the file'} {words}"))
+        self._problems.append(
+            (part.line, f"{self._file}:{part.line}: {f'{part.path}:' if part.path else 'the file'} {words}")
+        )
 
     def note(self, part: Part, words: str) -> None:
         """Something without effect; said once for all entries of a list."""
