@@ -230,6 +230,27 @@ def test_all_problems_at_once(tmp_path):
     assert [each.split(":")[1] for each in found] == ["3", "5", "7", "9", "11"]
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        "model: openai/x\napi_base: https://me:hunter2@x.example/v1",
+        "model: openai/x\napi_base: htps://me:hunter2@x.example/v1",
+        "model: openai/https://me:hunter2@x.example/v1",
+        "model: xxx/me:hunter2@x.example/v1",
+        "model: hosted_vllm/me:hunter2@;\napi_base: http://x.example",
+        "model: openai/x\napi_base: https://x.example/v1?key=hunter2",
+        "model: openai/x\napi_key: [hunter2]",
+        "model: openai/x\napi_key: 'hunter2 hunter2'",
+        "model: openai/x\napi_key: *hunter2",
+        "model: openai/x\napi_keey: hunter2",
+        "model: openai/x\nextra_headers: {authorization: 'Bearer hunter2\u00e9'}",
+    ],
+)
+def test_what_may_be_a_secret_is_not_said(tmp_path, params):
+    """A login in a URL, a key in the wrong place."""
+    assert "hunter2" not in str(problems(tmp_path, entry(params), {}))
+
+
 def test_two_of_one_name(tmp_path):
     """They differ in their key, and a circuit for both would be wrong."""
     text = GPT + GPT.replace("model_list:\n", "") + "      api_key: os.environ/AZURE_API_KEY\n"

@@ -35,10 +35,11 @@ def read(path: str | Path, findings: Findings) -> Part:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         _give_up(findings, Part(None, line, ""), "is not UTF-8: save it as that")
-    node = _composed(text, findings)
-    if node is None:
+    node = _composed(text, findings) or ScalarNode(f"{_CORE}null", "")
+    root = _Tree(findings).part(node, 1, "", 0)
+    if root.value is None:
         _give_up(findings, nowhere, "is empty: give model_list")
-    return _Tree(findings).part(node, 1, "", 0)
+    return root
 
 
 def _give_up(findings: Findings, part: Part, words: str) -> NoReturn:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 from redis_router import InvalidArgument, Provider
-from redis_router.gateway.config.findings import Part, closest, shown
+from redis_router.gateway.config.findings import Part, closest, masked, shown
 from redis_router.gateway.config.headers import CREDENTIALS, extra_headers
 from redis_router.gateway.config.hosts import HOSTS, REFUSED, Host
 from redis_router.gateway.config.known import INFO, PARAMS, used
@@ -85,7 +85,7 @@ def _is_acceptable(entry: Entry, reading: Reading) -> bool:
     try:
         Provider(entry.name, (entry.model_name,), weight=entry.endpoint.weight)
     except InvalidArgument as error:
-        reading.findings.refuse(entry.part, f"{error}: give it a name with model_info.id")
+        reading.findings.refuse(entry.part, f"{masked(str(error))}: give it a name with model_info.id")
         return False
     return True
 
@@ -132,6 +132,8 @@ def _model(part: Part, reading: Reading) -> tuple[str, Host | None, str]:
         refuse(part, f"{shown(part)}: {REFUSED.get(prefix, f'the prefix is not known. {other}')}")
     elif not model or "*" in model:
         refuse(part, f"is {shown(part)}: name one model after the prefix")
+    elif "://" in model or model.startswith("sk-"):
+        refuse(part, "looks like a URL or a key, and is not shown: give the name of a model, and those in their places")
     elif prefix in ("openai", "azure") and _ROUTES_OF_LITELLM.match(model):
         refuse(part, f"is {shown(part)}: give the name alone; clients choose the route by what they ask")
     elif prefix == "fireworks_ai" and "/" not in model:

@@ -107,7 +107,12 @@ def shown(part: Part) -> str:
         return repr(value)
     if _OF_SECRETS.search(part.key) or "headers." in part.path or _is_secret(value):
         return "not shown here"
-    return _short(repr(re.sub(r"\?.*", "?…", re.sub(r"//[^/\s]*@", "//…@", value, flags=re.DOTALL), flags=re.DOTALL)))
+    return _short(repr(re.sub(r"\?.*", "?…", _without_login(value), flags=re.DOTALL)))
+
+
+def masked(text: str) -> str:
+    """A sentence about values of the file, without what may be secrets."""
+    return re.sub(r"\S+", lambda word: "(not shown)" if _is_secret(word[0]) else word[0], _without_login(text))
 
 
 def variable_of(value: str) -> str | None:
@@ -125,6 +130,10 @@ def closest(key: str, known: Iterable[str]) -> str | None:
 def _is_secret(text: str) -> bool:
     """Could it be one? A name such as claude-3-5-sonnet-20241022 could not: its words are short."""
     return bool(_LIKE_A_SECRET.search(text)) and ("sk-" in text.lower() or not _OF_WORDS.fullmatch(text))
+
+
+def _without_login(text: str) -> str:
+    return re.sub(r"\S*@", "…@", text)
 
 
 def _short(text: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from redis_router import Provider
 from redis_router.gateway.config.entries import Entry, entry_of, model_name_of
-from redis_router.gateway.config.findings import Part
+from redis_router.gateway.config.findings import Part, masked
 from redis_router.gateway.config.reading import Reading
 from redis_router.integrations.httpx import Upstream
 
@@ -44,8 +44,8 @@ def _grouped(entries: list[Entry], reading: Reading) -> list[list[Entry]]:
         if group and group[0].endpoint != entry.endpoint:
             reading.findings.refuse(
                 entry.part,
-                f"is a provider {entry.name!r}, as the entry in line {group[0].part.line}, and differs from it:"
-                " give each a model_info.id of its own",
+                f"is a provider {masked(repr(entry.name))}, as the entry in line {group[0].part.line}, and differs from"
+                " it: give each a model_info.id of its own",
             )
             continue
         if entry.model_name in {each.model_name for each in group}:
