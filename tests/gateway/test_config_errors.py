@@ -79,6 +79,7 @@ PARAMS = [
     ("model: openai/x\napi_key: 'two words'", 5, "not shown here: give ASCII without blanks"),
     ("model: openai/x\nweight: heavy", 5, "is 'heavy': give a number from 0 to 1e+06"),
     ("model: openai/x\nweight: -1", 5, "is -1"),
+    ("model: openai/x\nweight: 0.0000001", 5, "is 1e-07: give 0.000001 or more, or 0 for no calls at all"),
     ("model: openai/x\nweight: .nan", 5, "is nan"),
     ("model: openai/x\nweight: true", 5, "is True"),
     ("model: openai/x\nweight: 0x" + "f" * 300, 5, "is a huge number"),

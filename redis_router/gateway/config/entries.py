@@ -16,6 +16,7 @@ _ROUTES_OF_LITELLM = re.compile(r"(responses|o_series|gpt5_series|global|us|eu)/
 _HOST = re.compile(r"([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,20}\.?|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _V1_NAMES = ("v1", "preview", "latest")
 _MODEL_CHARS = 256
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-6, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _endpoint(params: dict[str, Part], reading: Reading) -> tuple[Endpoint | Non
     """And the name that the provider has without an id."""
     before = reading.findings.count
     prefix, host, model = _model(params["model"], reading)
-    weight = reading.number(params["weight"], least=0.0, most=1e6) if "weight" in params else 1.0
+    weight = _weight(params["weight"], reading) if "weight" in params else 1.0
     headers = extra_headers(params, reading)
     url = reading.text(params["api_base"]) if "api_base" in params else None
     address = _address(params["api_base"], url, reading) if url is not None else None
@@ -107,6 +108,14 @@ def _endpoint(params: dict[str, Part], reading: Reading) -> tuple[Endpoint | Non
         return None, ""
     name = f"{prefix}/{model}" + (f"@{address.netloc.lower()}" if address is not None else "")
     return Endpoint(model, base, host.api, key, version, tuple(sorted(headers.items())), weight), name
+
+
+def _weight(part: Part, reading: Reading) -> float | None:
+    weight = reading.number(part, least=0.0, most=_MOST_WEIGHT)
+    if weight is not None and 0 < weight < _LEAST_WEIGHT:
+        reading.findings.refuse(part, f"is {shown(part)}: give {_LEAST_WEIGHT:f} or more, or 0 for no calls at all")
+        return None
+    return weight
 
 
 def _model(part: Part, reading: Reading) -> tuple[str, Host | None, str]:

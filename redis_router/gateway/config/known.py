@@ -112,7 +112,7 @@ KNOWN: dict[str, Known] = {
             r"callbacks|success_callback|failure_callback|service_callback|.*_callbacks?|turn_off_message_logging": (
                 "no callbacks are called, and bodies are never logged; /metrics has the figures"
             ),
-            r"set_verbose|json_logs|verbose|log_.*": "the log is set on the command line; take it out",
+            r"set_verbose|json_logs|verbose|log_.*": "the gateway has a log of its own; take it out",
             r"max_budget|budget_duration|.*cost.*|.*budget.*": _COSTS,
             r"redis_.*|cache_.*": _REDIS,
         },
