@@ -1,4 +1,4 @@
-"""What the gateway is told, as values: `config.py` makes them from the file."""
+"""What the gateway is told, as values: `config` makes them from the file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

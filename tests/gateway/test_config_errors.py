@@ -92,8 +92,8 @@ PARAMS = [
     ("model: openai/x\nmodel: openai/y", 5, "is there twice, at first in line 4"),
     ("model: openai/x\nmock_response: hello", 5, "take it out"),
     ("model: !vault abc", 4, "has a tag"),
-    ("model: hosted_vllm/a b\napi_base: http://x/v1", 2, "give it a name with model_info.id"),
-    ("model: openai/" + "long-" * 20, 2, "give it a name with model_info.id"),
+    ("model: hosted_vllm/a b\napi_base: http://x/v1", 2, "cannot be a provider's name"),
+    ("model: openai/" + "long-" * 20, 2, "cannot be a provider's name"),
 ]
 
 
@@ -179,8 +179,8 @@ TOPS = [
     ("", "config.yaml:1: the file is empty: give model_list"),
     ("# nothing\n", "config.yaml:1: the file is empty: give model_list"),
     ("- a\n", "config.yaml:1: the file is a list: give a mapping"),
-    ("model_list: []\n", "config.yaml:1: model_list: there is no model"),
-    ("litellm_settings: {}\n", "config.yaml:1: the file there is no model"),
+    ("model_list: []\n", "config.yaml:1: model_list: has no model"),
+    ("litellm_settings: {}\n", "config.yaml:1: the file has no model"),
     ("model_lst: []\n", "config.yaml:1: model_lst: unknown key: did you mean model_list?"),
     (GPT + "guardrails: []\n", "guardrails: no guardrail runs here"),
     (GPT + "include: [other.yaml]\n", "include: one file is read"),

@@ -85,8 +85,12 @@ def _is_acceptable(entry: Entry, reading: Reading) -> bool:
     """Would a router take it as a provider?"""
     try:
         Provider(entry.name, (entry.model_name,), weight=entry.endpoint.weight)
-    except InvalidArgument as error:
-        reading.findings.refuse(entry.part, f"{masked(str(error))}: give it a name with model_info.id")
+    except InvalidArgument:  # its name, as all else was looked at before
+        reading.findings.refuse(
+            entry.part,
+            f"{masked(entry.name)} cannot be a provider's name, which has 1 to 64 letters, digits or . _ : / @ -, the"
+            " first a letter or digit: give model_info.id",
+        )
         return False
     return True
 

@@ -13,8 +13,12 @@ ENVIRONMENT = "os.environ/"
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./ -]{0,59}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _OF_SECRETS = re.compile(r"key|secret|token|password|credential|auth|sha256", re.IGNORECASE)
-_LIKE_A_SECRET = re.compile(r"\b[a-z]{2,6}[-_][A-Za-z0-9_-]{16,}|sk-|[A-Za-z0-9]{28,}|Bearer", re.IGNORECASE)
-_OF_WORDS = re.compile(r"[a-z0-9.]{1,16}(-[a-z0-9.]{1,12})*", re.IGNORECASE)
+_LIKE_A_SECRET = re.compile(
+    r"(?<![a-z0-9])sk[-_]|\bBearer\b|[a-z0-9]{28}|[0-9a-f]{8}-[0-9a-f]{4}-"
+    r"|(?=[a-z]*[0-9])(?=[0-9]*[a-z])[a-z0-9]{16}",
+    re.IGNORECASE,
+)
+"""Usual beginnings, UUIDs, and long words; those with digits among the letters sooner."""
 _SHOWN = 80
 
 
@@ -110,9 +114,10 @@ def shown(part: Part) -> str:
     return _short(repr(re.sub(r"\?.*", "?…", _without_login(value), flags=re.DOTALL)))
 
 
-def masked(text: str) -> str:
-    """A sentence about values of the file, without what may be secrets."""
-    return re.sub(r"\S+", lambda word: "(not shown)" if _is_secret(word[0]) else word[0], _without_login(text))
+def masked(name: str) -> str:
+    """The name of a provider, fit to be shown, in quotes. Its host may be one in the way of a login: @host."""
+    name = re.sub(r"\S*:\S*@", "…@", name)
+    return "(not shown)" if _is_secret(name) else repr(name)
 
 
 def variable_of(value: str) -> str | None:
@@ -129,7 +134,7 @@ def closest(key: str, known: Iterable[str]) -> str | None:
 
 def _is_secret(text: str) -> bool:
     """Could it be one? A name such as claude-3-5-sonnet-20241022 could not: its words are short."""
-    return bool(_LIKE_A_SECRET.search(text)) and ("sk-" in text.lower() or not _OF_WORDS.fullmatch(text))
+    return _LIKE_A_SECRET.search(text) is not None
 
 
 def _without_login(text: str) -> str:

@@ -167,7 +167,8 @@ TOP = Known(
     {
         r"environment_variables": "it is not read: set them in the environment of the gateway",
         r"callback_settings|mcp_servers|mcp_aliases|files_settings|finetune_settings|batch_settings|assistant_settings"
-        r"|vector_store_registry|search_tools|prompts|agent_list|agents": _WITH_SENSE_IN_LITELLM,
+        r"|vector_store_registry|search_tools|sandbox_tools|prompts|agent_list|mcp_tools|worker_registry|plugins"
+        r"|classifier_plugin|pass_through_endpoints|default_vertex_config": _WITH_SENSE_IN_LITELLM,
     },
     {
         **dict.fromkeys(

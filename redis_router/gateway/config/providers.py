@@ -26,7 +26,7 @@ def models_of(part: Part | None, root: Part, reading: Reading) -> Models:
     """Of the file's `model_list`."""
     found = reading.sequence(part) if part is not None else ()
     if not found and (part is None or part.value in (None, ())):
-        reading.findings.refuse(part or root, "there is no model: give model_list, with an entry for each")
+        reading.findings.refuse(part or root, "has no model: give model_list, with an entry for each")
     entries, named = [], set()
     for each in found:
         model_name = model_name_of(each, reading)
@@ -44,7 +44,7 @@ def _grouped(entries: list[Entry], reading: Reading) -> list[list[Entry]]:
         if group and group[0].endpoint != entry.endpoint:
             reading.findings.refuse(
                 entry.part,
-                f"is a provider {masked(repr(entry.name))}, as the entry in line {group[0].part.line}, and differs from"
+                f"is a provider {masked(entry.name)}, as the entry in line {group[0].part.line}, and differs from"
                 " it: give each a model_info.id of its own",
             )
             continue
