@@ -1,14 +1,15 @@
 """The router whose attempts are traced."""
 
 from collections.abc import Callable, Collection
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from opentelemetry.trace import TracerProvider
 
 from redis_router import Attempt, Attempts, InvalidArgument, NoProviderAvailable, Router, Transition
 from redis_router.integrations.opentelemetry.attempts import Request, TracedAttempt, TracedAttempts
 from redis_router.integrations.opentelemetry.spans import Spans
-from redis_router.provider import ClientT
+
+ClientT = TypeVar("ClientT")
 
 
 class TracedRouter(Router[ClientT]):

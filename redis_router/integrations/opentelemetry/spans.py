@@ -148,8 +148,6 @@ def say_raised(span: Span, error: BaseException | None) -> None:
 def say_nobody(span: Span, error: NoProviderAvailable) -> None:
     """Why nobody could be asked, provider by provider."""
     if span.is_recording():
-        if error.reasons:
-            name_after(span, error.model)
         reasons = [f"{name}: {why}" for name, why in list(error.reasons.items())[:_MOST_REASONS]]
         span.set_attribute("redis_router.reasons", reasons)
         if error.retry_after is not None:
