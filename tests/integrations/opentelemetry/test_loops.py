@@ -299,6 +299,7 @@ def test_a_return_out_of_the_loop_ends_the_request(router, traces):
         async for attempt in router.attempts("m"):
             with attempt:
                 return "answer"
+        raise AssertionError("there was nobody")
 
     async def ask_once():
         assert await answer() == "answer"
