@@ -64,6 +64,11 @@ class Attempt(Generic[ClientT]):
         return self._candidate.provider.whole
 
     @property
+    def record(self) -> str:
+        """The name of the record that this call counts for: the provider's, or that of its circuit for this model."""
+        return self._candidate.health.name
+
+    @property
     def permit(self) -> str | None:
         """The half-open permit this call holds, None for an ordinary call."""
         return self._permit.token if self._permit is not None else None

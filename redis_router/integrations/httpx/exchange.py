@@ -106,8 +106,8 @@ async def _ask(
     """The response of one attempt; None where it failed and another attempt follows. Raises what the attempt raises."""
     with ExitStack() as block:
         block.enter_context(attempt)
-        if attempt.headers:
-            request.headers.update(attempt.headers)
+        if headers := attempt.headers:
+            request.headers.update(headers)
         usual = _bound(request, attempt.timeout)
         response = await way.send(transport, request, attempt.timeout)
         if attempt.timeout is not None:

@@ -39,7 +39,7 @@ class Request:
             spans.name_after(self._opened.span, self._model)
         self._begun += 1
         self._under_way += 1
-        self._opened.providers.add(attempt.provider.name)
+        self._opened.records.add(attempt.record)
         return self._begun
 
     def ended(self, attempt: Attempt[Any], error: BaseException | None, *, goes_on: bool) -> None:
@@ -87,6 +87,11 @@ class TracedAttempt:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attempt, name)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """For `isinstance`: it stands for an Attempt."""
+        return type(self._attempt)
+
     @property
     def headers(self) -> Mapping[str, str]:
         """`traceparent` for a provider that may have it, while the block runs."""
@@ -103,10 +108,9 @@ class TracedAttempt:
         self.hand_over()
 
     def hand_over(self) -> None:
-        """The caller's span is current again, where this one is; in another thread or task it never was."""
-        if self._current is not None and context.get_current() is self._current and self._before is not None:
+        """The caller's span is current again where this one is, which in another thread or task it may not be."""
+        if self._before is not None and context.get_current() is self._current:
             context.attach(self._before)
-        self._current = self._before = None
 
     def __enter__(self) -> Self:
         self._attempt.__enter__()
@@ -121,10 +125,12 @@ class TracedAttempt:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> bool:
         self.hand_over()
-        goes_on = bool(self._attempt.__exit__(kind, error, trace))
+        if self._opened is not None:
+            self._opened.hear_no_more()
+        goes_on = bool(self._attempt.__exit__(kind, error, where))
         if self._opened is not None:
             spans.say_raised(self._opened.span, error)
             self._opened.end(self._attempt.verdict, error, {})
@@ -143,6 +149,11 @@ class TracedAttempts:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attempts, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """For `isinstance`: it stands for Attempts."""
+        return type(self._attempts)
 
     def __iter__(self) -> Iterator[TracedAttempt]:
         request = Request(self._made_by, self._model)

@@ -38,11 +38,15 @@ class TracedRouter(Router[ClientT]):
         super().__init__(redis, on_transition=self._spans.changed, **options)
 
     def attempt(self, model: str, *, exclude: Collection[str] = ()) -> Attempt[ClientT]:
-        """As `Router.attempt`, with a span of its own; where nobody is available, a request's span says why."""
+        """As `Router.attempt`, with a span of its own; where nobody is available, a request's span says why.
+
+        A refusal with `exclude` has none: the loop that excludes knows what it tried.
+        """
         try:
             made = super().attempt(model, exclude=exclude)
         except NoProviderAvailable as error:
-            Request(self._spans, model).left(error)
+            if not exclude:
+                Request(self._spans, model).left(error)
             raise
         return cast(Attempt[ClientT], TracedAttempt(made, self._spans))
 

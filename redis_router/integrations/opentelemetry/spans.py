@@ -17,24 +17,27 @@ import redis_router
 from redis_router import Attempt, InvalidArgument, NoProviderAvailable, Outcome, RouterError, Transition, Verdict
 from redis_router.runtime.log import log
 
-_MOST_CHARS, _MOST_REASONS = 200, 50
+_MOST_CHARS, _MOST_REASONS, _MOST_FRAMES = 200, 50, 50
 
 
 class OpenSpan:
-    """A span until it ends, which is once, whoever ends it and however often. Nobody holds it: it ends with that."""
+    """A span until it ends: once, whoever ends it; where everybody forgot it, then.
 
-    __slots__ = ("__weakref__", "_among", "providers", "span")
+    records  of the providers whose transitions it hears of
+    """
 
-    def __init__(self, span: Span, among: "dict[int, ref[OpenSpan]]", *providers: str) -> None:
+    __slots__ = ("__weakref__", "_among", "records", "span")
+
+    def __init__(self, span: Span, among: "dict[int, ref[OpenSpan]]", *records: str) -> None:
         self.span = span
-        self.providers = set(providers)
+        self.records = set(records)
         self._among = among
         if span.is_recording():
             among[id(self)] = ref(self)
 
-    def concerns(self, record: str) -> bool:
-        """Is it of a call to this provider? With a circuit for each model, its records are named provider/model."""
-        return any(record == name or record.startswith(f"{name}/") for name in list(self.providers))
+    def hear_no_more(self) -> None:
+        """Of transitions: what this call brings about itself comes at a moment when its span may have ended or not."""
+        self.records.clear()
 
     def end(self, verdict: Verdict | None, error: BaseException | None, more: Mapping[str, Any]) -> None:
         """With what became of it."""
@@ -96,7 +99,9 @@ class Spans:
         }
         if attempt.permit is not None:
             attributes["redis_router.half_open"] = True
-        return OpenSpan(self._started(f"attempt {name}", parent, SpanKind.CLIENT, attributes), self._open, name)
+        return OpenSpan(
+            self._started(f"attempt {name}", parent, SpanKind.CLIENT, attributes), self._open, attempt.record
+        )
 
     def reaches(self, provider: str) -> bool:
         """Is this provider told of the trace?"""
@@ -121,7 +126,7 @@ class Spans:
         }
         for each in list(self._open.values()):
             opened = each()
-            if opened is not None and opened.concerns(change.provider):
+            if opened is not None and change.provider in opened.records:
                 opened.span.add_event("redis_router.transition", told)
         if self._listener is not None:
             self._listener(change)
@@ -141,7 +146,7 @@ def say_first_token(span: Span, seconds: float) -> None:
 def say_raised(span: Span, error: BaseException | None) -> None:
     """What left the block, without its message."""
     if isinstance(error, Exception) and span.is_recording():
-        frames = "".join(traceback.format_tb(error.__traceback__))
+        frames = "".join(traceback.format_tb(error.__traceback__, -_MOST_FRAMES))
         span.add_event("exception", {"exception.type": _name_of(error), "exception.stacktrace": frames})
 
 

@@ -10,7 +10,17 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from redis_router import CircuitConfig, InvalidArgument, NoProviderAvailable, Provider, UnknownProvider
+from redis_router import (
+    Attempt,
+    Attempts,
+    CircuitConfig,
+    InvalidArgument,
+    NoProviderAvailable,
+    Outcome,
+    Provider,
+    RouterError,
+    UnknownProvider,
+)
 from redis_router.integrations.opentelemetry import TracedRouter
 from tests.integrations.opentelemetry.conftest import events_of
 from tests.support.fleet import QUICK, Status, ask, fail, half_open, new_worker, only, until
@@ -151,6 +161,8 @@ def test_nobody_was_available(started, traces):
         ask(router.attempts("m"), None)
     with pytest.raises(NoProviderAvailable):
         router.attempt("m")
+    with pytest.raises(NoProviderAvailable):
+        router.attempt("m", exclude=["first"])
     assert traces.names == ["request", "request"]
     for span in traces.spans:
         reasons = span.attributes["redis_router.reasons"]
@@ -381,6 +393,52 @@ def test_another_thread_ends_the_block(router, traces):
     thread.join()
     assert done == [False]
     assert traces.names == ["attempt first"]
+
+
+def test_another_thread_says_that_the_answer_began(router, traces):
+    """It may have a copy of the block's context; the block's own is put right when it ends."""
+
+    async def ask_once():
+        before = current()
+        with router.attempt("m") as attempt:
+            await asyncio.to_thread(attempt.first_token)
+        assert current() is before
+
+    asyncio.run(ask_once())
+    with traces.tracer.start_as_current_span("caller") as caller:
+        with router.attempt("m") as attempt:
+            thread = threading.Thread(target=attempt.first_token)
+            thread.start()
+            thread.join()
+        assert current() is caller
+    assert traces.names == ["attempt first", "caller", "attempt first"]
+
+
+def test_a_span_of_the_blocks_own_stays_current(router, traces):
+    """Where the answer begins inside of it."""
+    with router.attempt("m") as attempt, traces.tracer.start_as_current_span("mine") as mine:
+        attempt.first_token()
+        assert current() is mine
+    assert not current().get_span_context().is_valid
+
+
+def test_it_stands_for_an_attempt(router):
+    """Code that looks at types goes on; what an attempt has, this one has."""
+    attempts = router.attempts("m", deadline=5.0)
+    assert isinstance(attempts, Attempts)
+    assert not attempts.is_over
+    for attempt in attempts:
+        assert isinstance(attempt, Attempt)
+        assert attempt.verdict is None
+        with attempt:
+            assert 0 < attempt.timeout <= 5.0
+            attempt.succeed(5.0)
+        assert attempt.verdict.outcome is Outcome.SUCCESS
+        with pytest.raises(RouterError, match="used already"):
+            attempt.__enter__()
+    single = router.attempt("m")
+    assert (single.record, single.model, single.was_used) == ("first", "m", False)
+    single.discard()
 
 
 def test_a_block_that_goes_from_context_to_context(router, traces):
