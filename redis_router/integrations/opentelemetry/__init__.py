@@ -2,6 +2,7 @@
 
 router    the router that makes traced attempts
 attempts  attempts and requests: when their spans begin and end
+place     where an attempt's span is the current one
 spans     the spans: names, attributes, events
 """
 

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from opentelemetry import context, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from redis_router import Attempt, Attempts, NoProviderAvailable
 from redis_router.integrations.opentelemetry import spans
+from redis_router.integrations.opentelemetry.place import Place
 from redis_router.integrations.opentelemetry.spans import OpenSpan, Spans
 
 _W3C = TraceContextTextMapPropagator()
@@ -73,15 +74,14 @@ class Request:
 class TracedAttempt:
     """An Attempt with a span from the beginning of its block to the end; everything else is the attempt's own."""
 
-    __slots__ = ("_attempt", "_before", "_current", "_made_by", "_opened", "_request", "_started")
+    __slots__ = ("_attempt", "_made_by", "_opened", "_place", "_request", "_started")
 
     def __init__(self, attempt: Attempt[Any], made_by: Spans, request: Request | None = None) -> None:
         self._attempt = attempt
         self._made_by = made_by
         self._request = request
         self._opened: OpenSpan | None = None
-        self._current: Context | None = None
-        self._before: Context | None = None
+        self._place: Place | None = None
         self._started = 0.0
 
     def __getattr__(self, name: str) -> Any:
@@ -108,20 +108,17 @@ class TracedAttempt:
         self.hand_over()
 
     def hand_over(self) -> None:
-        """The caller's span is current again where this one is, which in another thread or task it may not be."""
-        if self._before is not None and context.get_current() is self._current:
-            context.attach(self._before)
+        """What was current before the block is so again."""
+        if self._place is not None:
+            self._place.leave()
 
     def __enter__(self) -> Self:
         self._attempt.__enter__()
         request, self._started = self._request, time.perf_counter()
         number, parent = (1, None) if request is None else (request.begins(self._attempt), request.context)
         self._opened = self._made_by.attempt(self._attempt, number, parent)
-        span = self._opened.span
-        if span.get_span_context().is_valid:
-            self._before = context.get_current()
-            self._current = trace.set_span_in_context(span)
-            context.attach(self._current)
+        if self._opened.span.get_span_context().is_valid:
+            self._place = Place(self._opened.span)
         return self
 
     def __exit__(

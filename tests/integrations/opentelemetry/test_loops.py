@@ -422,6 +422,24 @@ def test_a_span_of_the_blocks_own_stays_current(router, traces):
     assert not current().get_span_context().is_valid
 
 
+def test_blocks_that_end_in_any_order(router, traces):
+    """Two generators side by side, which yield before they say that the answer began; and two attempts by hand."""
+
+    def stream():
+        for attempt in router.attempts("m"):
+            with attempt:
+                yield from (1, 2)
+
+    with traces.tracer.start_as_current_span("caller") as caller:
+        assert list(zip(stream(), stream(), strict=False)) == [(1, 1), (2, 2)]
+        assert current() is caller
+        one, other = router.attempt("m").__enter__(), router.attempt("m").__enter__()
+        one.__exit__(None, None, None)
+        assert current() is not caller
+        other.__exit__(None, None, None)
+        assert current() is caller
+
+
 def test_it_stands_for_an_attempt(router):
     """Code that looks at types goes on; what an attempt has, this one has."""
     attempts = router.attempts("m", deadline=5.0)
