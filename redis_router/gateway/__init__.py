@@ -1,8 +1,8 @@
 """A ready gateway on the public API: `redis-router gateway -c config.yaml`.
 
-    config.py     the file: read, checked, and turned into Settings
     settings.py   what the gateway is told, as values
     keys.py       who may ask
+    config/       the file: read, checked, and turned into Settings
     relay.py      one request, through the failover transport, and its answer
     upstreams.py  the connections to the providers
     app.py        the routes, the life of the router, the file read again

@@ -1,4 +1,4 @@
-"""What the gateway is told, as values: `config.py` makes them from the file."""
+"""What the gateway is told, as values: `config` makes them from the file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,8 @@ from redis_router.integrations.httpx import Upstream
 
 OPENAI, ANTHROPIC = "openai", "anthropic"
 """The APIs that a model may be asked by."""
+LONGEST_DEADLINE = 3600.0
+"""Seconds, where the file does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Key:
     """
 
     name: str
-    sha256: str
+    sha256: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Settings:
     providers            each with an Upstream as its client, in the order of the file
     apis                 model → OPENAI or ANTHROPIC
     keys                 none: whoever reaches the gateway may ask
+    allow_anyone         without keys, may it be reached from other machines?
     fallbacks            model → models to ask for instead, in this order
     deadline             for a request as a whole; a request may say another, up to `longest_deadline`
     first_token_timeout  for each attempt of a stream until its content; None for a share of the deadline
@@ -41,9 +44,10 @@ class Settings:
     providers: tuple[Provider[Upstream], ...]
     apis: Mapping[str, str]
     keys: tuple[Key, ...] = ()
+    allow_anyone: bool = False
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     deadline: float = 600.0
-    longest_deadline: float = 3600.0
+    longest_deadline: float = LONGEST_DEADLINE
     first_token_timeout: float | None = None
     max_attempts: int | None = None
     forward_headers: frozenset[str] = frozenset()

@@ -6,6 +6,7 @@ or a key.
 
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from operator import attrgetter
 from typing import Any
 from weakref import ref
 
@@ -175,7 +176,9 @@ def _description(verdict: Verdict | None, error: BaseException | None) -> str:
     if isinstance(error, NoProviderAvailable):
         return str(error)[:1000]
     words = [] if verdict is None else [verdict.reason or verdict.outcome.value]
-    return ": ".join([*words, *([] if error is None else [_name_of(error)])])
+    if error is not None:
+        words.append(_name_of(error))
+    return ": ".join(words)
 
 
 def _name_of(error: BaseException) -> str:
@@ -184,9 +187,12 @@ def _name_of(error: BaseException) -> str:
 
 
 def _status_of(error: Exception) -> int | None:
-    """The HTTP status that SDKs put into what they raise."""
-    try:
-        status = getattr(error, "status_code", None)
-    except Exception:
-        return None
-    return status if isinstance(status, int) and status >= 400 else None
+    """The HTTP status, where SDKs and HTTP clients put it."""
+    for read in (attrgetter("status_code"), attrgetter("response.status_code")):
+        try:
+            status = read(error)
+        except Exception:  # httpx raises where an error has no request
+            continue
+        if isinstance(status, int) and status >= 400:
+            return status
+    return None

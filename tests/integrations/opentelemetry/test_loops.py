@@ -6,6 +6,7 @@ import gc
 import threading
 from uuid import uuid4
 
+import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
@@ -139,6 +140,14 @@ def test_what_the_code_said_is_the_outcome(router, traces):
         ("rate_limited", "rate_limited", "rate_limited"),
         ("ignored", None, None),
     ]
+
+
+def test_the_status_of_an_http_clients_error(router, traces):
+    """httpx and requests have it in the response."""
+    request = httpx.Request("GET", "http://llm")
+    with pytest.raises(httpx.HTTPStatusError), router.attempt("m"):
+        httpx.Response(502, request=request).raise_for_status()
+    assert traces.named("attempt first").attributes["error.type"] == "502"
 
 
 def test_one_attempt_is_one_span(router, traces):
