@@ -20,7 +20,7 @@ for name in ("OPENAI", "AZURE"):
     router.register_provider(Provider(name.lower(), models=("gpt-4o",), client=upstream))
 transport = failover(router, deadline=120.0, first_token_timeout=15.0)
 sync, awaited = DefaultHttpxClient(transport=transport), DefaultAsyncHttpxClient(transport=transport)
-model = ChatOpenAI(model="gpt-4o", api_key="-", http_client=sync, http_async_client=awaited)
+model = ChatOpenAI(model="gpt-4o", api_key=lambda: "-", http_client=sync, http_async_client=awaited)
 
 
 @tool

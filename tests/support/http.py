@@ -207,7 +207,8 @@ def _message(server: LlmServer, body: dict[str, Any]) -> dict[str, Any]:
     if server.tool is None or "tools" not in body or body["messages"][-1]["role"] == "tool":
         return {"role": "assistant", "content": "".join(ANSWER)}
     function = {"name": server.tool[0], "arguments": json.dumps(server.tool[1])}
-    return {"role": "assistant", "content": None, "tool_calls": [{"id": "t1", "type": "function", "function": function}]}
+    calls = [{"id": "t1", "type": "function", "function": function}]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
 
 
 def _ending(message: dict[str, Any]) -> str:
