@@ -90,6 +90,7 @@ STARTS = {
     "litellm": Start("docs/litellm.md", "import asyncio", "pip install -e '.[litellm]'"),
 }
 PROXY = command("docs/litellm.md", "pip install -e '.[litellm]' 'litellm[proxy]'")
+MASTER_KEY = snippet("docs/litellm.md", "export LITELLM_MASTER_KEY")
 DEMO = snippet("README.md", "redis-router demo")
 WORKER = snippet("README.md", "redis-router worker")
 TUTORIAL = "docs/tutorial.md"
@@ -201,11 +202,9 @@ def test_the_proxy_works_in_a_fresh_environment(fresh, ours, servers, one_real):
     fresh.install(PROXY)
     (fresh.folder / "fleet.py").write_text(ours(snippet("docs/litellm.md", "breaker = FleetBreaker")))
     (fresh.folder / "config.yaml").write_text(ours(snippet("docs/litellm.md", "litellm_settings:")))
-    port = free_port()
-    proxy = fresh.begin(
-        f"{snippet('docs/litellm.md', 'litellm --config').strip()} --host 127.0.0.1 --port {port}",
-        **keys(servers, one_real.url),
-    )
+    port, key = free_port(), fresh.run(f"{MASTER_KEY}printenv LITELLM_MASTER_KEY").strip()
+    run = f"{snippet('docs/litellm.md', 'litellm --config').strip()} --host 127.0.0.1 --port {port}"
+    proxy = fresh.begin(run, LITELLM_MASTER_KEY=key, **keys(servers, one_real.url))
     question = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello?"}]}
     try:
         url = f"http://127.0.0.1:{port}/v1/chat/completions"
@@ -213,7 +212,7 @@ def test_the_proxy_works_in_a_fresh_environment(fresh, ours, servers, one_real):
         def answered():
             assert proxy.poll() is None, fresh.log()
             with suppress(httpx.TransportError):
-                return httpx.post(url, json=question, timeout=30)
+                return httpx.post(url, json=question, headers={"authorization": f"Bearer {key}"}, timeout=30)
 
         said = eventually(answered, "the proxy answers", 200)
         assert said.json()["choices"][0]["message"]["content"] == TEXT, fresh.log()
