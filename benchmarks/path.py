@@ -127,6 +127,7 @@ class Path:
         for name, (stream, fault) in TROUBLES.items():
             self.bad.faults = Always(fault)  # type: ignore[assignment]
             await self._while(self.rows[name], stream, self._for(self.number))
+            print(f"  {name}: {self.rows[name].text()}", flush=True)
             self.bad.faults = deque()
             await self._while(self.rows[RECOVERED], False, self._until_asked())
         await self._while(self.rows[REDIS], False, self._restart_redis())
@@ -159,9 +160,9 @@ class Path:
         await asyncio.sleep(PAUSE * number)
 
     async def _until_asked(self) -> None:
-        """Ten times: its circuit is closed then, if it has one."""
+        """Five times: its circuit is closed then, if it has one."""
         before, until = len(self.bad.asked), time.perf_counter() + RECOVERS
-        while len(self.bad.asked) < before + 10 and time.perf_counter() < until:
+        while len(self.bad.asked) < before + 5 and time.perf_counter() < until:
             await asyncio.sleep(PAUSE)
 
     async def _restart_redis(self) -> None:

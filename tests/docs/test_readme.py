@@ -73,7 +73,7 @@ def test_the_asyncio_lines_run(as_a_user):
 
 
 def test_quick_starts_and_examples_are_typed(tmp_path):
-    """mypy --strict as they stand: `attempt.provider.client` is the SDK's client. (No frameworks are installed here.)"""
+    """mypy --strict as they stand: `attempt.provider.client` is the SDK's client."""
     begin = "        with attempt:  # times"
     assert begin in QUICK_START
     reveal = QUICK_START.replace(begin, f"        reveal_type(attempt.provider.client)\n{begin}")
