@@ -56,10 +56,10 @@ async def sdk(redis: str, urls: dict[str, str]) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def over_failover(redis: str, urls: dict[str, str]) -> AsyncIterator[Ask]:
-    """One client over both."""
+    """One client over both, in turn as well."""
     import openai
 
-    router: Router[Upstream] = Router(redis)
+    router: Router[Upstream] = Router(redis, strategy="round_robin")
     for name, url in urls.items():
         router.register_provider(Provider(name, models=(MODEL,), client=Upstream(url)))
     transport = failover(router, deadline=TIMEOUT)

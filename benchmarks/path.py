@@ -4,9 +4,9 @@
     python -m benchmarks.path --only failover --quick
 
 Two gateway processes of each kind stand before two providers over HTTP, "bad" and "good", and share a Redis. Requests
-come ten a second, to both in turn. Troubles follow one another; between them it is waited until "bad" is asked again.
-At last Redis is restarted, and then, while "bad" is down, each process is replaced: the new one takes the requests, the
-old one ends those that it has and closes.
+come ten a second, to both in turn. Troubles follow one another; between them it is waited until "bad" is asked again,
+and its record is reset. At last Redis is restarted, and then, while "bad" is down, each process is replaced: the new
+one takes the requests, the old one ends those that it has and closes.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.gateways import KINDS
-from benchmarks.transports import Always
 from redis_router import Operator
 from redis_router.cli.terminal import end_on_signals
 from redis_router.testing.server import EmbeddedServer
@@ -33,14 +32,30 @@ PAUSE = 0.1
 RECOVERS = 30.0
 """Seconds that are waited for a provider that is well again."""
 TROUBLES: dict[str, tuple[bool, Any]] = {
-    "hangs": (False, "hang"),
-    "breaks streams before the content": (True, "cut_early"),
-    "breaks streams after the content": (True, "cut"),
-    "answers 429, for 5 s": (False, (429, {"retry-after": "5"})),
-    "answers 401": (False, (401, {})),
     "answers 503": (False, (503, {})),
+    "answers 401": (False, (401, {})),
+    "answers 429, for 5 s": (False, (429, {"retry-after": "5"})),
+    "answers garbage": (False, "garbage"),
+    "hangs": (False, "hang"),
+    "hangs after its headers, in a stream": (True, "silent"),
+    "breaks streams before their content": (True, "cut_early"),
+    "ends streams with an error event, before their content": (True, "overloaded_early"),
+    "breaks streams after their first content": (True, "cut"),
 }
-RECOVERED, REDIS, ROLLING = "is well again, six times", "Redis is restarted", "is down; the processes are replaced"
+RECOVERED, REDIS, ROLLING = "is well again, nine times", "Redis is restarted", "is down; the processes are replaced"
+
+
+class Always:
+    """A fault for each request, as `LlmServer.faults` wants it."""
+
+    def __init__(self, fault: Any) -> None:
+        self.fault = fault
+
+    def __bool__(self) -> bool:
+        return True
+
+    def popleft(self) -> Any:
+        return self.fault
 
 
 @dataclass
@@ -130,8 +145,10 @@ class Path:
             print(f"  {name}: {self.rows[name].text()}", flush=True)
             self.bad.faults = deque()
             await self._while(self.rows[RECOVERED], False, self._until_asked())
+            await asyncio.to_thread(self._forget)
         await self._while(self.rows[REDIS], False, self._restart_redis())
         self.bad.faults = Always((503, {}))  # type: ignore[assignment]
+        await asyncio.sleep(2.0)  # what was recorded has reached Redis
         before = self._recorded(), len(self.good.asked)
         await self._while(self.rows[ROLLING], False, self._replace())
         for gateway in self.gateways:
@@ -180,10 +197,16 @@ class Path:
             assert await old.end() == 0
         await self._for(self.number // 2)
 
+    def _forget(self) -> None:
+        """So that each trouble is the first: else the provider would stay open for longer from one to the next."""
+        if KINDS[self.kind].ours:
+            with Operator(self.redis.url) as operator:
+                operator.reset("bad")
+
     def _recorded(self) -> int:
-        """Answers of "good" that the fleet's record has; it never fails."""
+        """Answers of "good" that the fleet's record has: it never fails. 0 where nothing is recorded."""
         with Operator(self.redis.url) as operator:
-            found = operator.get_health_status().get("good")
+            found = operator.status().records.get("good")
         return found.consecutive_successes if found is not None else 0
 
 
