@@ -20,8 +20,6 @@ MODEL = "gpt-4o"
 TIMEOUT = 2.0
 """Seconds that a call may take; with `failover` the whole request."""
 QUESTION: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello?"}]}
-os.environ.setdefault("LITELLM_LOG", "CRITICAL")
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no download at import
 
 Ask = Callable[[bool], Awaitable[bool]]
 Make = Callable[[str, dict[str, str]], AbstractAsyncContextManager[Ask]]
@@ -78,6 +76,8 @@ def in_litellm(breaker: bool) -> Make:
 
     @asynccontextmanager
     async def make(redis: str, urls: dict[str, str]) -> AsyncIterator[Ask]:
+        os.environ.setdefault("LITELLM_LOG", "CRITICAL")
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no download at import
         import litellm
 
         litellm.suppress_debug_info = True
