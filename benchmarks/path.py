@@ -15,7 +15,6 @@ import importlib.util
 import json
 import sys
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -43,19 +42,6 @@ TROUBLES: dict[str, tuple[bool, Any]] = {
     "breaks streams after their first content": (True, "cut"),
 }
 RECOVERED, REDIS, ROLLING = "is well again, nine times", "Redis is restarted", "is down; the processes are replaced"
-
-
-class Always:
-    """A fault for each request, as `LlmServer.faults` wants it."""
-
-    def __init__(self, fault: Any) -> None:
-        self.fault = fault
-
-    def __bool__(self) -> bool:
-        return True
-
-    def popleft(self) -> Any:
-        return self.fault
 
 
 @dataclass
@@ -140,14 +126,14 @@ class Path:
         self.gateways = [await self.start(), await self.start()]
         await self._while(Row(), False, self._for(4))
         for name, (stream, fault) in TROUBLES.items():
-            self.bad.faults = Always(fault)  # type: ignore[assignment]
+            self.bad.always = fault
             await self._while(self.rows[name], stream, self._for(self.number))
             print(f"  {name}: {self.rows[name].text()}", flush=True)
-            self.bad.faults = deque()
+            self.bad.always = None
             await self._while(self.rows[RECOVERED], False, self._until_asked())
             await asyncio.to_thread(self._forget)
         await self._while(self.rows[REDIS], False, self._restart_redis())
-        self.bad.faults = Always((503, {}))  # type: ignore[assignment]
+        self.bad.always = (503, {})
         await asyncio.sleep(2.0)  # what was recorded has reached Redis
         before = self._recorded(), len(self.good.asked)
         await self._while(self.rows[ROLLING], False, self._replace())

@@ -18,6 +18,7 @@ from redis_router.cli import (
     demo,
     doctor,
     events,
+    gateway,
     purge,
     replicas,
     status,
@@ -28,7 +29,7 @@ from redis_router.cli import (
 from redis_router.cli.arguments import Described
 from redis_router.errors import RouterError
 
-COMMANDS = (worker, status, watch, replicas, acting, events, config, doctor, purge, completion, demo)
+COMMANDS = (gateway, worker, status, watch, replicas, acting, events, config, doctor, purge, completion, demo)
 """In the order in which `--help` lists them."""
 
 

@@ -83,13 +83,14 @@ def target() -> Iterator[Target]:
 class LlmServer:
     """A provider that does what it is told to each request in turn.
 
-    `faults` are taken one for each request; without one it answers well.
+    `faults` are taken one for each request; without one it does `always`, or answers well.
 
     A fault is a status, with headers and body; or "hang", "reset" (the connection is cut before an answer),
     "cut" (in the middle of a stream), "cut_early" and "overloaded_early" (after its first events, before its content),
     "overloaded" (an error inside a stream), "short" (it ends well, half way), "empty" (it ends before its content),
     "keep_alive" (comments for ever, and no content), "silent" (nothing after the headers), "slow" (pauses between the
-    events), "garbage" (what says that it is JSON, or events, and is not).
+    events), "paused" (half of a stream, and the rest when `goes_on` is set), "garbage" (what says that it is JSON, or
+    events, and is not).
 
     Where `tool` is set, the name of one and what it is given, a chat's question that offers tools is answered by a call
     to it, until its answer is there.
@@ -100,9 +101,11 @@ class LlmServer:
     def __init__(self) -> None:
         self.faults: deque[Any] = deque()
         self.tool: tuple[str, dict[str, Any]] | None = None
+        self.always: Any = None
         self.asked: list[dict[str, Any]] = []
         self.heads: list[tuple[str, dict[str, str]]] = []
         self.ended = threading.Event()
+        self.goes_on = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -116,7 +119,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             server.asked.append(body)
             server.heads.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-            fault = server.faults.popleft() if server.faults else None
+            fault = server.faults.popleft() if server.faults else server.always
             if fault == "hang":
                 server.ended.wait(30)
                 self.close_connection = True
@@ -166,10 +169,12 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
                 events = early
             elif fault in ("cut", "overloaded", "short"):
                 events = events[: (len(events) + 1) // 2]
-            for event in events:
+            for number, event in enumerate(events, 1):
                 self._chunk(event)
                 if fault == "slow":
                     server.ended.wait(0.02)
+                elif fault == "paused" and number == (len(events) + 1) // 2:
+                    server.goes_on.wait(30)
             if fault in ("overloaded", "overloaded_early"):
                 error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
                 anthropic = "messages" in self.path

@@ -1,0 +1,122 @@
+"""`redis-router gateway`: an OpenAI- and Anthropic-compatible gateway, from one file."""
+
+import argparse
+import ipaddress
+import json
+import os
+from contextlib import closing, suppress
+
+from redis_router.checks import check_name
+from redis_router.cli.arguments import Commands
+from redis_router.cli.terminal import complain, counted, printable, say
+from redis_router.errors import InvalidArgument, RedisUnavailable, RouterError
+from redis_router.runtime.log import log
+from redis_router.runtime.names import operator_name
+from redis_router.store.opening import open_store, open_target
+
+_MEMORY = "memory://"
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    gateway = commands.add_parser("gateway", help="serve the models of a file, in LiteLLM's keys, as one API")
+    add = gateway.add_argument
+    add("-c", "--config", metavar="FILE", help="the file: model_list and more, see docs/gateway-config.md")
+    add("--check", action="store_true", help="read the file, say what is wrong with it, and end")
+    add("--new-key", metavar="NAME", help="make a key, print it once and the lines for the file, and end")
+    add(
+        "--redis",
+        metavar="URL",
+        default=os.environ.get("REDIS_ROUTER_URL", _MEMORY),
+        help="one fleet with every gateway that has the same (default: $REDIS_ROUTER_URL, or memory://, alone)",
+    )
+    add("--namespace", default="rr", help="first part of every key (default: rr)")
+    add("--host", default="127.0.0.1", help="address to bind, such as 0.0.0.0 (default: 127.0.0.1)")
+    add("--port", type=int, default=4000, help="0 takes a free one (default: 4000)")
+    add("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    add(
+        "--no-worker",
+        action="store_true",
+        help="take no part in the election of the fleet's worker, where `redis-router worker` runs",
+    )
+    add(
+        "--drain-seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="after SIGTERM, /readyz says 503 for so long before it stops listening (default: 5)",
+    )
+    add("--end-seconds", type=float, default=60.0, metavar="S", help="then, for answers under way (default: 60)")
+    gateway.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 at its end, 1 where --check found something."""
+    try:
+        from redis_router.gateway import config, keys, serving
+    except ImportError as error:
+        raise RouterError(f"the gateway needs more ({error}): pip install 'redis-llm-router[gateway]'") from None
+    if arguments.new_key is not None:
+        key = keys.new_key()
+        said = {"name": check_name("name", arguments.new_key), "sha256": keys.hashed(key)}
+        complain("The key, which is shown this once:")
+        say(key)
+        complain(f"For the file:\ngateway_settings:\n  keys:\n    - {json.dumps(said)}")
+        return 0
+    if arguments.config is None:
+        raise InvalidArgument("say which file: redis-router gateway -c config.yaml")
+    loaded = config.load(arguments.config)
+    for note in loaded.notes:
+        log.warning("%s", printable(note))
+    settings = loaded.settings
+    if arguments.check:
+        counts = (
+            counted(len(settings.providers), "provider"),
+            counted(len(settings.apis), "model"),
+            counted(len(settings.keys), "key"),
+        )
+        say(f"{arguments.config}: {', '.join(counts)}")
+        return 0
+    namespace = check_name("namespace", arguments.namespace)
+    _must_be_meant(arguments, open_to_all=not settings.keys and not settings.allow_anyone)
+    _must_be_let_in(arguments.redis, namespace)
+    serving.serve(
+        serving.Serving(
+            config=os.path.abspath(arguments.config),
+            redis=arguments.redis,
+            namespace=namespace,
+            host=arguments.host,
+            port=arguments.port,
+            workers=arguments.workers,
+            works=not arguments.no_worker,
+            drain_seconds=arguments.drain_seconds,
+            end_seconds=arguments.end_seconds,
+        )
+    )
+    return 0
+
+
+def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
+    if arguments.workers < 1:
+        raise InvalidArgument(f"--workers is {arguments.workers}: give at least 1")
+    if open_to_all and not _is_this_machine(arguments.host):
+        raise InvalidArgument(
+            f"--host {arguments.host} is reached from elsewhere, and the file names no keys: make one with --new-key,"
+            " or set gateway_settings: allow_anyone: true"
+        )
+    if arguments.redis.startswith(_MEMORY):
+        alone = " and each of its processes has circuits of its own" if arguments.workers > 1 else ""
+        log.warning("no --redis: this gateway shares its circuits with no other%s", alone)
+
+
+def _must_be_let_in(redis: str, namespace: str) -> None:
+    """Raises RedisRefused for a wrong password. That Redis is away is no reason not to serve."""
+    with closing(open_target(redis)) as client, suppress(RedisUnavailable):
+        open_store(client, namespace, operator_name()).specs()
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host == "localhost"

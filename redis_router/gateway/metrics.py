@@ -1,0 +1,39 @@
+"""What /metrics shows of the gateway, beside what the router shows of its providers."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_PREFIX = "redis_router_gateway_"
+_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """In prometheus_client's default registry; one for each process."""
+
+    def __init__(self) -> None:
+        self._requests = Counter(
+            _PREFIX + "requests_total", "Requests answered, by path and status", ("path", "status")
+        )
+        self._seconds = Histogram(
+            _PREFIX + "request_seconds",
+            "From the first byte of a request to the last of its answer",
+            ("path",),
+            buckets=_BUCKETS,
+        )
+        self._in_flight = Gauge(_PREFIX + "requests_in_flight", "Requests under way", multiprocess_mode="livesum")
+        self._reloads = Counter(
+            _PREFIX + "config_reloads_total", "The file was read again, by how that went", ("result",)
+        )
+
+    def begun(self) -> None:
+        """A request came."""
+        self._in_flight.inc()
+
+    def ended(self, path: str, status: int, seconds: float) -> None:
+        """It was answered; 499 where the client hung up."""
+        self._in_flight.dec()
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def reloaded(self, result: str) -> None:
+        """`ok` or `refused`."""
+        self._reloads.labels(result).inc()

@@ -1,0 +1,64 @@
+"""What runs: the router, the connections to the providers, and the settings in force."""
+
+import asyncio
+from typing import Any
+
+from redis_router import Router
+from redis_router.gateway.keys import Keys
+from redis_router.gateway.settings import Settings
+from redis_router.gateway.upstreams import Upstreams, by_cause
+from redis_router.integrations.httpx import Upstream, failover
+from redis_router.runtime.log import log
+
+CLOSE_SECONDS = 5.0
+
+
+class Service:
+    """One process of the gateway.
+
+    settings     in force
+    keys         who may ask; None where everybody may
+    transport    asks the providers, as the settings in force say
+    is_draining  it will end soon: who routes to it should route elsewhere
+    """
+
+    def __init__(self, settings: Settings, redis: str, namespace: str, *, works: bool) -> None:
+        self.router: Router[Upstream] = Router(
+            redis, namespace=namespace, strategy=settings.strategy, classify=by_cause
+        )
+        self.is_draining = False
+        self._upstreams = Upstreams()
+        self._works = works
+        self._names: set[str] = set()
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """From the next request on; requests under way end as they began. Its `strategy` is not changed any more."""
+        for provider in settings.providers:
+            self.router.register_provider(provider)
+        names = {provider.name for provider in settings.providers}
+        for gone in self._names - names:
+            self.router.deregister_provider(gone)
+        self._names = names
+        self.settings = settings
+        self.keys = Keys(settings.keys) if settings.keys else None
+        self.transport: Any = failover(
+            self.router,
+            deadline=settings.deadline,
+            first_token_timeout=settings.first_token_timeout,
+            max_attempts=settings.max_attempts,
+            fallbacks=settings.fallbacks or None,
+            transport=self._upstreams,
+        )
+
+    async def start(self) -> None:
+        """Join the fleet, and take part in the election of the worker that moves due circuits."""
+        await asyncio.to_thread(self.router.start)
+        if self._works:
+            self.router.start_health_checker()
+
+    async def close(self) -> None:
+        """Bring what was recorded to Redis; the connections end."""
+        await self._upstreams.aclose()
+        await asyncio.to_thread(self.router.close, CLOSE_SECONDS)
+        log.info("gateway ends")

@@ -1,0 +1,169 @@
+"""The SDKs, unmodified, at a gateway whose providers misbehave."""
+
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.integrations.conftest import SDKS, Sdk
+from tests.support import eventually
+from tests.support.gateways import KEY
+from tests.support.http import ANSWER
+
+TEXT = "".join(ANSWER)
+FAULTS = [
+    (503, {}), (429, {"retry-after": "20"}), (401, {}), (529, {}), (408, {}),
+    (200, {"content-type": "text/html"}, "<html>"), (200, {}, {"error": {"message": "no capacity", "code": 502}}),
+    (307, {"location": "http://127.0.0.1:9/v1"}), "reset", "garbage", "hang", "silent",
+]  # fmt: skip
+EARLY = ["cut_early", "overloaded_early", "empty", "keep_alive"]
+QUESTION = {"messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 9}
+
+
+def api_of(sdk):
+    return "anthropic" if sdk.asks == "messages" else "openai"
+
+
+@pytest.fixture(params=SDKS)
+def sdk(request):
+    made = Sdk(*SDKS[request.param])
+    yield made
+    made.close()
+
+
+def client_of(sdk, gateway, **options):
+    base = gateway.url if sdk.asks == "messages" else f"{gateway.url}/v1"
+    return sdk.client(None, base_url=base, api_key=KEY, **options)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_sdk_is_answered(gateway, servers, sdk, model, stream):
+    name = model(api_of(sdk))
+    assert sdk.ask(client_of(sdk, gateway), stream, model=name) == TEXT
+    assert [len(server.asked) for server in servers] == [1, 0]
+    path, heads = servers[0].heads[0]
+    assert path == {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}[sdk.asks]
+    shown = heads.get("x-api-key") or heads["authorization"]
+    assert shown.removeprefix("Bearer ") == f"key-of-{name}-first"
+    assert KEY not in str(heads)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_fails_before_its_content_is_answered_by_the_next(gateway, servers, model, fault, stream):
+    servers[0].faults.append(fault)
+    name = model("openai")
+    sdk = Sdk(*SDKS["chat-sync"])
+    heads = {"x-redis-router-deadline": "1.5"} if fault in ("hang", "silent") else {}
+    assert sdk.ask(client_of(sdk, gateway), stream, model=name, extra_headers=heads) == TEXT
+    assert [len(server.asked) for server in servers] == [1, 1]
+    sdk.close()
+
+
+@pytest.mark.parametrize("fault", EARLY)
+@pytest.mark.parametrize("which", ["chat-async", "messages-async"])
+def test_so_is_a_stream(gateway, servers, model, fault, which):
+    servers[0].faults.append(fault)
+    sdk = Sdk(*SDKS[which])
+    heads = {"x-redis-router-deadline": "1.5"} if fault == "keep_alive" else {}
+    assert sdk.ask(client_of(sdk, gateway), True, model=model(api_of(sdk)), extra_headers=heads) == TEXT
+    assert [len(server.asked) for server in servers] == [1, 1]
+    sdk.close()
+
+
+@pytest.mark.parametrize(
+    ("which", "fault"),
+    [
+        ("chat-sync", "cut"), ("chat-async", "overloaded"), ("responses-async", "cut"), ("messages-sync", "cut"),
+        ("messages-async", "overloaded"),
+    ],
+)  # fmt: skip
+def test_a_stream_that_breaks_ends_with_an_error(gateway, servers, model, fault, which):
+    """After its content nobody continues it, and the SDK raises: it isn't taken for a whole answer."""
+    servers[0].faults.append(fault)
+    sdk = Sdk(*SDKS[which])
+    try:
+        text = sdk.ask(client_of(sdk, gateway), True, model=model(api_of(sdk)))
+    except sdk.module.APIError:
+        assert [len(server.asked) for server in servers] == [1, 0]
+    else:  # what breaks off at once can be seen before anything was passed on: then the second one answered
+        assert (text, len(servers[1].asked)) == (TEXT, 1)
+    sdk.close()
+
+
+@pytest.mark.parametrize("which", ["chat-sync", "messages-async"])
+def test_nobody_left(gateway, servers, model, which):
+    """The SDK gets the last provider's word, and doesn't try again what was tried everywhere."""
+    for server in servers:
+        server.faults.append((503, {}))
+    sdk = Sdk(*SDKS[which])
+    with pytest.raises(sdk.module.InternalServerError):
+        sdk.ask(client_of(sdk, gateway), model=model(api_of(sdk)))
+    assert [len(server.asked) for server in servers] == [1, 1]
+    sdk.close()
+
+
+def test_tools_and_what_is_not_known_here_pass_through(gateway, servers, model):
+    """The body is the provider's business: it arrives as it was sent, but for the model's name."""
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    asked = {**QUESTION, "model": model("openai"), "tools": [tool], "a_new_option": {"deep": [1, 2.5, None, "ü"]}}
+    assert gateway.ask(json=asked).status_code == 200
+    assert servers[0].asked == [asked]
+
+
+def test_other_paths(gateway, servers, model):
+    for path in ("/v1/embeddings", "/v1/completions"):
+        assert gateway.ask(path, json={"model": model("openai"), "input": "x"}).status_code == 200
+        assert servers[0].heads[-1][0] == path
+
+
+def test_a_client_that_hangs_up_ends_the_call(gateway, servers, model):
+    """And says nothing about the provider."""
+    name = model("openai")
+    servers[0].faults.append("keep_alive")
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        body = json.dumps({**QUESTION, "model": name, "stream": True}).encode()
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
+            % (KEY.encode(), len(body), body)
+        )
+        eventually(lambda: len(servers[0].asked) == 1)
+    eventually(lambda: any(" 499 " in line for line in gateway.log))
+    assert f'requests_total{{outcome="ignored",provider="{name}-first"}} 1.0' in gateway.ask("/metrics").text
+    assert len(servers[1].asked) == 0
+
+
+def test_what_trickles_reaches_the_client_as_it_comes(gateway, servers, model):
+    servers[0].faults.append("slow")
+    asked = {**QUESTION, "model": model("openai"), "stream": True}
+    with gateway.http.stream(
+        "POST", f"{gateway.url}/v1/chat/completions", json=asked, headers={"authorization": f"Bearer {KEY}"}
+    ) as answer:
+        assert answer.headers["x-redis-router-attempts"] == "1"
+        parts = list(answer.iter_raw())
+    assert len(parts) >= 3
+    assert b"".join(parts).endswith(b"data: [DONE]\n\n")
+
+
+def test_the_answer_says_who_and_how_often(gateway, servers, model):
+    servers[0].faults.append((503, {}))
+    name = model("openai")
+    answer = gateway.ask(json={**QUESTION, "model": name}, headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-redis-router-provider"] == f"{name}-second"
+    assert answer.headers["x-redis-router-attempts"] == "2"
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert servers[1].heads[0][1]["x-request-id"] == "mine-1"
+
+
+def test_a_body_with_a_length_that_breaks_off_is_cut_off(gateway, servers, model):
+    """Half a JSON of more than is held back must not look whole."""
+    servers[0].faults.append((200, {"content-length": "9000000"}, "x"))
+    servers[1].faults.append("reset")
+    began = time.monotonic()
+    with pytest.raises(httpx.HTTPError):
+        gateway.ask(
+            json={**QUESTION, "model": model("openai")}, headers={"x-redis-router-deadline": "2"}
+        ).raise_for_status()
+    assert time.monotonic() - began < 10
