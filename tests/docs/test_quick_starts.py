@@ -90,6 +90,8 @@ STARTS = {
     "litellm": Start("docs/litellm.md", "import asyncio", "pip install -e '.[litellm]'"),
 }
 PROXY = command("docs/litellm.md", "pip install -e '.[litellm]' 'litellm[proxy]'")
+GATEWAY = command("docs/gateway.md", "pip install -e '.[gateway]'")
+GATEWAYS_SDKS = command("docs/gateway.md", "pip install openai anthropic")
 MASTER_KEY = snippet("docs/litellm.md", "export LITELLM_MASTER_KEY")
 DEMO = snippet("README.md", "redis-router demo")
 WORKER = snippet("README.md", "redis-router worker")
@@ -218,6 +220,37 @@ def test_the_proxy_works_in_a_fresh_environment(fresh, ours, servers, one_real):
         assert said.json()["choices"][0]["message"]["content"] == TEXT, fresh.log()
     finally:
         end(proxy)
+
+
+def test_the_gateway_works_in_a_fresh_environment(fresh, ours, servers):
+    """Its file and its commands, on a port of ours; then a reader's client, with the SDK that the page names."""
+    servers[0].faults.extend([(503, {})] * 20)
+    fresh.install(GATEWAY)
+    text = snippet("docs/gateway.md", "model_list:").replace(
+        "{model: openai/gpt-4o, ", "{model: openai/gpt-4o, api_base: 'https://api.openai.com/v1', "
+    )
+    text = ours(text.replace("https://example.openai.azure.com", servers[1].url))
+    (fresh.folder / "config.yaml").write_text(text)
+    secrets = dict.fromkeys(("OPENAI_API_KEY", "AZURE_API_KEY", "ANTHROPIC_API_KEY"), "none")
+    said = [words for words, _ in consoles("docs/gateway.md")]
+    check, serve = [words for words in said if words.startswith("redis-router gateway -c config.yaml")][:2]
+    fresh.run(check, **secrets)
+    port = free_port()
+    gateway = fresh.begin(f"{serve} --port {port}", **secrets)
+    try:
+        eventually(lambda: gateway.poll() is not None or is_up(f"http://127.0.0.1:{port}/healthz"), "it is up", 60)
+        fresh.run(GATEWAYS_SDKS)
+        code = snippet("docs/gateway.md", "from openai import OpenAI").replace("127.0.0.1:4000", f"127.0.0.1:{port}")
+        (fresh.folder / "ask.py").write_text(code)
+        assert fresh.run("python ask.py") == f"{TEXT}\n", fresh.log()
+    finally:
+        end(gateway)
+
+
+def is_up(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(url).is_success
+    return False
 
 
 def test_the_readmes_demo_works_in_a_fresh_environment(fresh):
