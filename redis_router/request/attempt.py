@@ -158,7 +158,16 @@ class Attempt(Generic[ClientT]):
         here = self._candidate.here
         self._started = here.in_flight[id(self)] = self._context.now()
         self._load = len(here.in_flight) + here.elsewhere
+        if self._candidate.health.calls_per_s:
+            self._keep_pace()
         return self
+
+    def _keep_pace(self) -> None:
+        """Nobody makes the next call before its time: this replica from now on, the others as soon as they hear."""
+        here, health = self._candidate.here, self._candidate.health
+        here.limited_until = max(here.limited_until, self._started + health.pause_ms / 1000)
+        paced = (health.name, Outcome.PACED, 0.0, NO_GENERATION, "", "", 0.0, health.pause_ms, self._load)
+        self._context.engine.outbox.put(made(Result, paced))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
