@@ -11,9 +11,10 @@ EACH = 0.1
 
 
 class Balancer:
-    """New connections go, in turn, to those of `ports` whose /readyz says 200."""
+    """New connections go, in turn, to those of `ports` whose `path` says 200."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path.encode()
         self.ports: list[int] = []
         self.port = 0
         self._ready: list[int] = []
@@ -36,7 +37,7 @@ class Balancer:
     async def _is_ready(self, port: int) -> bool:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % self._path)
             line = await reader.readline()
             writer.close()
         except OSError:
@@ -61,9 +62,9 @@ class Balancer:
 
 
 @contextmanager
-def balancer() -> Iterator[Balancer]:
+def balancer(path: str = "/readyz") -> Iterator[Balancer]:
     """One that serves until the block ends."""
-    made, started = Balancer(), threading.Event()
+    made, started = Balancer(path), threading.Event()
     loop, ended = asyncio.new_event_loop(), asyncio.Event()
 
     def run() -> None:
