@@ -31,7 +31,7 @@ class Target:
         body = json.dumps({"model": "m", "messages": MESSAGES, **more}).encode()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
-            f"Authorization: Bearer {self.key}\r\nUser-Agent: load\r\nAccept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Authorization: Bearer {self.key}\r\nUser-Agent: load\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 
