@@ -54,11 +54,13 @@ class Balancer:
         await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while part := await reader.read(65536):
-                writer.write(part)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError):
+                while part := await reader.read(65536):
+                    writer.write(part)
+                    await writer.drain()
+        finally:
+            writer.close()
 
 
 @contextmanager
@@ -71,7 +73,8 @@ def balancer(path: str = "/readyz") -> Iterator[Balancer]:
         loop.run_until_complete(made._serve(started, ended))
         for task in asyncio.all_tasks(loop):
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        for _ in range(3):  # until they heard of it, and what they closed is closed
+            loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)
