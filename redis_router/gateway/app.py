@@ -1,6 +1,7 @@
 """The gateway as an ASGI application: its routes, its life, and the file read again when it changes."""
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import signal
@@ -70,6 +71,8 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         await self.service.start()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: it need not be looked at again
         self._hear_signals()
         watching = asyncio.create_task(self._watch())
         yield

@@ -1,4 +1,4 @@
-"""uvicorn's protocol with bounds: a client that sends a head without end, or one byte a minute, is cut off."""
+"""uvicorn's protocol with bounds: who sends a head without end, or takes nothing, is cut off."""
 
 import asyncio
 from typing import Any
@@ -11,6 +11,8 @@ MOST_HEAD = 64 << 10
 """Bytes of a request's line and headers."""
 HEAD_SECONDS = 15.0
 """For them to come."""
+TAKE_SECONDS = 60.0
+"""For a client to take what was sent."""
 
 
 class Bounded(HttpToolsProtocol):
@@ -18,11 +20,21 @@ class Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._untaken: asyncio.TimerHandle | None = None
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = self.loop.call_later(TAKE_SECONDS, self._cut_off)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -56,6 +68,11 @@ class Bounded(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def _cut_off(self) -> None:
         if self.cycle is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from redis_router import Router
 from redis_router.gateway.keys import Keys
 from redis_router.gateway.settings import Settings
-from redis_router.gateway.upstreams import Upstreams, by_cause
+from redis_router.gateway.upstreams import Upstreams
 from redis_router.integrations.httpx import Upstream, failover
 from redis_router.runtime.log import log
 
@@ -23,9 +23,7 @@ class Service:
     """
 
     def __init__(self, settings: Settings, redis: str, namespace: str, *, works: bool) -> None:
-        self.router: Router[Upstream] = Router(
-            redis, namespace=namespace, strategy=settings.strategy, classify=by_cause
-        )
+        self.router: Router[Upstream] = Router(redis, namespace=namespace, strategy=settings.strategy)
         self.is_draining = False
         self._upstreams = Upstreams()
         self._works = works
