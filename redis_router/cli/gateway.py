@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidArgument("say which file: redis-router gateway -c config.yaml")
     loaded = config.load(arguments.config)
     for note in loaded.notes:
-        log.warning("%s", printable(note))
+        log.warning("in the file: %s", printable(note))
     settings = loaded.settings
     if arguments.check:
         counts = (

@@ -3,6 +3,7 @@
     settings.py   what the gateway is told, as values
     keys.py       who may ask
     config/       the file: read, checked, and turned into Settings
+    exchange.py   what goes back to one client
     relay.py      one request, through the failover transport, and its answer
     upstreams.py  the connections to the providers
     app.py        the routes, the life of the router, the file read again

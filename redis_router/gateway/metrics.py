@@ -11,7 +11,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests = Counter(
-            _PREFIX + "requests_total", "Requests answered, by path and status", ("path", "status")
+            _PREFIX + "requests_total",
+            "Requests answered, by path, status and the name of the key",
+            ("path", "status", "key"),
         )
         self._seconds = Histogram(
             _PREFIX + "request_seconds",
@@ -28,10 +30,10 @@ class Metrics:
         """A request came."""
         self._in_flight.inc()
 
-    def ended(self, path: str, status: int, seconds: float) -> None:
-        """It was answered; 499 where the client hung up."""
+    def ended(self, path: str, status: int, key: str, seconds: float) -> None:
+        """It was answered; 499 where the client hung up, 0 where the gateway ended before."""
         self._in_flight.dec()
-        self._requests.labels(path, str(status)).inc()
+        self._requests.labels(path, str(status), key).inc()
         self._seconds.labels(path).observe(seconds)
 
     def reloaded(self, result: str) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from redis_router.gateway.exchange import CUT_OFF
+
 MOST_HEAD = 64 << 10
 """Bytes of a request's line and headers."""
 HEAD_SECONDS = 15.0
@@ -24,6 +26,8 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        extensions: Any = {CUT_OFF: self._cut_off}
+        self.scope["extensions"] = extensions
         if self._late is None:
             self._await_head()
 
@@ -54,5 +58,6 @@ class Bounded(HttpToolsProtocol):
             self._late = None
 
     def _cut_off(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # now, so that uvicorn complains of no answer without an end
+        self.transport.abort()

@@ -6,7 +6,6 @@ import math
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 from redis_router.gateway.errors import Refusal
@@ -34,18 +33,6 @@ _FORWARDED = frozenset(
 )
 _AGENT = (b"user-agent", b"redis-router-gateway")
 _ANTHROPIC_VERSION = b"2023-06-01"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request that may go to a provider.
-
-    body     its bytes, which are JSON
-    model    that it names
-    """
-
-    body: bytes
-    model: str
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
@@ -98,7 +85,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int)
         raise Refusal(408, "request_timeout", text, closes=True) from None
 
 
-def question_of(body: bytes, api: str, settings: Settings) -> Question:
+def check_question(body: bytes, api: str, settings: Settings) -> None:
     """Raises Refusal for what no provider of this gateway can be asked."""
     try:
         said = json.loads(body)
@@ -113,7 +100,6 @@ def question_of(body: bytes, api: str, settings: Settings) -> Question:
     if speaks != api:
         where = "/v1/messages" if speaks == ANTHROPIC else "/v1/chat/completions and its like"
         raise Refusal(400, "wrong_api", f"the model {model[:200]!r} is asked at {where}: nothing is translated here")
-    return Question(body, model)
 
 
 def times_of(headers: Mapping[bytes, bytes], settings: Settings) -> dict[str, float]:

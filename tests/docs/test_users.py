@@ -25,7 +25,7 @@ TABLE = [
 ON = ("drain", "open", "close", "observe", "weight", "ready", "reset")
 BY_THEMSELVES = [row for row in TABLE if row[0] != "watch"]
 MORE = {"weight": "--to 0.5", "reset": "--yes", "doctor": "--json", "purge": "--unused-for 7d"}
-NOT_OF_REDIS = {"completion", "demo"}
+NOT_OF_REDIS = {"completion", "demo", "gateway"}
 """Commands that need no user of their own."""
 THRESHOLDS = "[openai]\nopen_timeout = 7.0\n"
 

@@ -2,14 +2,14 @@
 
 import json
 import socket
-import time
+import threading
 
 import httpx
 import pytest
 
 from tests.integrations.conftest import SDKS, Sdk
 from tests.support import eventually
-from tests.support.gateways import KEY
+from tests.support.gateways import KEY, entry, write
 from tests.support.http import ANSWER
 
 TEXT = "".join(ANSWER)
@@ -157,13 +157,35 @@ def test_the_answer_says_who_and_how_often(gateway, servers, model):
     assert servers[1].heads[0][1]["x-request-id"] == "mine-1"
 
 
-def test_a_body_with_a_length_that_breaks_off_is_cut_off(gateway, servers, model):
-    """Half a JSON of more than is held back must not look whole."""
-    servers[0].faults.append((200, {"content-length": "9000000"}, "x"))
-    servers[1].faults.append("reset")
-    began = time.monotonic()
-    with pytest.raises(httpx.HTTPError):
-        gateway.ask(
-            json={**QUESTION, "model": model("openai")}, headers={"x-redis-router-deadline": "2"}
-        ).raise_for_status()
-    assert time.monotonic() - began < 10
+@pytest.mark.parametrize(("which", "marks"), [("chat", "[DONE]"), ("messages", "message_stop")])
+def test_a_stream_that_ends_too_early_says_so(gateway, servers, model, which, marks):
+    """It ended well, half way: what SDKs take for a whole answer."""
+    servers[0].faults.append("short")
+    path = "/v1/messages" if which == "messages" else "/v1/chat/completions"
+    asked = {**QUESTION, "model": model("anthropic" if which == "messages" else "openai"), "stream": True}
+    text = gateway.ask(path, json=asked).text
+    assert marks not in text
+    assert "stream_broke_off" in text.splitlines()[-2]
+
+
+def test_half_an_answer_is_cut_off(started, tmp_path):
+    """It must not look whole. It is the provider's failure: the log has a line of it, and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as provider:
+        gateway = started(write(tmp_path / "config.yaml", [entry("a", "one", f"http://127.0.0.1:{port_of(provider)}")]))
+
+        def answer():
+            connection, _ = provider.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 99999\r\n\r\nhalf")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(httpx.TransportError):
+            gateway.ask(json={**QUESTION, "model": "a"})
+        eventually(lambda: any("/v1/chat/completions 200" in line for line in gateway.log))
+        assert 'failures_total{provider="one",reason="connection"} 1.0' in gateway.ask("/metrics").text
+        assert not any("Traceback" in line or "uvicorn" in line for line in gateway.log)
+
+
+def port_of(server):
+    return server.getsockname()[1]

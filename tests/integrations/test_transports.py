@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -535,3 +536,29 @@ def test_nobody_under_anthropic_and_openai(router, library, inner):
             assert said["error"]["code"] == NoProviderAvailable.code
             assert said.get("type") == ("error" if headers else None)
     assert inner.asked == []
+
+
+def test_a_client_that_reads_too_slowly_says_nothing_about_the_provider(router, library, inner):
+    """The deadline ran out between two parts of a stream that was there."""
+    register(router, "first", Upstream("https://first.example/v1", "one"))
+    inner.answers = [library.Response(200, headers=EVENTS, content=iter([CHUNK, CHUNK, DONE]))]
+    options = {"extensions": {"redis_router": {"deadline": 0.2}}}
+    client = library.Client(transport=failover(router, transport=inner.transport))
+    with client, client.stream("POST", URL, json={"model": "m", "stream": True}, **options) as answer:
+        parts = answer.iter_raw()
+        next(parts)
+        over = time.monotonic() + 0.25
+        eventually(lambda: time.monotonic() > over)
+        with pytest.raises(library.ReadTimeout):
+            list(parts)
+    router.flush()
+    assert metric(router, "requests_total", provider="first", outcome="ignored") == 1
+    assert metric(router, "requests_total", provider="first", outcome="failure") == 0
+
+
+def test_a_stream_says_whether_it_came_to_its_end(router, library, inner):
+    register(router, "first", Upstream("https://first.example/v1", "one"))
+    inner.answers = [library.Response(200, headers=EVENTS, content=iter([CHUNK, *end])) for end in ([], [DONE])]
+    with library.Client(transport=failover(router, transport=inner.transport)) as client:
+        answers = [client.post(URL, json={"model": "m", "stream": True}) for _ in range(2)]
+    assert [answer.extensions["redis_router"].is_cut_short for answer in answers] == [True, False]

@@ -8,8 +8,10 @@ from typing import Any
 from redis_router import Attempt
 from redis_router.integrations.httpx.answers import BadAnswer, Header, response_of
 from redis_router.integrations.httpx.events import Events
-from redis_router.integrations.httpx.ways import Threads
+from redis_router.integrations.httpx.ways import LEAST, Threads
 
+ANSWER = "redis_router"
+"""In the extensions of a response that was passed on: its Answering."""
 MOST_HELD = 1 << 20
 """Bytes that are held back of an answer: beyond them it is passed on as it comes. Of a failed one, no more is read."""
 
@@ -31,6 +33,7 @@ class Answering:
         self._held: deque[bytes] = deque()
         self._size = 0
         self._events: Events | None = None
+        self._came_in_time = True
         self.is_over = False
 
     # Until it is passed on
@@ -130,7 +133,7 @@ class Answering:
             self._attempt.first_token()
         if self.is_over or (self._events is not None and self._events.ended):
             self._end()
-        return response_of(self._way.library, self._response, self, more)
+        return response_of(self._way.library, self._response, self, more, {ANSWER: self})
 
     async def part(self) -> bytes | None:
         """The next bytes for the client; None at the end."""
@@ -138,18 +141,26 @@ class Answering:
             return self._held.popleft()
         if self.is_over:
             return None
+        if self._came_in_time and not self._has_time:  # it ran out while the client did not read
+            self._hang_up()
         try:
             part = await self._way.read(self._parts, self._attempt.timeout)
         except BaseException as error:
             self.is_over = True
             self._leave(error)
             raise
+        self._came_in_time = self._has_time
         if part is None:
             self.is_over = True
             self._end()
         elif self._block is not None:
             self._look(part)
         return part
+
+    @property
+    def _has_time(self) -> bool:
+        seconds = self._attempt.timeout
+        return seconds is None or seconds > LEAST
 
     def _look(self, part: bytes) -> None:
         events = self._events
@@ -172,13 +183,18 @@ class Answering:
 
     def _end(self) -> None:
         """It came to its end, which of a stream may be too early."""
-        if self._events is not None and self._events.known and not self._events.ended:
+        if self.is_cut_short:
             self._attempt.fail("incomplete")
         elif self._is_question and self._response.status_code < 300:
             self._attempt.classify(self._response)
         else:  # what is no question to a model tells nothing of its latency, and a redirect nothing at all
             self._attempt.ignore()
         self._leave()
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Is this a stream of events without the end that its vocabulary has? To be asked when its bytes ended."""
+        return self._events is not None and self._events.known and not self._events.ended
 
     async def drop(self) -> None:
         """It is no answer: nothing of it is passed on."""

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redis_router import NoProviderAvailable
@@ -51,14 +51,17 @@ class Held:
         self._parts.clear()
 
 
-def response_of(library: Any, answer: Any, parts: Any, more: Iterable[Header] = ()) -> Any:
+def response_of(
+    library: Any, answer: Any, parts: Any, more: Iterable[Header] = (), extensions: Mapping[str, Any] | None = None
+) -> Any:
     """A response with the status and headers of `answer`, and `parts` as its stream."""
     headers = answer.headers.raw
     if more := tuple(more):
         names = {name for name, _ in more}
         headers = [header for header in headers if header[0].lower() not in names] + list(more)
+    extensions = {**answer.extensions, **(extensions or {})}
     return library.Response(
-        answer.status_code, headers=headers, stream=body_class(library)(parts), extensions=answer.extensions
+        answer.status_code, headers=headers, stream=body_class(library)(parts), extensions=extensions
     )
 
 
