@@ -1,29 +1,36 @@
 """What /metrics shows of the gateway, beside what the router shows of its providers."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 _PREFIX = "redis_router_gateway_"
 _BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class Metrics:
-    """In prometheus_client's default registry; one for each process."""
+    """One for each process, in prometheus_client's default registry."""
 
-    def __init__(self) -> None:
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._requests = Counter(
             _PREFIX + "requests_total",
             "Requests answered, by path, status and the name of the key",
             ("path", "status", "key"),
+            registry=registry,
         )
         self._seconds = Histogram(
             _PREFIX + "request_seconds",
             "From the first byte of a request to the last of its answer",
             ("path",),
             buckets=_BUCKETS,
+            registry=registry,
         )
-        self._in_flight = Gauge(_PREFIX + "requests_in_flight", "Requests under way", multiprocess_mode="livesum")
+        self._in_flight = Gauge(
+            _PREFIX + "requests_in_flight", "Requests under way", multiprocess_mode="livesum", registry=registry
+        )
         self._reloads = Counter(
-            _PREFIX + "config_reloads_total", "The file was read again, by how that went", ("result",)
+            _PREFIX + "config_reloads_total",
+            "The file was read again, by how that went",
+            ("result",),
+            registry=registry,
         )
 
     def begun(self) -> None:

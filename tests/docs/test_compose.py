@@ -155,7 +155,7 @@ def prometheus_scrapes(fleet: Fleet) -> None:
     for target in targets:
         assert "redis_router_redis_up 1.0" in fleet.running[target.partition(":")[0]].get("/metrics")[1]
     answered(fleet)
-    counted = 'redis_router_gateway_requests_total{path="/v1/chat/completions",status="200"}'
+    counted = 'redis_router_gateway_requests_total{key="-",path="/v1/chat/completions",status="200"}'
     assert counted in fleet.running["gateway-1"].get("/metrics")[1]
 
 
