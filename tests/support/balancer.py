@@ -36,12 +36,15 @@ class Balancer:
     async def _is_ready(self, port: int) -> bool:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            line = await reader.readline()
-            writer.close()
         except OSError:
             return False
-        return b" 200 " in line
+        try:
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return b" 200 " in await reader.readline()
+        except OSError:
+            return False
+        finally:
+            writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ready = self._ready
@@ -53,11 +56,13 @@ class Balancer:
         await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while part := await reader.read(65536):
-                writer.write(part)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError):
+                while part := await reader.read(65536):
+                    writer.write(part)
+                    await writer.drain()
+        finally:
+            writer.close()
 
 
 @contextmanager
@@ -68,9 +73,11 @@ def balancer() -> Iterator[Balancer]:
 
     def run() -> None:
         loop.run_until_complete(made._serve(started, ended))
-        for task in asyncio.all_tasks(loop):
+        left = asyncio.all_tasks(loop)
+        for task in left:
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.wait(left) if left else asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0))  # in which closed connections are let go
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)
