@@ -32,6 +32,15 @@ class Metrics:
             ("result",),
             registry=registry,
         )
+        self._is_current = Gauge(
+            _PREFIX + "config_last_reload_successful",
+            "1 where the file as it stands is in force, 0 where it was refused",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._is_current.set(1)
+        for result in ("ok", "refused"):  # from 0 on, so that the first one is an increase
+            self._reloads.labels(result)
 
     def begun(self) -> None:
         """A request came."""
@@ -46,3 +55,4 @@ class Metrics:
     def reloaded(self, result: str) -> None:
         """`ok` or `refused`."""
         self._reloads.labels(result).inc()
+        self._is_current.set(result == "ok")
