@@ -19,7 +19,8 @@ PAGE = """\
 
 # Performance
 
-These figures are of commit {commit}, {date}. What was changed since then has not been measured.
+These figures are of commit {commit}, {date}. What was changed since then has not been measured. `adaptive`, the default
+strategy now, is not among them.
 
 - Machine: {machine}
 - Server: {server}

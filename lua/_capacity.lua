@@ -8,6 +8,7 @@ local LOW, NEAR = 0.5, 0.75
 local ANSWERS_WITHIN_MS = 5000 -- a provider that is full answers somebody within this, or within two calls' time
 local COUNTED_OVER_MS = 10000 -- answers a second are an average over about so long
 local LESS = 0.7 -- after a rate limit so many of the calls at once that met it
+local AT_FIRST, SLOWER, FASTER, FASTEST, PAUSES_PACED = 2, 0.85, 0.005, 5, 5 -- of the pace after a rate limit
 local TOLERATED, UNSURE = 1.25, 1.5
 
 local abs, min, max, sqrt, exp = math.abs, math.min, math.max, math.sqrt, math.exp -- looked up once, as `learn` is for each outcome
@@ -88,9 +89,29 @@ local function overload(health, now)
   health.concurrency_limit, health.limit_growth = cut(health, limit, 0.5 * limit, now), 1
 end
 
--- A call was refused for a rate limit: fewer calls at once keep within it. Only where the call began within the limit: of
--- many that are refused at once, one says it all.
-local function keep_rate(health, load)
+-- The pace after a rate limit: of a first one about what met it, by Little's law; one call in each pause at least. It is
+-- unchanged while a pause lasts.
+local function slow_down(health, load, cooldown_ms, now)
+  local rate, left = health.calls_per_s, health.cooldown_until_ms - now
+  local is_cooling = left > 0 and left <= health.cooldown_ms + 1000 -- as `cooling_for_ms`
+  if load <= 0 or (is_cooling and left > (rate > 0 and 1000 / rate or 0)) then return end
+  if rate > 0 then rate = SLOWER * rate
+  else rate = AT_FIRST * max(answer_rate(health, now), health.call_ms > 0 and load * 1000 / health.call_ms or 0) end
+  rate = max(rate, 1000 / max(1, cooldown_ms))
+  if rate >= FASTEST then health.calls_per_s = 0; return end
+  health.calls_per_s, health.paced_until_ms = rate, math.floor(now + (1 + PAUSES_PACED) * cooldown_ms)
+end
+
+-- After an answer; 0 where the pace is over.
+local function speed_up(health, now)
+  local rate = health.calls_per_s + FASTER
+  health.calls_per_s = rate < FASTEST and now < health.paced_until_ms and rate or 0
+end
+
+-- A call was refused for a rate limit, and the pause that it asks for did not begin: a pace, and fewer calls at once keep
+-- within it. The latter only where the call began within that limit: of many that are refused at once, one says it all.
+local function keep_rate(health, load, cooldown_ms, now)
+  slow_down(health, load, cooldown_ms, now)
   if load <= 0 or (health.concurrency_limit > 0 and health.concurrency_limit < load) then return end
   health.concurrency_limit, health.limit_growth = max(1, LESS * load), 1
 end

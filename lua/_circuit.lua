@@ -166,6 +166,12 @@ local function cool_down(health, cooldown_ms, now)
   health.cooldown_until_ms, health.cooldown_ms = until_ms, until_ms - now
 end
 
+-- A call begins: nobody makes the next one before its time, where a pace is kept. It ends here, too.
+local function keep_pace(health, pause_ms, now)
+  if now >= health.paced_until_ms then health.calls_per_s = 0 end
+  if health.calls_per_s > 0 then cool_down(health, pause_ms, now) end
+end
+
 -- Do as many replicas complain as it takes, or all that call it lately? More than these cannot.
 local function is_believed(record)
   if not record.others or record.health.min_reporters <= record.others + 1 then return true end
@@ -183,6 +189,7 @@ local function fold(record, success, latency_ms, generation, why, now, load, dur
     if load >= 0 and latency_ms > 0 then learn(health, latency_ms, load, now) end
     call_lasted(health, duration_ms, latency_ms, floor)
     answered = answered + 1000 / COUNTED_OVER_MS
+    if health.calls_per_s > 0 then speed_up(health, now) end
   end
   health.answers_per_s = answered
   health.result_gap_ms = health.last_result_ms > 0 and math.max(0, now - health.last_result_ms) or 0

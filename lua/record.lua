@@ -15,9 +15,9 @@
 -- ARGV[7]   reporter the replica's session
 -- ARGV[8]   calls      that the replica has under way there now; -1: it leaves
 -- ARGV[9]   overdue    so many of them have waited for an answer for much longer than an answer takes
--- ARGV[10..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun,
+-- ARGV[10..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun|paced,
 --           after a failure a colon and why it failed; the generation in which the calls began, their permit or '', and
---           for each, with blanks between, its latency in ms, of rate_limited how many ms to wait; after a colon the
+--           for each, with blanks between, its latency in ms, of rate_limited and paced how many ms to wait; after a colon the
 --           load when it began, then how many ms the whole call took, and how many to wait after it, where these are known
 --
 -- Returns {'ok'|'replayed'|'missing', transitions, applied, field, value, ...}; 'replayed' repeats what the first run
@@ -67,8 +67,10 @@ for i = 10, #ARGV, 4 do
       fold(record, success, ms, generation, why, now, at_load, tonumber(duration) or 0)
       if success and wait ~= '' then cool_down(health, tonumber(wait), now) end
     elseif outcome == 'rate_limited' then
+      keep_rate(health, at_load, tonumber(number), now)
       cool_down(health, tonumber(number), now)
-      keep_rate(health, at_load)
+    elseif outcome == 'paced' then
+      keep_pace(health, tonumber(number), now)
     elseif outcome == 'begun' then
       see_answer(health, true, health.failure_rate)
       if tonumber(number) > 0 then learn(health, tonumber(number), at_load, now) end

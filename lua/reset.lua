@@ -18,7 +18,7 @@
 local LEARNED = {
   open_reason = true, last_failure = true, latency_ms = true, failure_rate = true, consecutive_failures = true,
   consecutive_successes = true, times_opened = true, open_timeout_factor = true, result_gap_ms = true,
-  answers_per_s = true, concurrency_limit = true, limit_growth = true, samples = true, usual_latency_ms = true,
+  answers_per_s = true, calls_per_s = true, paced_until_ms = true, concurrency_limit = true, limit_growth = true, samples = true, usual_latency_ms = true,
   latency_deviation_ms = true, floor_latency_ms = true, near_latency_ms = true, near_load = true,
   longest_latency_ms = true, call_ms = true,
 }

@@ -44,6 +44,7 @@ for i = 7, #ARGV, 2 do
       set('unavailable_reason', value == 1 and '' or source)
       if value == 1 and source == 'operator' then -- back in service means now
         set('cooldown_until_ms', 0)
+        health.calls_per_s = 0
         if health.override == 'drain' or health.override == 'force_open' then end_state(record, 'available=1') end
       end
     end

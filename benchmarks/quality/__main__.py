@@ -1,9 +1,9 @@
 """Plays every scenario under every policy, prints a table for each, and writes them, JSON and charts.
 
-`pip install -e '.[bench]' && python -m benchmarks.quality`, a quarter of an hour on two cores. Each scenario is played
-with five seeds, the same for every policy: arrivals and service times are the same draws. `--quick` plays once, the
-default and the original alone, and writes nothing. LiteLLM is left out, and named as missing, where it is not
-installed. The exit code is 1 where a target was missed.
+`pip install -e '.[bench]' && python -m benchmarks.quality`, most of an hour on two cores. Each scenario is played with
+five seeds, or `--seeds N`, the same for every policy: arrivals and service times are the same draws. `--quick` plays
+once, the default and the original alone, and writes nothing. LiteLLM is left out, and named as missing, where it is
+not installed. The exit code is 1 where a target was missed.
 
 With `--worlds N --seed S` random worlds are played in place of the scenarios: see `benchmarks.quality.worlds`.
 """
@@ -212,10 +212,11 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one seed, for the default and what it is compared with")
     parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS], help="only this one")
+    parser.add_argument("--seeds", type=int, default=5, help="so many, from the first")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     arguments = parser.parse_args()
     scenarios = [each for each in SCENARIOS if not arguments.scenario or each.name in arguments.scenario]
-    seeds = [1] if arguments.quick else [1, 2, 3, 4, 5]
+    seeds = list(range(1, 2 if arguments.quick else arguments.seeds + 1))
     playing = [ORACLE, DEFAULT, ORIGINAL] if arguments.quick else policies()
     if not set(PEERS) <= set(playing):
         print("without LiteLLM: " + ("--quick" if arguments.quick else "pip install -e '.[bench]'"))

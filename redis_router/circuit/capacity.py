@@ -9,6 +9,7 @@ floor   the average latency of calls at low load, over about 8: it follows a pro
 longest the longest latency, which is forgotten over some 256 answers
 near    the average latency, and the load, of calls near the limit, over about 12
 limit   calls at once that it takes without making them wait
+pace    calls a second, for a while after a rate limit
 
 The limit grows while calls near it take about as long as those at low load. Where they take longer they wait, and so
 many are in service as are answered while a call is, by Little's law: limit = load · call / (call + wait). So TCP Vegas
@@ -34,6 +35,13 @@ COUNTED_OVER_MS = 10_000.0
 """Answers a second are an average over about so long."""
 LESS = 0.7
 """After a rate limit so many of the calls at once that met it."""
+AT_FIRST, SLOWER, FASTER = 2.0, 0.85, 0.005
+"""After the first rate limit so many times the calls a second that met it; after each further one, so much of them;
+and after each answer so many calls a second more."""
+FASTEST = 5.0
+"""Calls a second: above this a fleet's replicas would hear of each other's calls too late to keep a pace."""
+PAUSES_PACED = 5
+"""A pace holds for so many times the pause that the provider asked for, after it: then the limit may be over."""
 TOLERATED, UNSURE = 1.25, 1.5
 """Calls near the limit wait where they take so many times the floor: 1.25, and 1.5 / √samples for the noise."""
 
@@ -113,14 +121,36 @@ def overloaded(health: ProviderHealth, now_ms: float) -> dict[str, float]:
     }
 
 
-def rate_limited(health: ProviderHealth, load: float) -> dict[str, float]:
-    """What changes in the record where a call was refused for a rate limit: fewer calls at once keep within it.
+def rate_limited(health: ProviderHealth, load: float, cooldown_ms: float, now_ms: float) -> dict[str, float]:
+    """What changes in the record where a call was refused for a rate limit, before the pause that it asks for begins.
 
-    Only where the call began within the limit: of many that are refused at once, one says it all.
+    A pace is set, or slowed down; and fewer calls at once, where the call began within that limit. Of many calls that
+    are refused at once, one says it all.
     """
+    changes = _paced(health, load, cooldown_ms, now_ms)
     if load <= 0 or 0 < health.concurrency_limit < load:
+        return changes
+    return changes | {"concurrency_limit": max(1.0, LESS * load), "limit_growth": 1}
+
+
+def _paced(health: ProviderHealth, load: float, cooldown_ms: float, now_ms: float) -> dict[str, float]:
+    """The pace after a rate limit: at first about what met it, by Little's law; one call in each pause at least."""
+    rate = health.calls_per_s
+    if load <= 0 or health.cooling_for_ms(now_ms) > health.pause_ms:
         return {}
-    return {"concurrency_limit": max(1.0, LESS * load), "limit_growth": 1}
+    if rate:
+        rate *= SLOWER
+    else:
+        rate = AT_FIRST * max(answer_rate(health, now_ms), load * 1000 / health.call_ms if health.call_ms else 0.0)
+    rate = max(rate, 1000 / max(1.0, cooldown_ms))
+    until = math.floor(now_ms + (1 + PAUSES_PACED) * cooldown_ms)
+    return {"calls_per_s": rate, "paced_until_ms": until} if rate < FASTEST else {"calls_per_s": 0.0}
+
+
+def faster(health: ProviderHealth, now_ms: float) -> float:
+    """Calls a second after an answer; 0 where the pace is over: it holds for a while, or until it is no matter."""
+    rate = health.calls_per_s + FASTER
+    return rate if rate < FASTEST and now_ms < health.paced_until_ms else 0.0
 
 
 def begun_anew(health: ProviderHealth) -> dict[str, float]:

@@ -174,6 +174,13 @@ def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> Provid
     return replace(health, cooldown_until_ms=until, cooldown_ms=until - now_ms)
 
 
+def keep_pace(health: ProviderHealth, pause_ms: float, now_ms: int) -> ProviderHealth:
+    """A call begins: nobody makes the next one before its time, where a pace is kept. It ends here, too."""
+    if now_ms >= health.paced_until_ms:
+        return replace(health, calls_per_s=0.0) if health.calls_per_s else health
+    return cool_down(health, pause_ms, now_ms) if health.calls_per_s else health
+
+
 def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> dict[str, object]:
     rate = failure_rate_average(health.failure_rate, success)
     changes: dict[str, object] = {
@@ -188,6 +195,8 @@ def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int
         changes["still_answers"] = still_answers(health, success, rate)
     if not success:
         return changes | {"last_failure": result.reason}
+    if health.calls_per_s:
+        changes["calls_per_s"] = capacity.faster(health, now_ms)
     changes["call_ms"] = capacity.call_lasted(health, result.duration_ms, result.latency_ms)
     if result.load >= 0 and result.latency_ms > 0:
         changes.update(capacity.learned(health, result.latency_ms, result.load, now_ms))
@@ -204,9 +213,12 @@ def fold(
     """
     if result.outcome is Outcome.RATE_LIMITED:
         cooling = cool_down(health, result.cooldown_ms, now_ms)
-        return changed(cooling, capacity.rate_limited(health, result.load)), None
+        slower = capacity.rate_limited(health, result.load, result.cooldown_ms, now_ms)
+        return changed(cooling, slower), None
     if result.outcome is Outcome.IGNORED:
         return health, None
+    if result.outcome is Outcome.PACED:
+        return keep_pace(health, result.cooldown_ms, now_ms), None
     if result.outcome is Outcome.BEGUN:
         changes: dict[str, object] = {"still_answers": still_answers(health, True, health.failure_rate)}
         if result.latency_ms > 0:
@@ -269,7 +281,7 @@ def updated(health: ProviderHealth, fields: Mapping[str, str], source: str, now_
     if by_operator or (health.available if not available else health.unavailable_reason == TakenOutBy.PROBE):
         new = replace(new, available=available, unavailable_reason="" if available else source)
         if available and by_operator:
-            new = replace(new, cooldown_until_ms=0)  # back in service means now
+            new = replace(new, cooldown_until_ms=0, calls_per_s=0.0)  # back in service means now
             if new.override in overrides.TAKES_OUT:
                 new, _ = overrides.end_state(new, "available=1")
     return replace(new, last_check_ms=now_ms)

@@ -12,6 +12,7 @@ class Outcome(StrEnum):
     rate_limited  it asks to be left alone for a while: no verdict on its circuit, nor on its averages
     ignored       nothing: the caller's own mistake, cancellation or deadline
     begun         its answer begins: how fast, not how well; what became of it follows
+    paced         a call begins where the fleet keeps a pace: the next one may follow after `cooldown_ms`
     """
 
     SUCCESS = "success"
@@ -19,6 +20,11 @@ class Outcome(StrEnum):
     RATE_LIMITED = "rate_limited"
     IGNORED = "ignored"
     BEGUN = "begun"
+    PACED = "paced"
+
+
+ON_THE_WAY = (Outcome.BEGUN, Outcome.PACED)
+"""What an attempt says of a call that did not end."""
 
 
 class Result(NamedTuple):
@@ -29,7 +35,8 @@ class Result(NamedTuple):
     permit       the token of a trial call, or ''
     reason       of a failure: one word that says why, or ''
     duration_ms  of the whole call, for the metrics; 0 where that is `latency_ms`
-    cooldown_ms  for how long the provider wants no calls: of rate_limited, or of a success that was the last to fit
+    cooldown_ms  for how long the provider wants no calls: of rate_limited, or of a success that was the last to fit;
+                 of paced, until the next one
     load         calls that the fleet had under way there when this one began, itself included; 0 where that is
                  unknown, below 0 where its answer's beginning was told before
 
@@ -72,7 +79,7 @@ GONE = UnderWay(-1)
 
 
 def is_request(result: Result) -> bool:
-    """Or merely a permit that is handed back unused, or the beginning of an answer?"""
-    if result.outcome is Outcome.BEGUN:
+    """Or merely a permit that is handed back unused, or the beginning of a call or of an answer?"""
+    if result.outcome in ON_THE_WAY:
         return False
     return result.outcome is not Outcome.IGNORED or result.latency_ms > 0 or not result.permit

@@ -72,6 +72,7 @@ class ProviderHealth:
                                     a transition; a call's result or a probe's; a call's result
     result_gap_ms                   between the last two results
     answers_per_s                   moving average over some ten seconds, as it was at the last result
+    calls_per_s, paced_until_ms     after a rate limit: one call follows the other at this rate, until this moment
     in_flight                       calls under way over the fleet, as its replicas said last
     overdue                         of these, so many have waited for much longer than an answer takes
     concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
@@ -122,6 +123,8 @@ class ProviderHealth:
     last_result_ms: int = stored(0, moment, optional=True)
     result_gap_ms: int = stored(0, whole, optional=True)
     answers_per_s: float = stored(0.0, number, optional=True)
+    calls_per_s: float = stored(0.0, number, optional=True)
+    paced_until_ms: int = stored(0, moment, optional=True)
     in_flight: int = stored(0, whole, optional=True)
     overdue: int = stored(0, whole, optional=True)
     concurrency_limit: float = stored(0.0, number, optional=True)
@@ -171,6 +174,11 @@ class ProviderHealth:
         """
         left = self.cooldown_until_ms - now_ms
         return left if 0 < left <= self.cooldown_ms + CLOCK_SKEW_MS else 0.0
+
+    @property
+    def pause_ms(self) -> float:
+        """Milliseconds from one call to the next where a pace is kept after a rate limit; 0 where there is none."""
+        return 1000 / self.calls_per_s if self.calls_per_s else 0.0
 
     def is_due(self, now_ms: float) -> bool:
         """May an open circuit become half-open?"""

@@ -22,6 +22,8 @@ LEARNED = (
     "open_timeout_factor",
     "result_gap_ms",
     "answers_per_s",
+    "calls_per_s",
+    "paced_until_ms",
     "concurrency_limit",
     "limit_growth",
     "samples",

@@ -51,6 +51,7 @@ def provider(health: ProviderHealth, spec: Spec, now_ms: int) -> Json:
         "in_flight": health.in_flight,
         "overdue": health.overdue,
         "concurrency_limit": round(health.concurrency_limit) or None,
+        "calls_per_s": round(health.calls_per_s, 2) or None,
         "last_result_ms": health.last_result_ms or None,
     }
 

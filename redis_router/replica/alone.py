@@ -13,7 +13,7 @@ from itertools import count
 
 from redis_router.circuit.capacity import is_overload
 from redis_router.circuit.machine import CLOSED, HALF_OPEN, OPEN
-from redis_router.circuit.outcome import Outcome, Result
+from redis_router.circuit.outcome import ON_THE_WAY, Outcome, Result
 from redis_router.circuit.record import ProviderHealth, TakenOutBy
 from redis_router.errors import RouterError
 from redis_router.store.contract import Batch
@@ -111,7 +111,7 @@ class Alone:
         if self.decides_on(name):
             return False
         is_excused = fleet is not None and is_overload(fleet, result.reason, result.load, self._clock())
-        if is_excused or result.outcome is Outcome.BEGUN:
+        if is_excused or result.outcome in ON_THE_WAY:
             return True
         if result.outcome is not Outcome.SUCCESS or own.circuit_state is not CLOSED:
             return False

@@ -124,7 +124,7 @@ class Reactions:
             self._parts.permits.returned(name)
         if candidate is None or not candidate.here.limited_until or self._view.alone.on_all:
             return
-        if any(result.outcome is Outcome.RATE_LIMITED or result.cooldown_ms for result in results):
+        if any(result.cooldown_ms and result.outcome is not Outcome.PACED for result in results):
             candidate.here.limited_until = 0.0  # from here on the record says it
 
     def _join_or_restore(self, name: str) -> None:

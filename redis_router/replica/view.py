@@ -154,7 +154,8 @@ class View:
                 self._changes.append((old, new, by))
             if told:
                 self.news.override(old, new, by, self._tables.now_ms())
-            if told and new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS:
+            cools = new.cooldown_until_ms - old.cooldown_until_ms >= NEWS_MS
+            if told and cools and new.cooldown_ms > 2 * new.pause_ms:  # it is more than the pace that is kept
                 self.news.cooldown(new, by, self._tables.now_ms())
         if self._is_time() and self._took <= QUICK_SECONDS:  # large tables are made by the thread that calls `settle`
             self._settle()

@@ -1,6 +1,7 @@
 """One call to one provider: timed, classified, and recorded."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Generic, Literal, Self
@@ -15,6 +16,8 @@ from redis_router.replica.permits import Permit
 from redis_router.request.classify import SUCCESS, TIMED_OUT, Verdict, Waited
 from redis_router.request.context import Context
 from redis_router.routing.candidate import Candidate
+
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 class Attempt(Generic[ClientT]):
@@ -61,6 +64,11 @@ class Attempt(Generic[ClientT]):
         return self._candidate.provider.whole
 
     @property
+    def record(self) -> str:
+        """The name of the record that this call counts for: the provider's, or that of its circuit for this model."""
+        return self._candidate.health.name
+
+    @property
     def permit(self) -> str | None:
         """The half-open permit this call holds, None for an ordinary call."""
         return self._permit.token if self._permit is not None else None
@@ -83,6 +91,22 @@ class Attempt(Generic[ClientT]):
     def remaining(self) -> float | None:
         """Seconds until the deadline of `Router.attempts`, at least 0; None where there is none."""
         return None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """To send with this call, so that the provider's own spans join the trace; empty where nobody traces."""
+        return _NO_HEADERS
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What was recorded when the block ended; before that what the code said, None where it said nothing."""
+        return self._verdict
+
+    def hand_over(self) -> None:
+        """Another function, task or thread ends this block: what was set for this one, such as a span, is taken back.
+
+        For blocks that are no `with`; where nobody traces there is nothing to take back.
+        """
 
     def discard(self) -> None:
         """Give the permit back, where the call never began."""
@@ -158,7 +182,16 @@ class Attempt(Generic[ClientT]):
         here = self._candidate.here
         self._started = here.in_flight[id(self)] = self._context.now()
         self._load = len(here.in_flight) + here.elsewhere
+        if self._candidate.health.calls_per_s:
+            self._keep_pace()
         return self
+
+    def _keep_pace(self) -> None:
+        """Nobody makes the next call before its time: this replica from now on, the others as soon as they hear."""
+        here, health = self._candidate.here, self._candidate.health
+        here.limited_until = max(here.limited_until, self._started + health.pause_ms / 1000)
+        paced = (health.name, Outcome.PACED, 0.0, NO_GENERATION, "", "", 0.0, health.pause_ms, self._load)
+        self._context.engine.outbox.put(made(Result, paced))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -167,7 +200,9 @@ class Attempt(Generic[ClientT]):
         self._candidate.here.in_flight.pop(id(self), None)
         verdict = self._verdict
         if verdict is None:
-            verdict = SUCCESS if error is None else self._context.verdicts(error, self._waited(duration))
+            verdict = self._verdict = (
+                SUCCESS if error is None else self._context.verdicts(error, self._waited(duration))
+            )
         self._record(verdict, duration * 1000)
         return self._goes_on(verdict, error)
 

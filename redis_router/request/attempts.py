@@ -56,11 +56,6 @@ class RequestAttempt(Attempt[ClientT]):
         left = self._attempts.deadline.left
         return None if left == math.inf else left
 
-    @property
-    def record(self) -> str:
-        """The name of the record that this call counts for."""
-        return self._candidate.health.name
-
     def may_be_followed(self, verdict: Verdict) -> bool:
         """May another provider be asked after this? Never once the answer began: two would be glued together."""
         failed = verdict.outcome in (Outcome.FAILURE, Outcome.RATE_LIMITED)

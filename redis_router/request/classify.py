@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis_router.checks import check_flag, check_number, check_reason
-from redis_router.circuit.outcome import Outcome
+from redis_router.circuit.outcome import ON_THE_WAY, Outcome
 from redis_router.errors import InvalidArgument, RouterError
 from redis_router.request.retry_after import nothing_left
 from redis_router.request.retry_after import retry_after as retry_after
@@ -194,10 +194,10 @@ class Verdicts:
         try:
             found = Outcome(outcome)  # type: ignore[arg-type]
         except ValueError:
-            others = ", ".join(each for each in Outcome if each is not Outcome.BEGUN)
+            others = ", ".join(each for each in Outcome if each not in ON_THE_WAY)
             raise InvalidArgument(f"unknown outcome {outcome!r}: choose {others}") from None
-        if found is Outcome.BEGUN:
-            raise InvalidArgument("outcome is 'begun': say it with `first_token()` of an attempt")
+        if found in ON_THE_WAY:
+            raise InvalidArgument(f"outcome is {found.value!r}: an attempt says it, with `first_token()` or by itself")
         if cooldown is not None and found not in (Outcome.RATE_LIMITED, Outcome.SUCCESS):
             raise InvalidArgument(f"cooldown is {cooldown!r} for {found}: it goes with 'rate_limited' or 'success'")
         why = check_reason(reason) if found is Outcome.FAILURE else ""

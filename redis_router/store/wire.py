@@ -14,7 +14,7 @@ def outcomes(results: Sequence[Result]) -> list[str | int]:
     args: list[str | int] = []
     for (outcome, generation, permit, reason), run in groupby(results, key=_KIND):
         kind = f"{outcome.value}:{reason}" if reason else outcome.value
-        number = _cooldown if outcome is Outcome.RATE_LIMITED else _measured
+        number = _cooldown if outcome in (Outcome.RATE_LIMITED, Outcome.PACED) else _measured
         args += (kind, generation, permit, " ".join([number(result) for result in run]))
     return args
 

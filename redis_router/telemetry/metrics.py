@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from redis_router.circuit.outcome import Outcome, Result, is_request
+from redis_router.circuit.outcome import ON_THE_WAY, Outcome, Result, is_request
 from redis_router.circuit.overrides import LETS_IN
 from redis_router.circuit.record import ProviderHealth, Transition
 from redis_router.telemetry.exposition import in_files
@@ -147,7 +147,7 @@ class Metrics(Collector):
         observe = bound[1].observe
         for result in results:
             milliseconds = result.duration_ms or result.latency_ms
-            if milliseconds > 0 and result.outcome is not Outcome.BEGUN:
+            if milliseconds > 0 and result.outcome not in ON_THE_WAY:
                 observe(milliseconds / 1000)
 
     @_gated

@@ -110,6 +110,70 @@ class TestLimit:
         assert one.says(1, *[refused] * 10).concurrency_limit == 7
 
 
+def refused(load, seconds=10):
+    return Result("openai", Outcome.RATE_LIMITED, 0.0, 1, cooldown_ms=seconds * 1000, load=load)
+
+
+class TestPace:
+    """Calls a second, for a while after a rate limit."""
+
+    @pytest.fixture
+    def one(self, replica):
+        """Two calls of two seconds under way: one a second. The second was refused: so two a second, and a pause."""
+        one = replica("one")
+        one.says(0, *[Result("openai", Outcome.SUCCESS, 500.0, 1, "", "", 2000.0, load=1.0)] * 4)
+        assert round(one.says(30, refused(2)).calls_per_s, 3) == 2.0
+        return one
+
+    @staticmethod
+    def paced(ms=500.0):
+        return Result("openai", Outcome.PACED, 0.0, 0, cooldown_ms=ms)
+
+    def test_a_call_that_begins_keeps_the_next_one_back(self, one):
+        """For everybody, as long as the pace holds."""
+        before = one.says(41, in_flight=1)
+        assert before.cooling_for_ms(START + 41_000) == 0, "the provider's own pause is over"
+        health = one.says(42, self.paced())
+        assert health.cooling_for_ms(START + 42_100) == 400
+        assert (health.failure_rate, health.answers_per_s) == (before.failure_rate, before.answers_per_s)
+
+    def test_each_rate_limit_slows_it_down_and_each_answer_makes_it_faster(self, one):
+        """Of many that are refused at once, the first says it all."""
+        health = one.says(42, self.paced(), refused(2), refused(3), refused(4))
+        assert round(health.calls_per_s, 3) == 1.7
+        assert health.cooling_for_ms(START + 42_000) == 10_000
+        assert round(one.says(53, answered(1), answered(1)).calls_per_s, 3) == 1.71
+
+    def test_it_ends_a_while_after_the_last_rate_limit(self, one):
+        """Five times the pause that was asked for after it: from then on the next call waits for nobody."""
+        assert one.says(89, answered(1)).calls_per_s > 0
+        health = one.says(90, self.paced())
+        assert (health.calls_per_s, health.cooling_for_ms(START + 90_000)) == (0, 0)
+
+    def test_so_it_does_where_it_is_fast(self, one):
+        """Replicas could not hear of each other's calls in time."""
+        assert one.says(45, *[answered(1)] * 1000).calls_per_s == 0
+
+    def test_many_calls_a_second_are_not_paced(self, replica):
+        """Their limit is one of calls at once."""
+        one = replica("one")
+        one.says(0, *[answered(load) for load in range(1, 11)])
+        health = one.says(1, refused(10))
+        assert (health.calls_per_s, health.concurrency_limit) == (0, 7)
+
+    def test_one_call_in_each_pause_is_the_least(self, one):
+        """Who asks for ten seconds takes a call after them."""
+        for seconds in range(50, 800, 15):
+            health = one.says(seconds, refused(1))
+        assert health.calls_per_s == 0.1
+
+    def test_an_operators_word_ends_it(self, one):
+        """Back in service means now."""
+        one.store.update("openai", {"available": "1"}, "operator")
+        health = one.says(42, self.paced())
+        assert (health.calls_per_s, health.cooling_for_ms(START + 42_000)) == (0, 0)
+
+
 class TestOverload:
     def test_a_time_out_above_the_limit_is_no_failure(self, replica):
         """While the provider answers others: the limit shrinks instead."""

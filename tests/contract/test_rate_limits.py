@@ -1,5 +1,6 @@
 """A provider wants no calls for a while: here at once, soon in the fleet, and for how long."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -187,6 +188,43 @@ class TestItsOwnRateLimit:
         assert replica.flush()
         replica.update_health("good", available=True)
         assert replica.select_provider("m").name == "good"
+
+
+class TestAPaceIsKept:
+    """A call in fifty seconds, as after a rate limit."""
+
+    @pytest.fixture
+    def paced(self, fleet, backend):
+        """Two replicas that know of the pace, and have azure alone."""
+        replicas = fleet()
+        only(replicas[0], "azure")
+        for replica in replicas:
+            eventually(lambda replica=replica: not replica.get_health_status()["openai"].available)
+        said = {"calls_per_s": "0.02", "paced_until_ms": str(round(time.time() + 300) * 1000)}
+        backend.store("operator").update("azure", said, "operator")
+        for replica in replicas:
+            eventually(lambda replica=replica: replica.get_health_status()["azure"].calls_per_s == 0.02)
+        return replicas
+
+    def test_while_a_call_runs_nobody_makes_the_next_one(self, paced):
+        """This replica knows at once, the other one a moment later; both say when it may be."""
+        first, second = paced
+        with first.attempt("gpt-4o"):
+            with pytest.raises(NoProviderAvailable, match="cooling until") as caught:
+                first.attempt("gpt-4o")
+            assert 40 < caught.value.retry_after <= 50
+            eventually(lambda: chosen(second, "gpt-4o") is None, "it is told before the call ends")
+        assert chosen(first, "gpt-4o") is None, "its end changes nothing"
+        assert first.flush()
+        assert metric(first, "requests_total", provider="azure", outcome="success") == 1
+        assert first.get_circuit_state("azure") == "closed"
+
+    def test_a_request_does_not_wait_for_it_where_another_is_there(self, paced):
+        """The pace holds for one provider."""
+        first, _ = paced
+        with first.attempt("gpt-4o"):
+            first.update_health("openai", available=True)
+            assert first.attempt("gpt-4o").provider.name == "openai"
 
 
 class TestARateLimitThatNeverReachedRedis:

@@ -45,7 +45,8 @@ def keeps(backend, redis_client):
 
 
 LEARNED = (
-    "result_gap_ms", "answers_per_s", "in_flight", "concurrency_limit", "limit_growth", "samples", "usual_latency_ms",
+    "result_gap_ms", "answers_per_s", "calls_per_s", "paced_until_ms", "in_flight", "concurrency_limit", "limit_growth",
+    "samples", "usual_latency_ms",
     "latency_deviation_ms", "floor_latency_ms", "near_latency_ms", "near_load", "longest_latency_ms", "call_ms",
     "overdue", "still_answers",
 )  # fmt: skip

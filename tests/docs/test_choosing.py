@@ -69,6 +69,35 @@ def test_the_figures_are_those_of_the_simulation():
             assert cell.strip() == f"{score['failed_percent']:.1f} %, {score['p99']:.2f} s", (scenario, policy)
 
 
+def test_what_is_said_of_the_simulation_holds():
+    """Who is how far from the oracle, and where the default is the best."""
+    said = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())
+    text = " ".join(section("docs/choosing.md", "Simulated").split())
+    assert f"(`--seeds {said['about']['seeds']}`)" in text
+    by_scenario: dict[str, dict[str, float]] = {}
+    for each in said["scores"]:
+        assert each["policy"] != "adaptive" or each["failed_percent"] == 0.0
+        by_scenario.setdefault(each["scenario"], {})[each["policy"]] = each["p99"]
+
+    def farthest(policy: str) -> str:
+        return f"{max(p99s[policy] / p99s['oracle'] for p99s in by_scenario.values()):.2f} times"
+
+    assert f"at most {farthest('adaptive')} that of an oracle" in text
+    assert f"at most {farthest('p2c, guide')} the oracle's with the guide's settings" in text
+    assert f"and {farthest('p2c')} without" in text
+    assert f"at most {farthest('latency')} the oracle's. In" in text
+    best = {name: min(p99s.keys() - {"oracle"}, key=p99s.__getitem__) for name, p99s in by_scenario.items()}
+    assert {name for name, policy in best.items() if policy == "adaptive"} == {
+        "steady",
+        "hard down",
+        "poisoned replica",
+    }
+    assert {name for name, policy in best.items() if policy == "latency"} == {"slow ramp", "mass restart"}
+    assert {name for name, policy in best.items() if policy == "p2c, guide"} == {"brown-out", "fast 500s"}
+    assert {name for name, policy in best.items() if "shuffle" in policy} == {"rate limits", "flapping"}
+    assert all(p99s["adaptive"] <= 1.05 * p99s[best[name]] for name, p99s in by_scenario.items())
+
+
 def test_the_measured_figures_are_those_of_the_report():
     """Of real processes, and of the same in virtual time: each is a cell of the report."""
     report = (ROOT / "benchmarks" / "results" / "fleet.md").read_text()

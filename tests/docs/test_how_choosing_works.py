@@ -7,8 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.quality.worlds.draw import world
+from benchmarks.quality.worlds.ground import Ground
+from benchmarks.quality.worlds.knowing import ORACLES
+from benchmarks.quality.worlds.players import maker
 from redis_router import Candidate, CircuitState, Outcome, Provider, ProviderHealth
-from redis_router.circuit.capacity import cut, in_service, learned, overloaded
+from redis_router.circuit.capacity import FASTEST, cut, in_service, learned, overloaded
 from redis_router.circuit.machine import fold, transition
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.routing.candidate import Here
@@ -222,6 +226,44 @@ def test_what_else_moves_the_limit():
     assert refused_in_numbers.concurrency_limit == openai.concurrency_limit
     dead, _ = fold(openai, Result("openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=8.0), 1_000)
     assert dead.consecutive_failures == 1
+
+
+def test_the_pace_after_a_rate_limit():
+    """Set, slowed down and made faster, as the machine has it; where it ends."""
+    heading = "The pace after a rate limit"
+    refused = Result("openai", Outcome.RATE_LIMITED, 0.0, 1, cooldown_ms=10_000.0, load=1.0)
+    first, _ = fold(replace(records()[0], answers_per_s=0.0), refused, 1_000)
+    another, _ = fold(first, refused, 11_000)
+    answered, _ = fold(another, Result("openai", Outcome.SUCCESS, 800.0, 1, load=1.0), 12_000)
+    paces = [[round(health.calls_per_s, 3)] for health in (first, another, answered)]
+    assert [
+        [float(cell) for cell in row]
+        for row in (row for name, row in table(heading).items() if name.startswith(("pace", "after")))
+    ] == paces
+    least = first
+    for seconds in range(11, 500, 10):
+        least, _ = fold(least, refused, seconds * 1000)
+    assert least.calls_per_s == 0.1, "one call in each pause"
+    assert another.paced_until_ms == 11_000 + 6 * 10_000
+    text = section(PAGE, heading)
+    assert "twice the calls a second" in text
+    assert "ends six times such a pause after" in text
+    assert f"reaches {FASTEST:g}\n  calls a second" in text
+
+
+def test_where_all_that_are_left_are_rate_limited():
+    """The two worlds, played: the order is as the page has it, and the figures about so."""
+    heading = "The pace after a rate limit"
+    for shape, refusals in ((world(6, 69), (36, 173)), (world(5, 100), None)):
+        said = figures(heading, f"world {shape.number} of seed {shape.seed}")
+        tallies = [Ground(shape).play(maker(name)) for name in ("adaptive", "the original", *ORACLES)]
+        failed = [100 * each.failed / each.requests for each in tallies]
+        mine, original, *oracles = failed
+        assert [mine, original, min(oracles)] == pytest.approx(said, abs=1.0)
+        assert (mine < original) is (said[0] < said[1])
+        if refusals is not None:
+            assert f"refused {refusals[0]} times, the original {refusals[1]} times" in section(PAGE, heading)
+            assert [each.statuses[429] for each in tallies[:2]] == pytest.approx(refusals, rel=0.5)
 
 
 def test_a_hang_fills_the_limit():

@@ -106,6 +106,8 @@ async def _ask(
     """The response of one attempt; None where it failed and another attempt follows. Raises what the attempt raises."""
     with ExitStack() as block:
         block.enter_context(attempt)
+        if headers := attempt.headers:
+            request.headers.update(headers)
         usual = _bound(request, attempt.timeout)
         response = await way.send(transport, request, attempt.timeout)
         if attempt.timeout is not None:
@@ -116,6 +118,7 @@ async def _ask(
         except BaseException:
             await answering.drop()
             raise
+        attempt.hand_over()
         return answering.response(block.pop_all(), told)
     return None
 

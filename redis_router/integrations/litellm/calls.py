@@ -95,6 +95,7 @@ class Calls:
                 self.vanished(facts.call)
 
         attempt.__enter__()
+        attempt.hand_over()
         task = asyncio.current_task()
         self._under_way[facts.call] = Call(attempt, facts, time.monotonic(), task, cancelled)
         if task is not None:
