@@ -30,6 +30,7 @@ class GatewayProcess:
         )
         self.log: list[str] = []
         self.port = 0
+        self._reader: threading.Thread | None = None
         self.http = httpx.Client(timeout=20, trust_env=False)
 
     def wait_ready(self, seconds: float = 20.0) -> "GatewayProcess":
@@ -42,7 +43,8 @@ class GatewayProcess:
                 break
         else:
             raise AssertionError(f"the gateway ended with {self.process.wait()}: {''.join(self.log)}")
-        threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
         until = time.monotonic() + seconds
         while True:
             try:
@@ -73,6 +75,8 @@ class GatewayProcess:
             self.http.close()
             self.process.kill()
             self.process.wait()
+            if self._reader is not None:
+                self._reader.join(20)  # whom it started may write for a moment longer
             if self.process.stderr is not None:
                 self.process.stderr.close()
 
