@@ -21,7 +21,7 @@ import openai
 
 from benchmarks.gateway import processes
 from benchmarks.gateway.processes import KEY, Server
-from benchmarks.transports import INCIDENTS, TIMEOUT, Always
+from benchmarks.gateways import TIMEOUT
 from redis_router.testing.server import EmbeddedServer
 from tests.support import eventually
 from tests.support.balancer import balancer
@@ -33,7 +33,18 @@ AT_ONCE = 4
 """Clients."""
 PATIENCE = 15.0
 """Seconds that a client gives a gateway for a try: more than it needs for all of its own."""
-FAULTS = {**INCIDENTS, "stops in the middle of streams": (True, "paused")}
+FAULTS: dict[str, tuple[bool, Any]] = {
+    "answers 503": (False, (503, {})),
+    "answers 401": (False, (401, {})),
+    "429, for 10 s": (False, (429, {"retry-after": "10"})),
+    "hangs": (False, "hang"),
+    "hangs after its headers": (True, "silent"),
+    "breaks streams before the content": (True, "cut_early"),
+    "breaks streams after the content": (True, "cut"),
+    "ends streams with an error event": (True, "overloaded_early"),
+    "answers garbage": (False, "garbage"),
+    "stops in the middle of streams": (True, "paused"),
+}
 RECOVERS, WITHOUT_REDIS, ROLLING = "is well again", "Redis is away", "rolling restart"
 _READY = {OURS: "/readyz", LITELLM: "/health/readiness"}
 
@@ -164,7 +175,7 @@ def _incident(users: Users, who: str, incident: str, sick: LlmServer, number: in
 
 @contextmanager
 def _suffers(sick: LlmServer, fault: Any) -> Iterator[None]:
-    sick.faults = Always(fault)  # type: ignore[assignment]
+    sick.always = fault
     try:
         yield
     finally:

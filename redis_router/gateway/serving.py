@@ -6,8 +6,7 @@ import signal
 import socket
 import tempfile
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,6 +14,7 @@ from uvicorn.supervisors import Multiprocess
 
 from redis_router.errors import InvalidArgument
 from redis_router.gateway.app import Gateway
+from redis_router.gateway.settings import Serving
 from redis_router.runtime.log import log, log_to_stderr
 
 _TOLD = "REDIS_ROUTER_GATEWAY"
@@ -22,29 +22,6 @@ _FILES = "PROMETHEUS_MULTIPROC_DIR"
 _BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 """For an idle connection: longer than the pools of most clients and proxies, so that these end it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How it is served.
-
-    config   the file
-    port     0 takes a free one
-    workers  processes
-    works    do they take part in the election of the fleet's worker?
-    drain_seconds  from SIGTERM until it stops listening
-    end_seconds    from then on, for what is under way
-    """
-
-    config: str
-    redis: str
-    namespace: str
-    host: str
-    port: int
-    workers: int
-    works: bool
-    drain_seconds: float
-    end_seconds: float
 
 
 def serve(told: Serving) -> None:
@@ -107,6 +84,4 @@ def _is_done(number: int, frame: object) -> None:
 def app() -> Starlette:
     """What each process serves. One of several is a fresh interpreter, and nothing is set up in it."""
     log_to_stderr()
-    told = Serving(**json.loads(os.environ[_TOLD]))
-    gateway = Gateway(Path(told.config), told.redis, told.namespace, works=told.works, drain_seconds=told.drain_seconds)
-    return gateway.app
+    return Gateway(Serving(**json.loads(os.environ[_TOLD]))).app

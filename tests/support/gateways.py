@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import yaml
@@ -16,15 +17,26 @@ KEY = "sk-rr-of-the-tests"
 
 
 class GatewayProcess:
-    """`redis-router gateway`, on a free port, its log read line by line."""
+    """`redis-router gateway`, on a free port, its log read line by line.
 
-    def __init__(self, config: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    before  the command that starts it
+    out     where its standard output goes
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        before: Sequence[str] = (),
+        out: IO[str] | None = None,
+    ) -> None:
         self.config = config
         command = [sys.executable, "-m", "redis_router", "gateway", "-c", str(config), "--port", "0", *options]
         self.process = subprocess.Popen(
-            command,
+            [*before, *command],
             stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=out or subprocess.DEVNULL,
             text=True,
             env={**os.environ, **(env or {})},
         )
