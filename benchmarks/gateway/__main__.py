@@ -39,14 +39,14 @@ def main() -> int:
     beside = has_litellm() and not arguments.without_litellm
     end_on_signals()  # through the stack: every process is ended
     said = _before(arguments.results / "gateway.json") if arguments.only else {}
-    began = time.monotonic()
+    began, code = time.monotonic(), commit()
     if arguments.only != "path":
         size, rounds = (costs.QUICK, 1) if arguments.quick else (costs.FULL, arguments.rounds)
         found = costs.measured(rounds, size, litellm=beside)
-        said["costs"] = {"about": about(began, beside), "samples": found.samples}
+        said["costs"] = {"about": about(code, began, beside), "samples": found.samples}
     if arguments.only != "costs":
         seen = path.measured(path.QUICK if arguments.quick else path.FULL, litellm=beside)
-        said["path"] = {"about": about(began, beside), "seen": [each.told() for each in seen]}
+        said["path"] = {"about": about(code, began, beside), "seen": [each.told() for each in seen]}
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "gateway.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     (arguments.results / "gateway.md").write_text(text := markdown(said))
@@ -59,11 +59,11 @@ def _before(path: Path) -> dict[str, dict[str, object]]:
     return found
 
 
-def about(began: float, beside: bool) -> dict[str, str]:
+def about(code: str, began: float, beside: bool) -> dict[str, str]:
     """Where, what and when."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("uvicorn", "aiohttp", "httpx")]
     return {
-        "commit": f"{commit()}, {date.today().isoformat()}",
+        "commit": f"{code}, {date.today().isoformat()}",
         "machine": machine(),
         "LiteLLM": importlib.metadata.version("litellm") if beside else "not measured",
         "libraries": ", ".join(versions),

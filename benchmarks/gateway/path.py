@@ -8,7 +8,6 @@ request with all its tries; all else is as they come.
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -179,7 +178,7 @@ def _suffers(sick: LlmServer, fault: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        sick.faults = deque()
+        sick.always = None
 
 
 def _recovers(users: Users, who: str, sick: LlmServer, number: int) -> Seen:
