@@ -22,7 +22,7 @@ def fresh(gateway, path):
     """Status and text over a connection of its own, from whichever process takes it; 0 where nobody listens."""
     try:
         answer = httpx.get(gateway.url + path, trust_env=False, timeout=10)
-    except httpx.ConnectError:
+    except httpx.TransportError:  # refused, or reset: it came at the very moment of the end
         return 0, ""
     return answer.status_code, answer.text
 
