@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         help="after SIGTERM, /readyz says 503 for so long before it stops listening (default: 5)",
     )
     add("--end-seconds", type=float, default=60.0, metavar="S", help="then, for answers under way (default: 60)")
-    add("--trace", action="store_true", help="spans of OpenTelemetry, see docs/tracing.md")
+    add("--otel", action="store_true", help="spans of OpenTelemetry, see docs/tracing.md")
     gateway.set_defaults(run=run)
 
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         works=not arguments.no_worker,
         drain_seconds=arguments.drain_seconds,
         end_seconds=arguments.end_seconds,
-        traces=arguments.trace,
+        traces=arguments.otel,
     )
     _must_be_meant(arguments, open_to_all=not settings.keys and not settings.allow_anyone)
     _must_be_let_in(told.redis, told.namespace)
@@ -105,8 +105,8 @@ def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
             f"--host {arguments.host} is reached from elsewhere, and the file names no keys: make one with --new-key,"
             " or set gateway_settings: allow_anyone: true"
         )
-    if arguments.trace and find_spec("opentelemetry") is None:
-        raise InvalidArgument("--trace needs OpenTelemetry: pip install 'redis-llm-router[otel]'")
+    if arguments.otel and find_spec("opentelemetry") is None:
+        raise InvalidArgument("--otel needs OpenTelemetry: pip install 'redis-llm-router[otel]'")
     if arguments.redis.startswith(_MEMORY):
         alone = " and each of its processes has circuits of its own" if arguments.workers > 1 else ""
         log.warning("no --redis: this gateway shares its circuits with no other%s", alone)

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry, where `--trace` asks for them."""
+"""Spans of OpenTelemetry, where `--otel` asks for them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from redis_router.gateway import app, exchange, protocol, question, relay
+from redis_router.gateway import app, protocol, question, relay
 from tests.support.documents import PAGES, consoles, rows, section, snippet
 from tests.support.gateways import GatewayProcess
 from tests.support.http import ANSWER, llm_server
@@ -122,7 +122,7 @@ def test_the_headers_are_those_of_the_code():
 def test_the_bounds_are_those_of_the_code():
     assert f"{protocol.MOST_HEAD >> 10} KiB, within {protocol.HEAD_SECONDS:.0f} s" in TEXT
     assert f"within {question.BODY_SECONDS:.0f} s" in TEXT
-    assert f"takes nothing for {exchange.TAKE_SECONDS:.0f} s" in TEXT
+    assert f"takes nothing for {protocol.TAKE_SECONDS:.0f} s" in TEXT
 
 
 def test_the_log_line_has_the_shape_that_is_shown(file):
@@ -148,7 +148,7 @@ def test_a_trace_goes_where_the_launcher_sends_it(file, tmp_path):
         shlex.split(TRACED.partition(" redis-router ")[0]),
         shlex.split(TRACED.partition(" redis-router ")[2]),
     )
-    assert arguments == ["gateway", "-c", "config.yaml", "--trace"]
+    assert arguments == ["gateway", "-c", "config.yaml", "--otel"]
     before = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:]]
     trace = "0af7651916cd43dd8448eb211c80319c"
     with llm_server() as provider, (tmp_path / "spans").open("w+") as spans:
@@ -157,7 +157,7 @@ def test_a_trace_goes_where_the_launcher_sends_it(file, tmp_path):
         said["model_list"][0]["litellm_params"]["api_base"] = f"{provider.url}/v1"
         file.write_text(yaml.safe_dump(said))
         gateway = GatewayProcess(
-            file, "--trace", "--drain-seconds", "0", env=KEYS, before=before, out=spans
+            file, "--otel", "--drain-seconds", "0", env=KEYS, before=before, out=spans
         ).wait_ready()
         heads = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
         assert gateway.ask(json={"model": "gpt-4o", "stream": True}, headers=heads).status_code == 200
