@@ -19,7 +19,6 @@ PAGES_OF_THEIR_OWN = {
 NOT_RUN = {
     ("README.md", "pip install -e '.[demo]' && redis-router demo"): "tests/process/test_demo.py runs it",
     ("README.md", "pip install -e '.[test]' && pytest"): "this suite; .ci/run runs it as it stands",
-    ("docs/tracing.md", "pip install -e '.[otel]'"): "installing: the tests' extra has it",
     ("CONTRIBUTING.md", ""): "for contributors: what .ci/run does, and what changes the repository",
     ("docs/how-it-works.md", ""): "pictures and excerpts of how the library works, nothing to copy",
 }

@@ -89,6 +89,7 @@ STARTS = {
     ),
     "litellm": Start("docs/litellm.md", "import asyncio", "pip install -e '.[litellm]'"),
 }
+TRACED = command("docs/tracing.md", "pip install -e '.[otel]' opentelemetry-sdk openai")
 PROXY = command("docs/litellm.md", "pip install -e '.[litellm]' 'litellm[proxy]'")
 GATEWAY = command("docs/gateway.md", "pip install -e '.[gateway]'")
 GATEWAYS_SDKS = command("docs/gateway.md", "pip install openai anthropic")
@@ -196,6 +197,15 @@ def test_a_quick_start_works_in_a_fresh_environment(fresh, ours, servers, one_re
     said = fresh.run("python main.py", **keys(servers, one_real.url))
     assert said.strip() == start.prints.strip()
     assert servers[1].asked
+
+
+def test_the_traced_quick_start_works_in_a_fresh_environment(fresh, ours, servers, one_real):
+    """It prints a span for the request and one for each attempt."""
+    servers[0].faults.extend([(503, {})] * 20)
+    fresh.install(TRACED)
+    (fresh.folder / "main.py").write_text(ours(snippet("docs/tracing.md", "SimpleSpanProcessor(ConsoleSpanExporter")))
+    said = fresh.run("python main.py", **keys(servers, one_real.url))
+    assert re.findall(r'"name": "(.+)"', said)[-2:] == ["attempt azure", "request gpt-4o"]
 
 
 def test_the_proxy_works_in_a_fresh_environment(fresh, ours, servers, one_real):
