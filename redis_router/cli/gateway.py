@@ -1,7 +1,6 @@
 """`redis-router gateway`: an OpenAI- and Anthropic-compatible gateway, from one file."""
 
 import argparse
-import ipaddress
 import json
 import os
 from contextlib import closing, suppress
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{arguments.config}: {', '.join(counts)}")
         return 0
     namespace = check_name("namespace", arguments.namespace)
-    _must_be_meant(arguments, open_to_all=not settings.keys and not settings.allow_anyone)
+    _must_be_meant(arguments, open_to_all=settings.is_open and not serving.is_this_machine(arguments.host))
     _must_be_let_in(arguments.redis, namespace)
     serving.serve(
         serving.Serving(
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
     if arguments.workers < 1:
         raise InvalidArgument(f"--workers is {arguments.workers}: give at least 1")
-    if open_to_all and not _is_this_machine(arguments.host):
+    if open_to_all:
         raise InvalidArgument(
             f"--host {arguments.host} is reached from elsewhere, and the file names no keys: make one with --new-key,"
             " or set gateway_settings: allow_anyone: true"
@@ -113,10 +112,3 @@ def _must_be_let_in(redis: str, namespace: str) -> None:
     """Raises RedisRefused for a wrong password. That Redis is away is no reason not to serve."""
     with closing(open_target(redis)) as client, suppress(RedisUnavailable):
         open_store(client, namespace, operator_name()).specs()
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from redis_router.errors import InvalidArgument
 from redis_router.gateway.config import BadConfig, load
 from redis_router.gateway.errors import error_body
 from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import headers_of, presented_key
 from redis_router.gateway.relay import Relay
 from redis_router.gateway.service import Service
-from redis_router.gateway.settings import ANTHROPIC, OPENAI
+from redis_router.gateway.settings import ANTHROPIC, OPENAI, Settings
 from redis_router.runtime.log import log
 from redis_router.telemetry.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
@@ -41,14 +42,22 @@ class Gateway:
     """One process of it."""
 
     def __init__(
-        self, path: Path, redis: str, namespace: str, *, works: bool = True, drain_seconds: float = 5.0
+        self,
+        path: Path,
+        redis: str,
+        namespace: str,
+        *,
+        works: bool = True,
+        drain_seconds: float = 5.0,
+        needs_keys: bool = False,
     ) -> None:
         self._path = path
         self._drain_seconds = drain_seconds
+        self._needs_keys = needs_keys
         self._metrics = Metrics()
         self._changed = asyncio.Event()
         self._seen = _stamp(path)  # before it is read: what changes meanwhile is read again
-        self.service = Service(load(path).settings, redis, namespace, works=works)
+        self.service = Service(self._load(), redis, namespace, works=works)
         relays = [
             Route(path, Relay(self.service, self._metrics, path, api), methods=["POST"]) for path, api in PATHS.items()
         ]
@@ -64,6 +73,14 @@ class Gateway:
             ],
             exception_handlers={404: _not_here, 405: _not_here},
         )
+        self.app.router.redirect_slashes = False  # a redirect would name http://, also where TLS ends before us
+
+    def _load(self) -> Settings:
+        """Raises BadConfig; InvalidArgument for a file that would open to everybody what was closed."""
+        settings = load(self._path).settings
+        if self._needs_keys and settings.is_open:
+            raise InvalidArgument("it names no keys, and other machines reach this gateway: see allow_anyone")
+        return settings
 
     # Its life
 
@@ -115,17 +132,17 @@ class Gateway:
 
     async def _read_again(self) -> None:
         try:
-            loaded = await asyncio.to_thread(load, self._path)
-            if loaded.settings.strategy != self.service.settings.strategy:
+            settings = await asyncio.to_thread(self._load)
+            if settings.strategy != self.service.settings.strategy:
                 log.warning("%s: another strategy is in force after a restart", self._path)
-            self.service.use(loaded.settings)
+            self.service.use(settings)
         except Exception as error:
             self._metrics.reloaded("refused")
-            known = isinstance(error, BadConfig)
+            known = isinstance(error, (BadConfig, InvalidArgument))
             log.error("%s was changed and is not taken: %s", self._path, error, exc_info=not known)
         else:
             self._metrics.reloaded("ok")
-            log.info("%s was changed and is in force: %d providers", self._path, len(loaded.settings.providers))
+            log.info("%s was changed and is in force: %d providers", self._path, len(settings.providers))
 
     # What it answers itself
 

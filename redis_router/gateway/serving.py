@@ -1,5 +1,6 @@
 """uvicorn beneath the gateway: its processes, and what each of them is told."""
 
+import ipaddress
 import json
 import os
 import signal
@@ -72,10 +73,22 @@ def serve(told: Serving) -> None:
         log.info("gateway at http://%s:%d/v1", f"[{host}]" if ":" in host else host, port)
         signal.signal(signal.SIGTERM, _is_done)
         if told.workers > 1:
-            Multiprocess(config, [listener]).run()
+            _Processes(config, [listener]).run()
         else:
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run([listener])
+
+
+class _Processes(Multiprocess):
+    """uvicorn's, which passes on the second signal, too: it skips what the first one began."""
+
+    def join_all(self) -> None:
+        while alive := [each.process for each in self.processes if each.process.is_alive()]:
+            if self.signal_queue:
+                self.signal_queue.clear()
+                for process in alive:
+                    process.terminate()
+            alive[0].join(0.1)
 
 
 def _listener(told: Serving) -> socket.socket:
@@ -86,6 +99,14 @@ def _listener(told: Serving) -> socket.socket:
         raise InvalidArgument(f"cannot listen at {told.host}, port {told.port}: {error}") from None
 
 
+def is_this_machine(host: str) -> bool:
+    """Can nobody else reach what is bound to that host?"""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _is_done(number: int, frame: object) -> None:
     """uvicorn raises the signal again that ended it, which would make a failure of an end in order."""
 
@@ -93,5 +114,12 @@ def _is_done(number: int, frame: object) -> None:
 def app() -> Starlette:
     """What each process serves."""
     told = Serving(**json.loads(os.environ[_TOLD]))
-    gateway = Gateway(Path(told.config), told.redis, told.namespace, works=told.works, drain_seconds=told.drain_seconds)
+    gateway = Gateway(
+        Path(told.config),
+        told.redis,
+        told.namespace,
+        works=told.works,
+        drain_seconds=told.drain_seconds,
+        needs_keys=not is_this_machine(told.host),
+    )
     return gateway.app

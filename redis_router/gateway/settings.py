@@ -53,3 +53,8 @@ class Settings:
     forward_headers: frozenset[str] = frozenset()
     max_body: int = 32 << 20
     strategy: str = "adaptive"
+
+    @property
+    def is_open(self) -> bool:
+        """May anyone ask, without that being said?"""
+        return not self.keys and not self.allow_anyone

@@ -1,6 +1,7 @@
 """The connections to the providers: aiohttp, beneath the interface of httpx. It takes a third of httpx's own time."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.request import getproxies
 
 import aiohttp
@@ -21,6 +22,7 @@ class Upstreams(AiohttpTransport):
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
+            response_class=_Response,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             trust_env=bool(getproxies()),  # it looks into the environment for each request, and into ~/.netrc
         )
@@ -30,10 +32,23 @@ class Upstreams(AiohttpTransport):
         try:
             response = await super().handle_async_request(request)
         except aiohttp.ClientError as error:
-            raise httpx.RemoteProtocolError(str(error)) from error
+            # aiohttp's words have the URL, and what came: a client has no business with either
+            raise httpx.RemoteProtocolError(f"its answer is no HTTP ({type(error).__name__})") from error
         assert isinstance(response.stream, httpx.AsyncByteStream)
+        if not 200 <= response.status_code <= 599:
+            await response.stream.aclose()
+            raise httpx.RemoteProtocolError(f"the provider answers with status {response.status_code}")
         response.stream = _Stream(response.stream)
         return response
+
+
+class _Response(aiohttp.ClientResponse):
+    """Its reason phrase is dropped: it may be in any encoding, and nobody reads it."""
+
+    async def start(self, connection: Any) -> "_Response":
+        await super().start(connection)
+        self.reason = None
+        return self
 
 
 class _Stream(httpx.AsyncByteStream):
