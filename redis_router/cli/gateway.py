@@ -14,6 +14,7 @@ from redis_router.runtime.names import operator_name
 from redis_router.store.opening import open_store, open_target
 
 _MEMORY = "memory://"
+_LONGEST_END = 86_400
 
 
 def add(commands: Commands) -> None:
@@ -98,6 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
     if arguments.workers < 1:
         raise InvalidArgument(f"--workers is {arguments.workers}: give at least 1")
+    for name, seconds in (("drain", arguments.drain_seconds), ("end", arguments.end_seconds)):
+        if not 0 <= seconds <= _LONGEST_END:
+            raise InvalidArgument(f"--{name}-seconds is {seconds:g}: give seconds, from 0 up to {_LONGEST_END}")
     if open_to_all:
         raise InvalidArgument(
             f"--host {arguments.host} is reached from elsewhere, and the file names no keys: make one with --new-key,"

@@ -117,6 +117,7 @@ class Gateway:
     async def _watch(self) -> None:
         """Read the file again where it changed, or on SIGHUP; end where the parent of several processes is gone."""
         parent = multiprocessing.parent_process()
+        now = self._seen
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
@@ -124,8 +125,8 @@ class Gateway:
                 log.error("the process that started this one is gone: gateway ends")
                 signal.raise_signal(signal.SIGTERM)
                 parent = None
-            now = _stamp(self._path)
-            if now != self._seen or self._changed.is_set():
+            before, now = now, _stamp(self._path)
+            if self._changed.is_set() or (now != self._seen and now == before):  # half of a file may be one, too
                 self._changed.clear()
                 self._seen = now
                 await self._read_again()

@@ -6,10 +6,12 @@ import re
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.gateway.conftest import KEYS
 from tests.support import eventually
@@ -242,6 +244,36 @@ def test_a_file_without_keys_does_not_open_what_others_reach(started, servers, t
     assert gateway.ask(CHAT, json={**QUESTION, "model": "a"}).status_code == 200
     write(path, entries, gateway_settings={"allow_anyone": True})
     eventually(lambda: gateway.ask(CHAT, key=None, json={**QUESTION, "model": "a"}).status_code == 200)
+
+
+def test_a_file_that_is_half_written_is_not_read(started, servers, tmp_path):
+    """Its first half can be a file, too, which has no keys. It grows more often than it is looked at."""
+    path = write(tmp_path / "config.yaml", [entry("a", "one", servers[0].url)], gateway_settings={"keys": KEYS})
+    gateway = started(path, "--drain-seconds", "0")
+    settings = yaml.safe_dump({"gateway_settings": {"keys": KEYS}})
+    codes, until = [], time.monotonic() + 3
+    with path.open("w") as file:
+        file.write(yaml.safe_dump({"model_list": [entry("b", "one", servers[0].url)]}))
+        while time.monotonic() < until:
+            file.write("#\n")
+            file.flush()
+            codes.append(gateway.ask("/v1/models", key=None).status_code)
+        file.write(settings)
+    assert set(codes) == {401}
+    eventually(lambda: gateway.ask("/v1/models").json()["data"][0]["id"] == "b")
+    assert gateway.ask("/v1/models", key=None).status_code == 401
+
+
+@pytest.mark.parametrize("option", ["--drain-seconds", "--end-seconds"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_an_end_that_does_not_come_is_refused(tmp_path, option, value):
+    path = write(tmp_path / "config.yaml", [entry("a", "one", "http://127.0.0.1:9")])
+    gateway = GatewayProcess(path, option, value)
+    assert gateway.process.wait(20) == 2
+    said = gateway.process.stderr.read()
+    assert option in said
+    assert "Traceback" not in said
+    gateway.end()
 
 
 def test_a_pipe_in_place_of_the_file_holds_nothing_up(started, servers, tmp_path):
