@@ -16,7 +16,7 @@ from uvicorn.supervisors import Multiprocess
 
 from redis_router.errors import InvalidArgument
 from redis_router.gateway.app import Gateway
-from redis_router.runtime.log import log
+from redis_router.runtime.log import log, log_to_stderr
 
 _TOLD = "REDIS_ROUTER_GATEWAY"
 _FILES = "PROMETHEUS_MULTIPROC_DIR"
@@ -113,6 +113,7 @@ def _is_done(number: int, frame: object) -> None:
 
 def app() -> Starlette:
     """What each process serves."""
+    log_to_stderr()  # with --workers this is a process that inherits nothing of it
     told = Serving(**json.loads(os.environ[_TOLD]))
     gateway = Gateway(
         Path(told.config),

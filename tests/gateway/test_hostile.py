@@ -46,7 +46,7 @@ def answering(started, tmp_path):
                 except OSError:
                     return
                 seen = connection.recv(65536)
-                while reads_all and b"messages" not in seen:
+                while reads_all and not seen.endswith(b"}"):
                     seen += connection.recv(65536)
                 connection.sendall(said)
                 if reads_all:
@@ -77,7 +77,7 @@ def test_a_status_that_cannot_be_passed_on_is_a_failure(answering, status):
     answer = gateway.ask(CHAT, json={**QUESTION, "model": "a"})
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "ROUTER_PROVIDER_FAILED"
-    assert 'failures_total{provider="one",reason="connection"} 1.0' in gateway.ask("/metrics").text
+    eventually(lambda: 'failures_total{provider="one",reason="connection"} 1.0' in gateway.ask("/metrics").text)
     assert has_no_traceback(gateway)
 
 
@@ -284,6 +284,13 @@ def test_a_pipe_in_place_of_the_file_holds_nothing_up(started, servers, tmp_path
     eventually(lambda: 'config_reloads_total{result="refused"}' in gateway.ask("/metrics").text)
     eventually(lambda: any("is a pipe" in line for line in gateway.log))
     assert gateway.end() == 0
+
+
+def test_with_several_processes_each_request_has_its_line(started, servers, tmp_path):
+    path = write(tmp_path / "config.yaml", [entry("a", "one", servers[0].url)])
+    gateway = started(path, "--drain-seconds", "0", "--workers", "2")
+    assert gateway.ask(CHAT, json={**QUESTION, "model": "a"}).status_code == 200
+    eventually(lambda: any(f"{CHAT} 200" in line and "provider=one" in line for line in gateway.log))
 
 
 def test_a_second_sigterm_reaches_all_processes(started, servers, tmp_path):
