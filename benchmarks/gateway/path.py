@@ -8,7 +8,6 @@ request with all its tries; all else is as they come.
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ import openai
 
 from benchmarks.gateway import processes
 from benchmarks.gateway.processes import KEY, Server
-from benchmarks.transports import INCIDENTS, TIMEOUT, Always
+from benchmarks.gateways import TIMEOUT
 from redis_router.testing.server import EmbeddedServer
 from tests.support import eventually
 from tests.support.balancer import balancer
@@ -33,7 +32,18 @@ AT_ONCE = 4
 """Clients."""
 PATIENCE = 15.0
 """Seconds that a client gives a gateway for a try: more than it needs for all of its own."""
-FAULTS = {**INCIDENTS, "stops in the middle of streams": (True, "paused")}
+FAULTS: dict[str, tuple[bool, Any]] = {
+    "answers 503": (False, (503, {})),
+    "answers 401": (False, (401, {})),
+    "429, for 10 s": (False, (429, {"retry-after": "10"})),
+    "hangs": (False, "hang"),
+    "hangs after its headers": (True, "silent"),
+    "breaks streams before the content": (True, "cut_early"),
+    "breaks streams after the content": (True, "cut"),
+    "ends streams with an error event": (True, "overloaded_early"),
+    "answers garbage": (False, "garbage"),
+    "stops in the middle of streams": (True, "paused"),
+}
 RECOVERS, WITHOUT_REDIS, ROLLING = "is well again", "Redis is away", "rolling restart"
 _READY = {OURS: "/readyz", LITELLM: "/health/readiness"}
 
@@ -164,11 +174,11 @@ def _incident(users: Users, who: str, incident: str, sick: LlmServer, number: in
 
 @contextmanager
 def _suffers(sick: LlmServer, fault: Any) -> Iterator[None]:
-    sick.faults = Always(fault)  # type: ignore[assignment]
+    sick.always = fault
     try:
         yield
     finally:
-        sick.faults = deque()
+        sick.always = None
 
 
 def _recovers(users: Users, who: str, sick: LlmServer, number: int) -> Seen:

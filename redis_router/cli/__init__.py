@@ -6,8 +6,6 @@ Each command is a module here, named for it; `acting` has those by which operato
 """
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -28,6 +26,7 @@ from redis_router.cli import (
 )
 from redis_router.cli.arguments import Described
 from redis_router.errors import RouterError
+from redis_router.runtime.log import log_to_stderr
 
 COMMANDS = (gateway, worker, status, watch, replicas, acting, events, config, doctor, purge, completion, demo)
 """In the order in which `--help` lists them."""
@@ -65,9 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "httpcore"):  # a line for each probe
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         code: int = arguments.run(arguments)
         return code

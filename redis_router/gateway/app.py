@@ -22,7 +22,7 @@ from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import headers_of, presented_key
 from redis_router.gateway.relay import Relay
 from redis_router.gateway.service import Service
-from redis_router.gateway.settings import ANTHROPIC, OPENAI
+from redis_router.gateway.settings import ANTHROPIC, OPENAI, Serving
 from redis_router.runtime.log import log
 from redis_router.telemetry.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
@@ -41,15 +41,13 @@ WATCH_SECONDS = 1.0
 class Gateway:
     """One process of it."""
 
-    def __init__(
-        self, path: Path, redis: str, namespace: str, *, works: bool = True, drain_seconds: float = 5.0
-    ) -> None:
-        self._path = path
-        self._drain_seconds = drain_seconds
+    def __init__(self, told: Serving) -> None:
+        self._path = Path(told.config)
+        self._drain_seconds = told.drain_seconds
         self._metrics = Metrics()
         self._changed = asyncio.Event()
-        self._seen = _stamp(path)  # before it is read: what changes meanwhile is read again
-        self.service = Service(load(path).settings, redis, namespace, works=works)
+        self._seen = _stamp(self._path)  # before it is read: what changes meanwhile is read again
+        self.service = Service(load(self._path).settings, told)
         relays = [
             Route(path, Relay(self.service, self._metrics, path, api), methods=["POST"]) for path, api in PATHS.items()
         ]

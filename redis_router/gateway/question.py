@@ -27,8 +27,6 @@ _FORWARDED = frozenset(
         b"anthropic-version",
         b"idempotency-key",
         b"openai-beta",
-        b"traceparent",
-        b"tracestate",
     )
 )
 _AGENT = (b"user-agent", b"redis-router-gateway")

@@ -53,7 +53,8 @@ class Relay:
         exchange = Exchange(scope, send, request_id_of(headers), self._service)
         self._metrics.begun()
         try:
-            await self._answer(scope, headers, receive, exchange)
+            with self._service.in_trace_of(headers):
+                await self._answer(scope, headers, receive, exchange)
         except Refusal as refusal:
             await exchange.say(refusal.status, refusal.body(self._api), closes=refusal.closes)
         except HungUp:

@@ -5,9 +5,8 @@ import os
 import signal
 import socket
 import tempfile
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,7 +14,8 @@ from uvicorn.supervisors import Multiprocess
 
 from redis_router.errors import InvalidArgument
 from redis_router.gateway.app import Gateway
-from redis_router.runtime.log import log
+from redis_router.gateway.settings import Serving
+from redis_router.runtime.log import log, log_to_stderr
 
 _TOLD = "REDIS_ROUTER_GATEWAY"
 _FILES = "PROMETHEUS_MULTIPROC_DIR"
@@ -24,34 +24,11 @@ KEEP_ALIVE_SECONDS = 75
 """For an idle connection: longer than the pools of most clients and proxies, so that these end it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How it is served.
-
-    config   the file
-    port     0 takes a free one
-    workers  processes
-    works    do they take part in the election of the fleet's worker?
-    drain_seconds  from SIGTERM until it stops listening
-    end_seconds    from then on, for what is under way
-    """
-
-    config: str
-    redis: str
-    namespace: str
-    host: str
-    port: int
-    workers: int
-    works: bool
-    drain_seconds: float
-    end_seconds: float
-
-
 def serve(told: Serving) -> None:
     """Until SIGTERM or SIGINT. Raises InvalidArgument where nobody can listen there."""
-    with _listener(told) as listener, tempfile.TemporaryDirectory(prefix="redis-router-metrics-") as folder:
+    with _listener(told) as listener, _folder(told.workers) as folder:
         os.environ[_TOLD] = json.dumps(asdict(told))
-        if told.workers > 1:
+        if folder:
             os.environ.setdefault(_FILES, folder)
         config = uvicorn.Config(
             "redis_router.gateway.serving:app",
@@ -72,10 +49,24 @@ def serve(told: Serving) -> None:
         log.info("gateway at http://%s:%d/v1", f"[{host}]" if ":" in host else host, port)
         signal.signal(signal.SIGTERM, _is_done)
         if told.workers > 1:
-            Multiprocess(config, [listener]).run()
+            _Processes(config, [listener]).run()
         else:
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run([listener])
+
+
+def _folder(workers: int) -> AbstractContextManager[str]:
+    """Where several processes bring their metrics together; one alone writes nothing."""
+    return tempfile.TemporaryDirectory(prefix="redis-router-metrics-") if workers > 1 else nullcontext("")
+
+
+class _Processes(Multiprocess):
+    """At the end this process has to let go of the port as well, or connections would wait in it for nobody."""
+
+    def terminate_all(self) -> None:
+        super().terminate_all()
+        for each in self.sockets:
+            each.close()
 
 
 def _listener(told: Serving) -> socket.socket:
@@ -91,7 +82,6 @@ def _is_done(number: int, frame: object) -> None:
 
 
 def app() -> Starlette:
-    """What each process serves."""
-    told = Serving(**json.loads(os.environ[_TOLD]))
-    gateway = Gateway(Path(told.config), told.redis, told.namespace, works=told.works, drain_seconds=told.drain_seconds)
-    return gateway.app
+    """What each process serves. One of several is a fresh interpreter, and nothing is set up in it."""
+    log_to_stderr()
+    return Gateway(Serving(**json.loads(os.environ[_TOLD]))).app

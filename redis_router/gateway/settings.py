@@ -53,3 +53,28 @@ class Settings:
     forward_headers: frozenset[str] = frozenset()
     max_body: int = 32 << 20
     strategy: str = "adaptive"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How it is served, as the command line says.
+
+    config   the file
+    port     0 takes a free one
+    workers  processes
+    works    do they take part in the election of the fleet's worker?
+    drain_seconds  from SIGTERM until it stops listening
+    end_seconds    from then on, for what is under way
+    traces   spans of OpenTelemetry?
+    """
+
+    config: str
+    redis: str
+    namespace: str
+    host: str
+    port: int
+    workers: int
+    works: bool
+    drain_seconds: float
+    end_seconds: float
+    traces: bool

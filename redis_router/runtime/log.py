@@ -1,6 +1,7 @@
 """The library's log. A handler or a filter of the application that raises fails no request and ends no thread."""
 
 import logging
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -15,6 +16,13 @@ class _Log(logging.LoggerAdapter[logging.Logger]):
 
 log = _Log(logging.getLogger("redis_router"))
 """Called by no thread that holds a lock of ours: a handler may take its time, and call the router."""
+
+
+def log_to_stderr() -> None:
+    """For a process that is all ours: from INFO on, with the time. Does nothing where it goes somewhere already."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "httpcore"):  # a line for each probe
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 _MOST_KEYS = 1000

@@ -18,9 +18,7 @@ PAGES_OF_THEIR_OWN = {
 """Their tests see to it that every snippet is tested."""
 NOT_RUN = {
     ("README.md", "pip install -e '.[demo]' && redis-router demo"): "tests/process/test_demo.py runs it",
-    ("README.md", "pip install -e '.[worker]' openai"): "installing: tests/process/test_installed.py",
     ("README.md", "pip install -e '.[test]' && pytest"): "this suite; .ci/run runs it as it stands",
-    ("docs/litellm.md", "pip install -e '.[litellm]'"): "installing: .ci/run has an environment with LiteLLM",
     ("docs/tracing.md", "pip install -e '.[otel]'"): "installing: the tests' extra has it",
     ("CONTRIBUTING.md", ""): "for contributors: what .ci/run does, and what changes the repository",
     ("docs/how-it-works.md", ""): "pictures and excerpts of how the library works, nothing to copy",

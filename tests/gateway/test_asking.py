@@ -200,8 +200,10 @@ def test_only_what_is_on_the_list_leaves_the_gateway(gateway, servers, model):
     assert gateway.ask(CHAT, json={**QUESTION, "model": model("openai")}, headers=sent).status_code == 200
     _, heads = servers[0].heads[0]
     assert heads["x-team"] == "blue"
-    assert heads["traceparent"] == sent["traceparent"]
-    assert not {"cookie", "x-forwarded-for", "x-evil", "openai-organization", "x-team2", "x-api-key"} & heads.keys()
+    assert (
+        not {"cookie", "x-forwarded-for", "x-evil", "openai-organization", "x-team2", "x-api-key", "traceparent"}
+        & heads.keys()
+    )
 
 
 def test_only_what_is_on_the_list_comes_back(gateway, servers, model):

@@ -37,12 +37,15 @@ class Balancer:
     async def _is_ready(self, port: int) -> bool:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % self._path)
-            line = await reader.readline()
-            writer.close()
         except OSError:
             return False
-        return b" 200 " in line
+        try:
+            writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % self._path)
+            return b" 200 " in await reader.readline()
+        except OSError:
+            return False
+        finally:
+            writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ready = self._ready
@@ -71,10 +74,11 @@ def balancer(path: str = "/readyz") -> Iterator[Balancer]:
 
     def run() -> None:
         loop.run_until_complete(made._serve(started, ended))
-        for task in asyncio.all_tasks(loop):
+        left = asyncio.all_tasks(loop)
+        for task in left:
             task.cancel()
-        for _ in range(3):  # until they heard of it, and what they closed is closed
-            loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.wait(left) if left else asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0))  # in which closed connections are let go
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)

@@ -41,6 +41,13 @@ def snippet(page: str, words: str) -> str:
     return found[0].text
 
 
+def command(page: str, words: str) -> str:
+    """One that a page gives: a block of its own, or among its text."""
+    assert words in PAGES[page], f"{page} has no {words!r}"
+    TAKEN.update(each for each in snippets() if each.page == page and each.text.strip() == words)
+    return words
+
+
 def consoles(page: str) -> list[tuple[str, str]]:
     """The commands of a page in their order, each with what the page says that it prints."""
     shown = [each for each in snippets() if each.page == page and each.kind == "console"]

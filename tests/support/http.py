@@ -92,11 +92,15 @@ class LlmServer:
     events), "paused" (half of a stream, and the rest when `goes_on` is set), "garbage" (what says that it is JSON, or
     events, and is not).
 
+    Where `tool` is set, the name of one and what it is given, a chat's question that offers tools is answered by a call
+    to it, until its answer is there.
+
     `asked` has the bodies, `heads` the path and the headers of each request.
     """
 
     def __init__(self) -> None:
         self.faults: deque[Any] = deque()
+        self.tool: tuple[str, dict[str, Any]] | None = None
         self.always: Any = None
         self.asked: list[dict[str, Any]] = []
         self.heads: list[tuple[str, dict[str, str]]] = []
@@ -125,7 +129,7 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
                 self._answer(*fault)
             elif body.get("stream"):
                 with suppress(BrokenPipeError, ConnectionResetError):  # the client hangs up
-                    self._stream(fault)
+                    self._stream(fault, *_events(self.path, _message(server, body)))
             elif fault == "silent":
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
@@ -137,8 +141,10 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
                 self._content(200, {}, b'{"choices": [{"mess')
             elif "responses" in self.path:
                 self._answer(200, {}, _response("completed", "".join(ANSWER)))
+            elif "chat" in self.path:
+                self._answer(200, {}, openai_answer(_message(server, body)))
             else:
-                self._answer(200, {}, openai_answer() if "chat" in self.path else _anthropic_answer())
+                self._answer(200, {}, _anthropic_answer())
 
         def _answer(self, status: int, headers: dict[str, str], body: Any = None) -> None:
             said = json.dumps(body or {"error": {"message": "as told", "type": "told"}})
@@ -152,12 +158,11 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        def _stream(self, fault: str | None) -> None:
+        def _stream(self, fault: str | None, early: list[str], events: list[str]) -> None:
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            early, events = _events(self.path)
             if fault == "garbage":
                 events = ["event: message_start\ndata: {<html>\n\n"]
             if fault in ("cut_early", "overloaded_early", "empty", "silent", "keep_alive"):
@@ -202,24 +207,39 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def openai_answer() -> dict[str, Any]:
-    message = {"role": "assistant", "content": "".join(ANSWER)}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+def _message(server: LlmServer, body: dict[str, Any]) -> dict[str, Any]:
+    """What a chat's question is answered with: text, or a call to the server's tool."""
+    if server.tool is None or "tools" not in body or body["messages"][-1]["role"] == "tool":
+        return {"role": "assistant", "content": "".join(ANSWER)}
+    function = {"name": server.tool[0], "arguments": json.dumps(server.tool[1])}
+    calls = [{"id": "t1", "type": "function", "function": function}]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def _ending(message: dict[str, Any]) -> str:
+    return "tool_calls" if "tool_calls" in message else "stop"
+
+
+def openai_answer(message: dict[str, Any] | None = None) -> dict[str, Any]:
+    message = message or {"role": "assistant", "content": "".join(ANSWER)}
+    choice = {"index": 0, "message": message, "finish_reason": _ending(message)}
     return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
 
 
-def _events(path: str) -> tuple[list[str], list[str]]:
+def _events(path: str, message: dict[str, Any] | None = None) -> tuple[list[str], list[str]]:
     """Of a whole stream: those before its content, and all."""
     if "chat" in path:
-        return _openai_events()
+        return _openai_events(message or {})
     return _responses_events() if "responses" in path else _anthropic_events()
 
 
-def _openai_events() -> tuple[list[str], list[str]]:
-    deltas = [{"role": "assistant", "content": ""}, *({"content": part} for part in ANSWER)]
+def _openai_events(message: dict[str, Any]) -> tuple[list[str], list[str]]:
+    calls = [{"tool_calls": [{"index": 0, **call}]} for call in message.get("tool_calls", ())]
+    deltas = [{"role": "assistant", "content": ""}, *(calls or ({"content": part} for part in ANSWER))]
     found = []
     for number, delta in enumerate(deltas, 1):
-        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if number == len(deltas) else None}
+        ending = _ending(message) if number == len(deltas) else None
+        choice = {"index": 0, "delta": delta, "finish_reason": ending}
         chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
         found.append(f"data: {json.dumps(chunk)}\n\n")
     return found[:1], [*found, "data: [DONE]\n\n"]
