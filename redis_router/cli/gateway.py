@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from contextlib import closing, suppress
+from importlib.util import find_spec
 
 from redis_router.checks import check_name
 from redis_router.cli.arguments import Commands
@@ -47,53 +48,53 @@ def add(commands: Commands) -> None:
         help="after SIGTERM, /readyz says 503 for so long before it stops listening (default: 5)",
     )
     add("--end-seconds", type=float, default=60.0, metavar="S", help="then, for answers under way (default: 60)")
+    add("--otel", action="store_true", help="spans of OpenTelemetry, see docs/tracing.md")
     gateway.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 at its end, 1 where --check found something."""
+    """Exit code 0 at its end."""
     try:
         from redis_router.gateway import config, keys, serving
+        from redis_router.gateway.settings import Serving
     except ImportError as error:
         raise RouterError(f"the gateway needs more ({error}): pip install 'redis-llm-router[gateway]'") from None
     if arguments.new_key is not None:
-        key = keys.new_key()
-        said = {"name": check_name("name", arguments.new_key), "sha256": keys.hashed(key)}
-        complain("The key, which is shown this once:")
-        say(key)
-        complain(f"For the file:\ngateway_settings:\n  keys:\n    - {json.dumps(said)}")
+        name, key = check_name("name", arguments.new_key), keys.new_key()
+        _show_key(name, key, keys.hashed(key))
         return 0
     if arguments.config is None:
         raise InvalidArgument("say which file: redis-router gateway -c config.yaml")
     loaded = config.load(arguments.config)
+    settings = loaded.settings
     for note in loaded.notes:
         log.warning("in the file: %s", printable(note))
-    settings = loaded.settings
     if arguments.check:
-        counts = (
-            counted(len(settings.providers), "provider"),
-            counted(len(settings.apis), "model"),
-            counted(len(settings.keys), "key"),
-        )
-        say(f"{arguments.config}: {', '.join(counts)}")
+        counts = {"provider": settings.providers, "model": settings.apis, "key": settings.keys}
+        say(f"{arguments.config}: {', '.join(counted(len(found), thing) for thing, found in counts.items())}")
         return 0
-    namespace = check_name("namespace", arguments.namespace)
-    _must_be_meant(arguments, open_to_all=settings.is_open and not serving.is_this_machine(arguments.host))
-    _must_be_let_in(arguments.redis, namespace)
-    serving.serve(
-        serving.Serving(
-            config=os.path.abspath(arguments.config),
-            redis=arguments.redis,
-            namespace=namespace,
-            host=arguments.host,
-            port=arguments.port,
-            workers=arguments.workers,
-            works=not arguments.no_worker,
-            drain_seconds=arguments.drain_seconds,
-            end_seconds=arguments.end_seconds,
-        )
+    told = Serving(
+        config=os.path.abspath(arguments.config),
+        redis=arguments.redis,
+        namespace=check_name("namespace", arguments.namespace),
+        host=arguments.host,
+        port=arguments.port,
+        workers=arguments.workers,
+        works=not arguments.no_worker,
+        drain_seconds=arguments.drain_seconds,
+        end_seconds=arguments.end_seconds,
+        traces=arguments.otel,
     )
+    _must_be_meant(arguments, open_to_all=settings.is_open and not told.is_for_this_machine)
+    _must_be_let_in(told.redis, told.namespace)
+    serving.serve(told)
     return 0
+
+
+def _show_key(name: str, key: str, sha256: str) -> None:
+    complain("The key, which is shown this once:")
+    say(key)
+    complain(f"For the file:\ngateway_settings:\n  keys:\n    - {json.dumps({'name': name, 'sha256': sha256})}")
 
 
 def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
@@ -107,6 +108,8 @@ def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
             f"--host {arguments.host} is reached from elsewhere, and the file names no keys: make one with --new-key,"
             " or set gateway_settings: allow_anyone: true"
         )
+    if arguments.otel and find_spec("opentelemetry") is None:
+        raise InvalidArgument("--otel needs OpenTelemetry: pip install 'redis-llm-router[otel]'")
     if arguments.redis.startswith(_MEMORY):
         alone = " and each of its processes has circuits of its own" if arguments.workers > 1 else ""
         log.warning("no --redis: this gateway shares its circuits with no other%s", alone)

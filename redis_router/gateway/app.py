@@ -1,6 +1,7 @@
 """The gateway as an ASGI application: its routes, its life, and the file read again when it changes."""
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import signal
@@ -22,7 +23,7 @@ from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import headers_of, presented_key
 from redis_router.gateway.relay import Relay
 from redis_router.gateway.service import Service
-from redis_router.gateway.settings import ANTHROPIC, OPENAI, Settings
+from redis_router.gateway.settings import ANTHROPIC, OPENAI, Serving, Settings
 from redis_router.runtime.log import log
 from redis_router.telemetry.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
@@ -41,23 +42,14 @@ WATCH_SECONDS = 1.0
 class Gateway:
     """One process of it."""
 
-    def __init__(
-        self,
-        path: Path,
-        redis: str,
-        namespace: str,
-        *,
-        works: bool = True,
-        drain_seconds: float = 5.0,
-        needs_keys: bool = False,
-    ) -> None:
-        self._path = path
-        self._drain_seconds = drain_seconds
-        self._needs_keys = needs_keys
+    def __init__(self, told: Serving) -> None:
+        self._path = Path(told.config)
+        self._drain_seconds = told.drain_seconds
+        self._needs_keys = not told.is_for_this_machine
         self._metrics = Metrics()
         self._changed = asyncio.Event()
-        self._seen = _stamp(path)  # before it is read: what changes meanwhile is read again
-        self.service = Service(self._load(), redis, namespace, works=works)
+        self._seen = _stamp(self._path)  # before it is read: what changes meanwhile is read again
+        self.service = Service(self._load(), told)
         relays = [
             Route(path, Relay(self.service, self._metrics, path, api), methods=["POST"]) for path, api in PATHS.items()
         ]
@@ -87,6 +79,8 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         await self.service.start()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: it need not be looked at again
         self._hear_signals()
         watching = asyncio.create_task(self._watch())
         yield

@@ -14,14 +14,12 @@ Header = tuple[bytes, bytes]
 
 CUT_OFF = "redis_router.cut_off"
 """In the extensions of a scope: ends the connection at once, so that half an answer is not taken for a whole one."""
-TAKE_SECONDS = 60.0
-"""For a client to take what was sent."""
 CLIENT_CLOSED = 499
 """nginx's word, in the log and the metrics alone: nobody is there to be told."""
 
 
 class HungUp(Exception):
-    """The client has gone, or takes nothing any more."""
+    """The client has gone, or takes nothing any more, so that its connection was cut off."""
 
 
 class Exchange:
@@ -54,34 +52,27 @@ class Exchange:
         if closes or self._service.is_draining:
             headers.append((b"connection", b"close"))
         self.status = status
-        await self._take({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def part(self, body: bytes) -> None:
         """Some bytes of the answer."""
-        await self._take({"type": "http.response.body", "body": body, "more_body": True})
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
         """There are no more."""
-        await self._take({"type": "http.response.body", "body": b""})
+        await self._send({"type": "http.response.body", "body": b""})
         self.is_whole = True
 
     async def say(self, status: int, body: bytes, *, closes: bool = False) -> None:
         """An answer of our own."""
         length = str(len(body)).encode()
         await self.begin(status, [(b"content-type", b"application/json"), (b"content-length", length)], closes=closes)
-        await self._take({"type": "http.response.body", "body": body})
+        await self._send({"type": "http.response.body", "body": body})
 
     def cut_off(self) -> None:
         """End the connection in the middle of the answer."""
         if self._cut_off is not None:
             self._cut_off()
-
-    async def _take(self, message: MutableMapping[str, Any]) -> None:
-        try:
-            async with asyncio.timeout(TAKE_SECONDS):
-                await self._send(message)
-        except TimeoutError:
-            raise HungUp from None
 
 
 async def while_there(receive: Receive, answering: Awaitable[None]) -> None:

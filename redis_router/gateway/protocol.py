@@ -1,4 +1,4 @@
-"""uvicorn's protocol with bounds: a client that sends a head without end, or one byte a minute, is cut off."""
+"""uvicorn's protocol with bounds: who sends a head without end, or takes nothing, is cut off."""
 
 import asyncio
 import sys
@@ -14,6 +14,8 @@ MOST_HEAD = 64 << 10
 HEAD_SECONDS = 15.0
 """For them to come."""
 _OF_UPGRADES = (b"connection", b"upgrade", b"http2-settings")
+TAKE_SECONDS = 60.0
+"""For a client to take what was sent."""
 
 
 class Bounded(HttpToolsProtocol):
@@ -21,11 +23,21 @@ class Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._untaken: asyncio.TimerHandle | None = None
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = self.loop.call_later(TAKE_SECONDS, self._cut_off)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -92,6 +104,11 @@ class Bounded(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
             self._seen = 0
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def _cut_off(self) -> None:
         if self.cycle is not None:

@@ -29,8 +29,6 @@ _FORWARDED = frozenset(
         b"anthropic-version",
         b"idempotency-key",
         b"openai-beta",
-        b"traceparent",
-        b"tracestate",
     )
 )
 _AGENT = (b"user-agent", b"redis-router-gateway")
@@ -87,13 +85,14 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int)
         raise Refusal(408, "request_timeout", text, closes=True) from None
 
 
-def check_question(body: bytes, api: str, settings: Settings) -> None:
-    """Raises Refusal for what no provider of this gateway can be asked."""
+def question_of(body: bytes, api: str, settings: Settings) -> dict[str, Any]:
+    """The JSON of the body. Raises Refusal for what no provider of this gateway can be asked."""
     try:
-        said = json.loads(body)
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "invalid_json", f"the body is no JSON: {error}"[:300]) from None
-    model = said.get("model") if isinstance(said, dict) else None
+    said: dict[str, Any] = found if isinstance(found, dict) else {}
+    model = said.get("model")
     if not isinstance(model, str) or not model:
         raise Refusal(400, "missing_model", "the body names no model: see GET /v1/models")
     speaks = settings.apis.get(model)
@@ -102,6 +101,7 @@ def check_question(body: bytes, api: str, settings: Settings) -> None:
     if speaks != api:
         where = "/v1/messages" if speaks == ANTHROPIC else "/v1/chat/completions and its like"
         raise Refusal(400, "wrong_api", f"the model {model[:200]!r} is asked at {where}: nothing is translated here")
+    return said
 
 
 def times_of(headers: Mapping[bytes, bytes], settings: Settings) -> dict[str, float]:

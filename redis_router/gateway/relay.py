@@ -14,16 +14,17 @@ from redis_router.gateway.question import (
     REQUEST_ID,
     Receive,
     Scope,
-    check_question,
     forwarded,
     headers_of,
     presented_key,
+    question_of,
     read_body,
     request_id_of,
     times_of,
 )
 from redis_router.gateway.service import Service
 from redis_router.gateway.settings import ANTHROPIC
+from redis_router.integrations.httpx.question import SAID
 from redis_router.runtime.log import log
 
 _RETURNED = frozenset(
@@ -55,7 +56,8 @@ class Relay:
         exchange = Exchange(scope, send, request_id_of(headers), self._service)
         self._metrics.begun()
         try:
-            await self._answer(scope, headers, receive, exchange)
+            with self._service.in_trace_of(headers):
+                await self._answer(scope, headers, receive, exchange)
         except Refusal as refusal:
             await exchange.say(refusal.status, refusal.body(self._api), closes=refusal.closes)
         except HungUp:
@@ -73,14 +75,14 @@ class Relay:
         settings, transport = self._service.settings, self._service.transport
         exchange.key = self._who(headers)
         body = await read_body(headers, receive, settings.max_body)
-        check_question(body, self._api, settings)
+        said = question_of(body, self._api, settings)
         query = scope["query_string"]
         request = httpx.Request(
             "POST",
             self._url.copy_with(query=query) if query else self._url,
             headers=[*forwarded(headers, self._api, settings), (REQUEST_ID, exchange.id)],
             content=body,
-            extensions={"redis_router": times_of(headers, settings)},
+            extensions={"redis_router": times_of(headers, settings), SAID: said},
         )
         await while_there(receive, self._pass(transport, request, exchange))
 

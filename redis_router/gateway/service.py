@@ -1,12 +1,14 @@
 """What runs: the router, the connections to the providers, and the settings in force."""
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from redis_router import Router
 from redis_router.gateway.keys import Keys
-from redis_router.gateway.settings import Settings
-from redis_router.gateway.upstreams import Upstreams, by_cause
+from redis_router.gateway.settings import Serving, Settings
+from redis_router.gateway.upstreams import Upstreams
 from redis_router.integrations.httpx import Upstream, failover
 from redis_router.runtime.log import log
 
@@ -22,15 +24,25 @@ class Service:
     is_draining  it will end soon: who routes to it should route elsewhere
     """
 
-    def __init__(self, settings: Settings, redis: str, namespace: str, *, works: bool) -> None:
-        self.router: Router[Upstream] = Router(
-            redis, namespace=namespace, strategy=settings.strategy, classify=by_cause
-        )
+    def __init__(self, settings: Settings, told: Serving) -> None:
+        self._tracing = _tracing() if told.traces else None
+        self.router = self._made(settings, told)
         self.is_draining = False
         self._upstreams = Upstreams()
-        self._works = works
+        self._works = told.works
         self._names: set[str] = set()
         self.use(settings)
+
+    def _made(self, settings: Settings, told: Serving) -> Router[Upstream]:
+        options: dict[str, Any] = {"namespace": told.namespace, "strategy": settings.strategy}
+        if self._tracing is None:
+            return Router(told.redis, **options)
+        made: Router[Upstream] = self._tracing.traced_router(told.redis, settings, **options)
+        return made
+
+    def in_trace_of(self, headers: Mapping[bytes, bytes]) -> AbstractContextManager[None]:
+        """For as long as a request of these headers is answered."""
+        return nullcontext() if self._tracing is None else self._tracing.in_trace_of(headers)
 
     def use(self, settings: Settings) -> None:
         """From the next request on; requests under way end as they began. Its `strategy` is not changed any more."""
@@ -62,3 +74,10 @@ class Service:
         await self._upstreams.aclose()
         await asyncio.to_thread(self.router.close, CLOSE_SECONDS)
         log.info("gateway ends")
+
+
+def _tracing() -> Any:
+    """Imported where it is used: most gateways have no OpenTelemetry."""
+    from redis_router.gateway import tracing
+
+    return tracing

@@ -1,14 +1,12 @@
 """uvicorn beneath the gateway: its processes, and what each of them is told."""
 
-import ipaddress
 import json
 import os
 import signal
 import socket
 import tempfile
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,6 +14,7 @@ from uvicorn.supervisors import Multiprocess
 
 from redis_router.errors import InvalidArgument
 from redis_router.gateway.app import Gateway
+from redis_router.gateway.settings import Serving
 from redis_router.runtime.log import log, log_to_stderr
 
 _TOLD = "REDIS_ROUTER_GATEWAY"
@@ -25,34 +24,11 @@ KEEP_ALIVE_SECONDS = 75
 """For an idle connection: longer than the pools of most clients and proxies, so that these end it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How it is served.
-
-    config   the file
-    port     0 takes a free one
-    workers  processes
-    works    do they take part in the election of the fleet's worker?
-    drain_seconds  from SIGTERM until it stops listening
-    end_seconds    from then on, for what is under way
-    """
-
-    config: str
-    redis: str
-    namespace: str
-    host: str
-    port: int
-    workers: int
-    works: bool
-    drain_seconds: float
-    end_seconds: float
-
-
 def serve(told: Serving) -> None:
     """Until SIGTERM or SIGINT. Raises InvalidArgument where nobody can listen there."""
-    with _listener(told) as listener, tempfile.TemporaryDirectory(prefix="redis-router-metrics-") as folder:
+    with _listener(told) as listener, _folder(told.workers) as folder:
         os.environ[_TOLD] = json.dumps(asdict(told))
-        if told.workers > 1:
+        if folder:
             os.environ.setdefault(_FILES, folder)
         config = uvicorn.Config(
             "redis_router.gateway.serving:app",
@@ -79,10 +55,21 @@ def serve(told: Serving) -> None:
                 uvicorn.Server(config).run([listener])
 
 
+def _folder(workers: int) -> AbstractContextManager[str]:
+    """Where several processes bring their metrics together; one alone writes nothing."""
+    return tempfile.TemporaryDirectory(prefix="redis-router-metrics-") if workers > 1 else nullcontext("")
+
+
 class _Processes(Multiprocess):
-    """uvicorn's, which passes on the second signal, too: it skips what the first one began."""
+    """At the end this process has to let go of the port as well, or connections would wait in it for nobody."""
+
+    def terminate_all(self) -> None:
+        super().terminate_all()
+        for each in self.sockets:
+            each.close()
 
     def join_all(self) -> None:
+        """A second signal is passed on, too: it skips what the first one began."""
         while alive := [each.process for each in self.processes if each.process.is_alive()]:
             if self.signal_queue:
                 self.signal_queue.clear()
@@ -99,28 +86,11 @@ def _listener(told: Serving) -> socket.socket:
         raise InvalidArgument(f"cannot listen at {told.host}, port {told.port}: {error}") from None
 
 
-def is_this_machine(host: str) -> bool:
-    """Can nobody else reach what is bound to that host?"""
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _is_done(number: int, frame: object) -> None:
     """uvicorn raises the signal again that ended it, which would make a failure of an end in order."""
 
 
 def app() -> Starlette:
-    """What each process serves."""
-    log_to_stderr()  # with --workers this is a process that inherits nothing of it
-    told = Serving(**json.loads(os.environ[_TOLD]))
-    gateway = Gateway(
-        Path(told.config),
-        told.redis,
-        told.namespace,
-        works=told.works,
-        drain_seconds=told.drain_seconds,
-        needs_keys=not is_this_machine(told.host),
-    )
-    return gateway.app
+    """What each process serves. One of several is a fresh interpreter, and nothing is set up in it."""
+    log_to_stderr()
+    return Gateway(Serving(**json.loads(os.environ[_TOLD]))).app

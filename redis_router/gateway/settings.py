@@ -1,5 +1,6 @@
 """What the gateway is told, as values: `config` makes them from the file."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,3 +59,36 @@ class Settings:
     def is_open(self) -> bool:
         """May anyone ask, without that being said?"""
         return not self.keys and not self.allow_anyone
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How it is served, as the command line says.
+
+    config   the file
+    port     0 takes a free one
+    workers  processes
+    works    do they take part in the election of the fleet's worker?
+    drain_seconds  from SIGTERM until it stops listening
+    end_seconds    from then on, for what is under way
+    traces   spans of OpenTelemetry?
+    """
+
+    config: str
+    redis: str
+    namespace: str
+    host: str
+    port: int
+    workers: int
+    works: bool
+    drain_seconds: float
+    end_seconds: float
+    traces: bool
+
+    @property
+    def is_for_this_machine(self) -> bool:
+        """Can nobody else reach what is bound to that host?"""
+        try:
+            return ipaddress.ip_address(self.host.removeprefix("[").removesuffix("]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"

@@ -1,76 +1,101 @@
 """The connections to the providers: aiohttp, beneath the interface of httpx. It takes a third of httpx's own time."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from functools import lru_cache
 from urllib.request import getproxies
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
-
-from redis_router import Verdict, classify
+from yarl import URL
 
 _IDLE_SECONDS = 60.0
 
 
-class Upstreams(AiohttpTransport):
-    """As many connections as there are calls: how many a provider takes is what the router learns."""
+class Upstreams(httpx.AsyncBaseTransport):
+    """As many connections as there are calls: how many a provider takes is what the router learns.
 
-    def get_client(self) -> aiohttp.ClientSession:
-        """The session, made in the event loop that uses it."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, ssl=self.ssl_context)
+    Of a request's time-outs only that for connecting is used: the router bounds every other wait.
+    """
+
+    def __init__(self) -> None:
+        self._ssl = httpx.create_ssl_context()
+        self._session: aiohttp.ClientSession | None = None
+
+    def _made(self) -> aiohttp.ClientSession:
+        """In the event loop that uses it."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS, ssl=self._ssl)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookies are not another's
-            response_class=_Response,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             trust_env=bool(getproxies()),  # it looks into the environment for each request, and into ~/.netrc
+            auto_decompress=False,
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises httpx's errors alone."""
+        """Raises httpx's errors alone. The request has its whole body."""
+        if self._session is None:
+            self._session = self._made()
         try:
-            response = await super().handle_async_request(request)
+            response = await self._session.request(
+                request.method,
+                _parsed(str(request.url)),
+                headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
+                data=request.content or None,
+                allow_redirects=False,
+                timeout=_time_out(request.extensions.get("timeout", {}).get("connect")),
+            )
         except aiohttp.ClientError as error:
-            # aiohttp's words have the URL, and what came: a client has no business with either
-            raise httpx.RemoteProtocolError(f"its answer is no HTTP ({type(error).__name__})") from error
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        if not 200 <= response.status_code <= 599:
-            await response.stream.aclose()
-            raise httpx.RemoteProtocolError(f"the provider answers with status {response.status_code}")
-        response.stream = _Stream(response.stream)
-        return response
+            raise _as_httpx(error) from error
+        if not 200 <= response.status <= 599:
+            response.close()
+            raise httpx.RemoteProtocolError(f"the provider answers with status {response.status}")
+        return httpx.Response(response.status, headers=response.raw_headers, stream=_Stream(response))
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
 
 
-class _Response(aiohttp.ClientResponse):
-    """Its reason phrase is dropped: it may be in any encoding, and nobody reads it."""
+@lru_cache(maxsize=256)
+def _parsed(url: str) -> URL:
+    return URL(url, encoded=True)
 
-    async def start(self, connection: Any) -> "_Response":
-        await super().start(connection)
-        self.reason = None
-        return self
+
+def _time_out(connect: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect)
 
 
 class _Stream(httpx.AsyncByteStream):
-    """The bytes of an answer; whatever aiohttp raises is httpx's, too."""
+    """The bytes of an answer, as they come."""
 
-    def __init__(self, inner: httpx.AsyncByteStream) -> None:
-        self._inner = inner
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        content = self._response.content
         try:
-            async for part in self._inner:
+            while part := await content.readany():
                 yield part
         except aiohttp.ClientError as error:
-            raise httpx.ReadError(str(error)) from error
+            raise _as_httpx(error) from error
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        self._response.release()  # where there is more to come, the connection ends
 
 
-def by_cause(said: object) -> Verdict | None:
-    """For `Router(classify=…)`: aiohttp knows that a server hung up, which the layer between calls a time-out."""
-    cause = said.__cause__ if isinstance(said, httpx.TransportError) else None
-    if isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(cause, TimeoutError):
-        return classify(cause)
-    return None
+def _as_httpx(error: aiohttp.ClientError) -> httpx.TransportError:
+    kind: type[httpx.TransportError] = httpx.RemoteProtocolError
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        kind = httpx.ConnectTimeout
+    elif isinstance(error, aiohttp.ServerTimeoutError):
+        kind = httpx.ReadTimeout
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        kind = httpx.ConnectError
+    elif isinstance(error, (aiohttp.ClientOSError, aiohttp.ClientPayloadError)):
+        kind = httpx.ReadError
+    elif isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+        kind = httpx.UnsupportedProtocol
+    if isinstance(error, aiohttp.ClientResponseError):  # its words have what came in place of HTTP, and the URL
+        return kind(f"its answer is no HTTP ({type(error).__name__})")
+    return kind(str(error) or type(error).__name__)

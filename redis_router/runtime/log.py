@@ -19,7 +19,7 @@ log = _Log(logging.getLogger("redis_router"))
 
 
 def log_to_stderr() -> None:
-    """For processes that are ours, of a command."""
+    """For a process that is all ours: from INFO on, with the time. Does nothing where it goes somewhere already."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore"):  # a line for each probe
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from redis_router import CircuitState, Outcome, ProviderHealth
 from redis_router.circuit.outcome import Result
 from redis_router.circuit.record import Transition
+from redis_router.gateway import metrics as gateway
 from redis_router.replica.served import Served
 from redis_router.replicas import counts
 from redis_router.telemetry.metrics import DROP_REASONS, Metrics
@@ -30,6 +31,11 @@ def touched() -> dict[str, tuple[str, dict[str, set[str]]]]:
     metrics.health([replace(ProviderHealth("p"), override="drain", override_until_ms=1)])
     metrics.fleet(*counts([]))
     metrics.models(Served(), {"m": 1})
+    asked = gateway.Metrics(registry)
+    asked.begun()
+    asked.ended("/v1/messages", 200, "alice", 0.5)
+    for result in ("ok", "refused"):
+        asked.reloaded(result)
     found: dict[str, tuple[str, dict[str, set[str]]]] = {}
     for family in registry.collect():
         labels: dict[str, set[str]] = {}

@@ -9,7 +9,7 @@ from tests.docs.collectors import METRICS, SERIES
 
 SCRAPED = {"instance", "job"}
 """Labels that Prometheus adds."""
-NAMED = ("provider", "model", "reason", "override", "thread")
+NAMED = ("provider", "model", "reason", "override", "thread", "path", "status", "key")
 """Labels whose values are checked elsewhere, or may be anything."""
 
 

@@ -1,4 +1,4 @@
-"""docs/command-line.md and docker-compose.yml: commands and options are those that there are."""
+"""docs/command-line.md: commands and options are those that there are."""
 
 import re
 import shlex
@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from redis_router import RECOMMENDED, CircuitConfig, Outcome, Provider, cli
 from redis_router.circuit.outcome import Result, UnderWay
 from redis_router.cli.checkup import CHECKS
 from redis_router.cli.completion import actions_of
-from redis_router.demo import gateway, provider
 from redis_router.store.connect import connect
 from redis_router.store.contract import Batch
 from redis_router.store.presence import Presence
@@ -22,7 +20,7 @@ from redis_router.testing.server import EmbeddedServer
 from tests.conftest import REAL
 from tests.docs.conftest import patient
 from tests.support import recorded, result
-from tests.support.documents import ROOT, consoles, rows, section, snippet
+from tests.support.documents import consoles, rows, section, snippet
 
 COMMANDS = consoles("docs/command-line.md")
 FLEET = snippet("docs/command-line.md", "# the week of the launch")
@@ -180,24 +178,3 @@ def test_every_help_is_whole(path, command):
         assert action.help or isinstance(action.choices, Mapping), action.dest
     options = {option for action in actions_of(command) for option in action.option_strings}
     assert "--json" in options or path in ("", "config", "completion", "demo", "gateway", "watch")
-
-
-def test_compose_commands_are_understood():
-    """Every service of ours starts a module that exists, with options that it knows."""
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    parsers = {
-        "redis_router": cli.parser(),
-        "redis_router.demo.gateway": gateway.parser(),
-        "redis_router.demo.provider": provider.parser(),
-    }
-    ours = {name: s["command"] for name, s in compose["services"].items() if s["image"] == "redis-router-demo"}
-    assert sum("worker" in name for name in ours) == 2
-    assert sum("gateway" in name for name in ours) == 3
-    for command in ours.values():
-        module, *options = shlex.split(command)
-        parsers[module].parse_args(options)
-    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
-    targets = [
-        t.partition(":")[0] for job in scraped["scrape_configs"] for c in job["static_configs"] for t in c["targets"]
-    ]
-    assert set(targets) == {name for name in ours if "gateway" in name or "worker" in name}

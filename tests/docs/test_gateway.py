@@ -1,15 +1,17 @@
 """docs/gateway.md: its quick start as a user follows it, and its tables against the code."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
-from redis_router.gateway import app, exchange, protocol, question, relay
+from redis_router.gateway import app, protocol, question, relay
 from tests.support.documents import PAGES, consoles, rows, section, snippet
 from tests.support.gateways import GatewayProcess
 from tests.support.http import ANSWER, llm_server
@@ -18,7 +20,7 @@ PAGE = "docs/gateway.md"
 TEXT = PAGES[PAGE]
 FILE, OPENAI, ANTHROPIC = (snippet(PAGE, words) for words in ("model_list:", "from openai", "from anthropic"))
 LINE = snippet(PAGE, "attempts=1")
-INSTALL, CHECK, SERVE, NEW_KEY, SHARED = (command for command, _ in consoles(PAGE))
+INSTALL, CHECK, SERVE, NEW_KEY, SHARED, _, TRACED = (command for command, _ in consoles(PAGE))
 KEYS = {"OPENAI_API_KEY": "openai's", "AZURE_API_KEY": "azure's", "ANTHROPIC_API_KEY": "anthropic's"}
 
 
@@ -110,7 +112,7 @@ def test_the_paths_are_all_there():
 
 
 def test_the_headers_are_those_of_the_code():
-    listed = TEXT.partition("To a provider go its own key,")[2].partition(";")[0]
+    listed = TEXT.partition("To a provider go its own key,")[2].partition(", and what")[0]
     assert set(re.findall(r"`([a-z-]+)`", listed)) == {name.decode() for name in question._FORWARDED}
     told = {question.DEADLINE, question.FIRST_TOKEN, question.REQUEST_ID, relay.UPSTREAM_ID}
     said = names_in("Headers")
@@ -120,7 +122,7 @@ def test_the_headers_are_those_of_the_code():
 def test_the_bounds_are_those_of_the_code():
     assert f"{protocol.MOST_HEAD >> 10} KiB, within {protocol.HEAD_SECONDS:.0f} s" in TEXT
     assert f"within {question.BODY_SECONDS:.0f} s" in TEXT
-    assert f"takes nothing for {exchange.TAKE_SECONDS:.0f} s" in TEXT
+    assert f"takes nothing for {protocol.TAKE_SECONDS:.0f} s" in TEXT
 
 
 def test_the_log_line_has_the_shape_that_is_shown(file):
@@ -138,3 +140,33 @@ def test_the_log_line_has_the_shape_that_is_shown(file):
     host = provider.url.removeprefix("http://")
     written = re.sub(r"\d+ ms", "N ms", written.strip().partition(answer.headers["x-request-id"])[2].strip())
     assert written == shown.replace("team-a", "-").replace("openai/gpt-4o", f"openai/gpt-4o@{host}")
+
+
+def test_a_trace_goes_where_the_launcher_sends_it(file, tmp_path):
+    """Below the client's span; the command is the page's."""
+    launcher, arguments = (
+        shlex.split(TRACED.partition(" redis-router ")[0]),
+        shlex.split(TRACED.partition(" redis-router ")[2]),
+    )
+    assert arguments == ["gateway", "-c", "config.yaml", "--otel"]
+    before = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:]]
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with llm_server() as provider, (tmp_path / "spans").open("w+") as spans:
+        said = yaml.safe_load(file.read_text())
+        said["model_list"] = said["model_list"][:1]
+        said["model_list"][0]["litellm_params"]["api_base"] = f"{provider.url}/v1"
+        file.write_text(yaml.safe_dump(said))
+        gateway = GatewayProcess(
+            file, "--otel", "--drain-seconds", "0", env=KEYS, before=before, out=spans
+        ).wait_ready()
+        heads = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        assert gateway.ask(json={"model": "gpt-4o", "stream": True}, headers=heads).status_code == 200
+        assert gateway.end() == 0
+        spans.seek(0)
+        written = spans.read()
+    assert "traceparent" not in provider.heads[0][1]
+    found = [json.loads(each) for each in re.findall(r"^\{.*?^\}", written, re.M | re.S)]
+    ours = {each["name"].split()[0]: each for each in found if "redis_router.outcome" in each["attributes"]}
+    assert {each["context"]["trace_id"] for each in ours.values()} == {f"0x{trace}"}
+    assert ours["request"]["parent_id"] == "0xb7ad6b7169203331"
+    assert ours["attempt"]["parent_id"] == ours["request"]["context"]["span_id"]

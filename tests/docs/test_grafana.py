@@ -40,9 +40,12 @@ def test_the_variables_are_in_use():
 def test_the_rows_are_those_of_the_page():
     """docs/metrics.md names them, and the variable."""
     rows = [panel["title"].partition(":")[0] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Fleet", "Provider", "Worker"]
+    assert rows == ["Fleet", "Provider", "Worker", "Gateway"]
     page = " ".join((ROOT / "docs" / "metrics.md").read_text().split())
-    assert "a row for the fleet, one for the provider that you choose, and one for the workers" in page
+    assert (
+        "a row for the fleet, one for the provider that you choose, one for the workers, and one for the gateway"
+        in page
+    )
 
 
 def test_every_panel_has_its_place():

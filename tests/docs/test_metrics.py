@@ -48,6 +48,7 @@ def test_the_tables_are_the_collectors():
         ("probes_total", "result"),
         ("circuit_state", "state"),
         ("replicas", "role"),
+        ("gateway_config_reloads_total", "result"),
         ("replicas_that_differ", "how"),
     ],
 )
@@ -124,7 +125,7 @@ def test_every_snippet_is_of_a_kind_that_is_tested():
     """Queries above; the two others below; the rule file is included as it is."""
     kinds = [kind for kind, _ in SNIPPETS]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "promql": 3,
+        "promql": 4,
         "python": 1,
         "sh": 1,
         "{literalinclude}": 1,

@@ -200,8 +200,10 @@ def test_only_what_is_on_the_list_leaves_the_gateway(gateway, servers, model):
     assert gateway.ask(CHAT, json={**QUESTION, "model": model("openai")}, headers=sent).status_code == 200
     _, heads = servers[0].heads[0]
     assert heads["x-team"] == "blue"
-    assert heads["traceparent"] == sent["traceparent"]
-    assert not {"cookie", "x-forwarded-for", "x-evil", "openai-organization", "x-team2", "x-api-key"} & heads.keys()
+    assert (
+        not {"cookie", "x-forwarded-for", "x-evil", "openai-organization", "x-team2", "x-api-key", "traceparent"}
+        & heads.keys()
+    )
 
 
 def test_only_what_is_on_the_list_comes_back(gateway, servers, model):
@@ -247,11 +249,11 @@ def test_neither_bodies_nor_keys_are_logged(gateway, servers, model):
 
 def test_a_crowd(gateway, servers, model):
     """Two hundred at once are all answered."""
-    name = model("openai")
-    codes = []
+    asked, heads, codes = {**QUESTION, "model": model("openai")}, {"authorization": f"Bearer {KEY}"}, []
 
     def ask():
-        codes.append(gateway.ask(CHAT, json={**QUESTION, "model": name}).status_code)
+        answer = httpx.post(f"{gateway.url}{CHAT}", json=asked, headers=heads, timeout=60, trust_env=False)
+        codes.append(answer.status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(200)]
     for each in threads:

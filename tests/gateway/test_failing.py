@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -145,6 +146,19 @@ def test_what_trickles_reaches_the_client_as_it_comes(gateway, servers, model):
         parts = list(answer.iter_raw())
     assert len(parts) >= 3
     assert b"".join(parts).endswith(b"data: [DONE]\n\n")
+
+
+def test_a_stream_may_pause_for_longer_than_its_content_may_take_to_begin(gateway, servers, model):
+    servers[0].faults.append("paused")
+    asked = {**QUESTION, "model": model("openai"), "stream": True}
+    heads = {"authorization": f"Bearer {KEY}", "x-redis-router-first-token-timeout": "0.5"}
+    with gateway.http.stream("POST", f"{gateway.url}/v1/chat/completions", json=asked, headers=heads) as answer:
+        parts = answer.iter_raw()
+        seen = [next(parts)]
+        time.sleep(1)  # the pause itself
+        servers[0].goes_on.set()
+        seen += parts
+    assert b"".join(seen).endswith(b"data: [DONE]\n\n")
 
 
 def test_the_answer_says_who_and_how_often(gateway, servers, model):

@@ -44,12 +44,14 @@ def test_a_file_that_is_wrong_changes_nothing(started, servers, tmp_path, bad):
     path.write_text(bad)
     eventually(lambda: 'config_reloads_total{result="refused"} 1.0' in gateway.ask("/metrics").text)
     assert asks(gateway, "a").status_code == 200
-    assert any("is not taken" in line and "config.yaml" in line for line in gateway.log)
+    eventually(lambda: any("is not taken" in line and "config.yaml" in line for line in gateway.log))
+    assert "config_last_reload_successful 0.0" in gateway.ask("/metrics").text
     path.unlink()
     eventually(lambda: 'config_reloads_total{result="refused"} 2.0' in gateway.ask("/metrics").text)
     assert asks(gateway, "a").status_code == 200
     write(path, [entry("b", "one", servers[0].url)], **SETTINGS)
     eventually(lambda: models_of(gateway) == ["b"])
+    assert "config_last_reload_successful 1.0" in gateway.ask("/metrics").text
 
 
 def test_a_key_that_is_taken_out_opens_nothing_any_more(started, servers, tmp_path):

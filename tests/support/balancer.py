@@ -11,9 +11,10 @@ EACH = 0.1
 
 
 class Balancer:
-    """New connections go, in turn, to those of `ports` whose /readyz says 200."""
+    """New connections go, in turn, to those of `ports` whose `path` says 200."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path.encode()
         self.ports: list[int] = []
         self.port = 0
         self._ready: list[int] = []
@@ -36,12 +37,15 @@ class Balancer:
     async def _is_ready(self, port: int) -> bool:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            line = await reader.readline()
-            writer.close()
         except OSError:
             return False
-        return b" 200 " in line
+        try:
+            writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % self._path)
+            return b" 200 " in await reader.readline()
+        except OSError:
+            return False
+        finally:
+            writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ready = self._ready
@@ -53,24 +57,28 @@ class Balancer:
         await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while part := await reader.read(65536):
-                writer.write(part)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError):
+                while part := await reader.read(65536):
+                    writer.write(part)
+                    await writer.drain()
+        finally:
+            writer.close()
 
 
 @contextmanager
-def balancer() -> Iterator[Balancer]:
+def balancer(path: str = "/readyz") -> Iterator[Balancer]:
     """One that serves until the block ends."""
-    made, started = Balancer(), threading.Event()
+    made, started = Balancer(path), threading.Event()
     loop, ended = asyncio.new_event_loop(), asyncio.Event()
 
     def run() -> None:
         loop.run_until_complete(made._serve(started, ended))
-        for task in asyncio.all_tasks(loop):
+        left = asyncio.all_tasks(loop)
+        for task in left:
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(asyncio.wait(left) if left else asyncio.sleep(0))
+        loop.run_until_complete(asyncio.sleep(0))  # in which closed connections are let go
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import yaml
@@ -16,20 +17,32 @@ KEY = "sk-rr-of-the-tests"
 
 
 class GatewayProcess:
-    """`redis-router gateway`, on a free port, its log read line by line."""
+    """`redis-router gateway`, on a free port, its log read line by line.
 
-    def __init__(self, config: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    before  the command that starts it
+    out     where its standard output goes
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        before: Sequence[str] = (),
+        out: IO[str] | None = None,
+    ) -> None:
         self.config = config
         command = [sys.executable, "-m", "redis_router", "gateway", "-c", str(config), "--port", "0", *options]
         self.process = subprocess.Popen(
-            command,
+            [*before, *command],
             stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=out or subprocess.DEVNULL,
             text=True,
             env={**os.environ, **(env or {})},
         )
         self.log: list[str] = []
         self.port = 0
+        self._reader: threading.Thread | None = None
         self.http = httpx.Client(timeout=20, trust_env=False)
 
     def wait_ready(self, seconds: float = 20.0) -> "GatewayProcess":
@@ -42,7 +55,8 @@ class GatewayProcess:
                 break
         else:
             raise AssertionError(f"the gateway ended with {self.process.wait()}: {''.join(self.log)}")
-        threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
         until = time.monotonic() + seconds
         while True:
             try:
@@ -73,6 +87,8 @@ class GatewayProcess:
             self.http.close()
             self.process.kill()
             self.process.wait()
+            if self._reader is not None:
+                self._reader.join(20)  # whom it started may write for a moment longer
             if self.process.stderr is not None:
                 self.process.stderr.close()
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from redis_router.integrations.httpx.library import library_of
 
+SAID = "redis_router.said"
+"""Of a request's extensions: the JSON of its body, where that was read already."""
 _DEPLOYMENT = re.compile(r"/deployments/[^/]+/")
 
 
@@ -61,8 +63,8 @@ def question_of(request: Any, base_path: str | None) -> Question:
         body = request.content
     except library.RequestNotRead:
         body = None
-    said = None
-    if body and request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+    said = request.extensions.get(SAID)
+    if said is None and body and _is_json(request):
         try:
             said = json.loads(body)
         except ValueError:
@@ -71,6 +73,11 @@ def question_of(request: Any, base_path: str | None) -> Question:
     path = request.url.raw_path.decode("ascii").partition("?")[0]
     rest = _after(path, base_path, anthropic)
     return Question(request, library, body, said if isinstance(said, dict) else None, rest, anthropic)
+
+
+def _is_json(request: Any) -> bool:
+    kind: str = request.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower() == "application/json"
 
 
 def _after(path: str, base_path: str | None, anthropic: bool) -> str:
