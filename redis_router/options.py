@@ -26,7 +26,7 @@ class Options:
     circuit: CircuitConfig = RECOMMENDED
     observe: bool = _checked(False, check_flag)
     circuit_version: int = _checked(0, partial(check_count, least=0))
-    rate_limit_cooldown: float = 5.0
+    rate_limit_cooldown: float = 1.0
     rate_limit_cooldown_max: float = 300.0
     when_all_open: str = "panic"
     max_ejection_percent: float = _checked(100.0, partial(check_number, most=100.0))

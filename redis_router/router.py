@@ -75,7 +75,7 @@ class Router(Lifecycle, Operated, Generic[ClientT]):
         registry: CollectorRegistry | None = None,
         on_transition: TransitionListener | None = None,
         classify: Classifier | None = None,
-        rate_limit_cooldown: float = 5.0,
+        rate_limit_cooldown: float = 1.0,
         rate_limit_cooldown_max: float = 300.0,
         when_all_open: str = "panic",
         max_ejection_percent: float = 100.0,

@@ -39,14 +39,16 @@ def main() -> int:
     beside = has_litellm() and not arguments.without_litellm
     end_on_signals()  # through the stack: every process is ended
     said = _before(arguments.results / "gateway.json") if arguments.only else {}
+    asked = [each for each in sys.argv[1:] if each not in ("--results", str(arguments.results))]
+    command = shlex.join(["python", "-m", "benchmarks.gateway", *asked])
     began, code = time.monotonic(), commit()
     if arguments.only != "path":
         size, rounds = (costs.QUICK, 1) if arguments.quick else (costs.FULL, arguments.rounds)
         found = costs.measured(rounds, size, litellm=beside)
-        said["costs"] = {"about": about(code, began, beside), "samples": found.samples}
+        said["costs"] = {"about": about(command, code, began, beside), "samples": found.samples}
     if arguments.only != "costs":
         seen = path.measured(path.QUICK if arguments.quick else path.FULL, litellm=beside)
-        said["path"] = {"about": about(code, began, beside), "seen": [each.told() for each in seen]}
+        said["path"] = {"about": about(command, code, began, beside), "seen": [each.told() for each in seen]}
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "gateway.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     (arguments.results / "gateway.md").write_text(text := markdown(said))
@@ -59,7 +61,7 @@ def _before(path: Path) -> dict[str, dict[str, object]]:
     return found
 
 
-def about(code: str, began: float, beside: bool) -> dict[str, str]:
+def about(command: str, code: str, began: float, beside: bool) -> dict[str, str]:
     """Where, what and when."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("uvicorn", "aiohttp", "httpx")]
     return {
@@ -67,7 +69,7 @@ def about(code: str, began: float, beside: bool) -> dict[str, str]:
         "machine": machine(),
         "LiteLLM": importlib.metadata.version("litellm") if beside else "not measured",
         "libraries": ", ".join(versions),
-        "command": shlex.join(["python", "-m", "benchmarks.gateway", *sys.argv[1:]]),
+        "command": command,
         "measured in": f"{(time.monotonic() - began) / 60:.0f} minutes",
     }
 

@@ -1,7 +1,6 @@
 """`redis-router gateway`: an OpenAI- and Anthropic-compatible gateway, from one file."""
 
 import argparse
-import ipaddress
 import json
 import os
 from contextlib import closing, suppress
@@ -16,6 +15,7 @@ from redis_router.runtime.names import operator_name
 from redis_router.store.opening import open_store, open_target
 
 _MEMORY = "memory://"
+_LONGEST_END = 86_400
 
 
 def add(commands: Commands) -> None:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         end_seconds=arguments.end_seconds,
         traces=arguments.otel,
     )
-    _must_be_meant(arguments, open_to_all=not settings.keys and not settings.allow_anyone)
+    _must_be_meant(arguments, open_to_all=settings.is_open and not told.is_for_this_machine)
     _must_be_let_in(told.redis, told.namespace)
     serving.serve(told)
     return 0
@@ -100,7 +100,10 @@ def _show_key(name: str, key: str, sha256: str) -> None:
 def _must_be_meant(arguments: argparse.Namespace, *, open_to_all: bool) -> None:
     if arguments.workers < 1:
         raise InvalidArgument(f"--workers is {arguments.workers}: give at least 1")
-    if open_to_all and not _is_this_machine(arguments.host):
+    for name, seconds in (("drain", arguments.drain_seconds), ("end", arguments.end_seconds)):
+        if not 0 <= seconds <= _LONGEST_END:
+            raise InvalidArgument(f"--{name}-seconds is {seconds:g}: give seconds, from 0 up to {_LONGEST_END}")
+    if open_to_all:
         raise InvalidArgument(
             f"--host {arguments.host} is reached from elsewhere, and the file names no keys: make one with --new-key,"
             " or set gateway_settings: allow_anyone: true"
@@ -116,10 +119,3 @@ def _must_be_let_in(redis: str, namespace: str) -> None:
     """Raises RedisRefused for a wrong password. That Redis is away is no reason not to serve."""
     with closing(open_target(redis)) as client, suppress(RedisUnavailable):
         open_store(client, namespace, operator_name()).specs()
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -16,13 +16,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from redis_router.errors import InvalidArgument
 from redis_router.gateway.config import BadConfig, load
 from redis_router.gateway.errors import error_body
 from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import headers_of, presented_key
 from redis_router.gateway.relay import Relay
 from redis_router.gateway.service import Service
-from redis_router.gateway.settings import ANTHROPIC, OPENAI, Serving
+from redis_router.gateway.settings import ANTHROPIC, OPENAI, Serving, Settings
 from redis_router.runtime.log import log
 from redis_router.telemetry.exposition import CONTENT_TYPE_LATEST, generate_latest, scrape_registry
 
@@ -44,10 +45,11 @@ class Gateway:
     def __init__(self, told: Serving) -> None:
         self._path = Path(told.config)
         self._drain_seconds = told.drain_seconds
+        self._needs_keys = not told.is_for_this_machine
         self._metrics = Metrics()
         self._changed = asyncio.Event()
         self._seen = _stamp(self._path)  # before it is read: what changes meanwhile is read again
-        self.service = Service(load(self._path).settings, told)
+        self.service = Service(self._load(), told)
         relays = [
             Route(path, Relay(self.service, self._metrics, path, api), methods=["POST"]) for path, api in PATHS.items()
         ]
@@ -63,6 +65,14 @@ class Gateway:
             ],
             exception_handlers={404: _not_here, 405: _not_here},
         )
+        self.app.router.redirect_slashes = False  # a redirect would name http://, also where TLS ends before us
+
+    def _load(self) -> Settings:
+        """Raises BadConfig; InvalidArgument for a file that would open to everybody what was closed."""
+        settings = load(self._path).settings
+        if self._needs_keys and settings.is_open:
+            raise InvalidArgument("it names no keys, and other machines reach this gateway: see allow_anyone")
+        return settings
 
     # Its life
 
@@ -101,6 +111,7 @@ class Gateway:
     async def _watch(self) -> None:
         """Read the file again where it changed, or on SIGHUP; end where the parent of several processes is gone."""
         parent = multiprocessing.parent_process()
+        now = self._seen
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), WATCH_SECONDS)
@@ -108,25 +119,25 @@ class Gateway:
                 log.error("the process that started this one is gone: gateway ends")
                 signal.raise_signal(signal.SIGTERM)
                 parent = None
-            now = _stamp(self._path)
-            if now != self._seen or self._changed.is_set():
+            before, now = now, _stamp(self._path)
+            if self._changed.is_set() or (now != self._seen and now == before):  # half of a file may be one, too
                 self._changed.clear()
                 self._seen = now
                 await self._read_again()
 
     async def _read_again(self) -> None:
         try:
-            loaded = await asyncio.to_thread(load, self._path)
-            if loaded.settings.strategy != self.service.settings.strategy:
+            settings = await asyncio.to_thread(self._load)
+            if settings.strategy != self.service.settings.strategy:
                 log.warning("%s: another strategy is in force after a restart", self._path)
-            self.service.use(loaded.settings)
+            self.service.use(settings)
         except Exception as error:
             self._metrics.reloaded("refused")
-            known = isinstance(error, BadConfig)
+            known = isinstance(error, (BadConfig, InvalidArgument))
             log.error("%s was changed and is not taken: %s", self._path, error, exc_info=not known)
         else:
             self._metrics.reloaded("ok")
-            log.info("%s was changed and is in force: %d providers", self._path, len(loaded.settings.providers))
+            log.info("%s was changed and is in force: %d providers", self._path, len(settings.providers))
 
     # What it answers itself
 

@@ -26,6 +26,7 @@ class Exchange:
     """One answer.
 
     status    that was sent; 0 before
+    is_whole  its end was sent
     key       the name of the client's key
     provider, attempts  who answered, and how many were asked
     """
@@ -37,6 +38,7 @@ class Exchange:
         self.id = request_id
         self.began = time.perf_counter()
         self.status = 0
+        self.is_whole = False
         self.key = self.provider = self.attempts = "-"
 
     async def begin(self, status: int, headers: list[Header], *, closes: bool = False) -> None:
@@ -59,6 +61,7 @@ class Exchange:
     async def end(self) -> None:
         """There are no more."""
         await self._send({"type": "http.response.body", "body": b""})
+        self.is_whole = True
 
     async def say(self, status: int, body: bytes, *, closes: bool = False) -> None:
         """An answer of our own."""

@@ -18,6 +18,8 @@ BODY_SECONDS = 60.0
 """For a client to send its whole body."""
 DEADLINE, FIRST_TOKEN = b"x-redis-router-deadline", b"x-redis-router-first-token-timeout"
 """Headers by which a request says its own, in seconds."""
+_LEAST = 0.001
+"""Of what `Router.attempts` takes."""
 REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _FORWARDED = frozenset(
@@ -116,9 +118,11 @@ def _seconds(name: bytes, value: bytes, most: float) -> float:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= most:
+    if not _LEAST <= seconds <= most:
         shown = value[:40].decode("latin-1")
-        raise Refusal(400, "invalid_header", f"{name.decode()} is {shown!r}: give seconds, above 0 and up to {most:g}")
+        raise Refusal(
+            400, "invalid_header", f"{name.decode()} is {shown!r}: give seconds, from {_LEAST:g} up to {most:g}"
+        )
     return seconds
 
 

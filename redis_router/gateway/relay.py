@@ -1,6 +1,7 @@
 """One request: in through the checks, out through the failover transport, and its answer back."""
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -33,6 +34,8 @@ _RETURNED = frozenset(
         b"x-should-retry",
     )
 )  # fmt: skip
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""A header with one of them cannot be passed on."""
 _RETURNED_FAMILIES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 _THEIR_IDS = (b"x-request-id", b"request-id")
 UPSTREAM_ID = b"x-upstream-request-id"
@@ -58,8 +61,9 @@ class Relay:
         except Refusal as refusal:
             await exchange.say(refusal.status, refusal.body(self._api), closes=refusal.closes)
         except HungUp:
-            exchange.status = CLIENT_CLOSED
-            exchange.cut_off()
+            if not exchange.is_whole:
+                exchange.status = CLIENT_CLOSED
+                exchange.cut_off()
         except (_BrokeOff, asyncio.CancelledError):  # the latter where the server ends, and waits no longer
             exchange.cut_off()
         except Exception as error:
@@ -97,9 +101,12 @@ class Relay:
 
     async def _pass(self, transport: Any, request: httpx.Request, exchange: Exchange) -> None:
         response = await transport.handle_async_request(request)
+        is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        headers = self._returned(response.headers.raw, exchange.id)
+        if is_events or response.status_code == 204:  # an error event may follow, and without a body there is no length
+            headers = [header for header in headers if header[0] != b"content-length"]
         try:
-            await exchange.begin(response.status_code, self._returned(response.headers.raw, exchange.id))
-            is_events = response.headers.get("content-type", "").startswith("text/event-stream")
+            await exchange.begin(response.status_code, headers)
             try:
                 async for part in response.stream:
                     await exchange.part(part)
@@ -123,6 +130,8 @@ class Relay:
         kept: list[Header] = [(b"request-id", request_id)] if self._api == ANTHROPIC else []
         for name, value in headers:
             name = name.lower()
+            if _CONTROLS.search(value):
+                continue
             if name in _RETURNED or name.startswith(_RETURNED_FAMILIES):
                 kept.append((name, value))
             elif name in _THEIR_IDS:

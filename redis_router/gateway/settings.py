@@ -1,5 +1,6 @@
 """What the gateway is told, as values: `config` makes them from the file."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,6 +55,11 @@ class Settings:
     max_body: int = 32 << 20
     strategy: str = "adaptive"
 
+    @property
+    def is_open(self) -> bool:
+        """May anyone ask, without that being said?"""
+        return not self.keys and not self.allow_anyone
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -78,3 +84,11 @@ class Serving:
     drain_seconds: float
     end_seconds: float
     traces: bool
+
+    @property
+    def is_for_this_machine(self) -> bool:
+        """Can nobody else reach what is bound to that host?"""
+        try:
+            return ipaddress.ip_address(self.host.removeprefix("[").removesuffix("]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"

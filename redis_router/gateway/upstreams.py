@@ -47,6 +47,9 @@ class Upstreams(httpx.AsyncBaseTransport):
             )
         except aiohttp.ClientError as error:
             raise _as_httpx(error) from error
+        if not 200 <= response.status <= 599:
+            response.close()
+            raise httpx.RemoteProtocolError(f"the provider answers with status {response.status}")
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Stream(response))
 
     async def aclose(self) -> None:
@@ -93,4 +96,6 @@ def _as_httpx(error: aiohttp.ClientError) -> httpx.TransportError:
         kind = httpx.ReadError
     elif isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
         kind = httpx.UnsupportedProtocol
+    if isinstance(error, aiohttp.ClientResponseError):  # its words have what came in place of HTTP, and the URL
+        return kind(f"its answer is no HTTP ({type(error).__name__})")
     return kind(str(error) or type(error).__name__)

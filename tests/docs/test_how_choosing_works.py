@@ -252,9 +252,9 @@ def test_the_pace_after_a_rate_limit():
 
 
 def test_where_all_that_are_left_are_rate_limited():
-    """The two worlds, played: the order is as the page has it, and the figures about so."""
+    """The worlds, played: the order is as the page has it, and the figures about so."""
     heading = "The pace after a rate limit"
-    for shape, refusals in ((world(6, 69), (36, 173)), (world(5, 100), None)):
+    for shape, refusals in ((world(6, 69), (36, 173)), (world(5, 100), None), (world(4404, 85), None)):
         said = figures(heading, f"world {shape.number} of seed {shape.seed}")
         tallies = [Ground(shape).play(maker(name)) for name in ("adaptive", "the original", *ORACLES)]
         failed = [100 * each.failed / each.requests for each in tallies]

@@ -80,6 +80,11 @@ def target() -> Iterator[Target]:
         yield made
 
 
+class _Crowded(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512
+
+
 class LlmServer:
     """A provider that does what it is told to each request in turn.
 
@@ -106,8 +111,7 @@ class LlmServer:
         self.heads: list[tuple[str, dict[str, str]]] = []
         self.ended = threading.Event()
         self.goes_on = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.server.daemon_threads = True
+        self.server = _Crowded(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 

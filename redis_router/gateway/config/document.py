@@ -24,6 +24,8 @@ def read(path: str | Path, findings: Findings) -> Part:
     """The whole file. Raises BadConfig where there is no tree to go on with."""
     nowhere = Part(None, 1, "")
     try:
+        if Path(path).is_fifo():
+            _give_up(findings, nowhere, "is a pipe, which can be read once: give a file")
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:

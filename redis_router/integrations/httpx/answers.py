@@ -19,7 +19,8 @@ class BadAnswer(Exception):
     """A provider answered, and it is no answer. `classify` reads `status_code`, `headers` and `body`.
 
     body   the JSON of it, where there is one, at least with the error
-    parts  its bytes, as they came
+    parts  its bytes, as they came; of a long one, or one that broke off, not all
+    told   who answered, for the client
     """
 
     def __init__(self, response: Any, parts: Iterable[bytes], body: Any = None, why: str = "") -> None:
@@ -28,6 +29,7 @@ class BadAnswer(Exception):
         self.extensions = response.extensions
         self.body = body
         self.parts = list(parts)
+        self.told: tuple[Header, ...] = ()
         super().__init__(": ".join(said for said in (f"HTTP {self.status_code}", why, _message_of(body)) if said))
 
 

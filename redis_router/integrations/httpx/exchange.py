@@ -80,7 +80,11 @@ class Several:
                     (b"x-redis-router-provider", attempt.provider.name.encode()),
                     (b"x-redis-router-attempts", str(number).encode()),
                 )
-                response = await _ask(way, transport, attempt, request, holds=True, told=told)
+                try:
+                    response = await _ask(way, transport, attempt, request, holds=True, told=told)
+                except BadAnswer as bad:
+                    bad.told = told
+                    raise
                 if response is not None:
                     return response
         finally:
@@ -90,7 +94,8 @@ class Several:
     def _last(self, way: Threads, bad: BadAnswer) -> Any:
         """The last provider's own words; the SDK is told not to try again what was tried everywhere."""
         is_final = classify(bad).outcome is not Outcome.IGNORED
-        return response_of(way.library, bad, Held(bad.parts), [NO_RETRY] if is_final else [])
+        length = (b"content-length", str(sum(map(len, bad.parts))).encode())
+        return response_of(way.library, bad, Held(bad.parts), [*bad.told, length, *([NO_RETRY] if is_final else [])])
 
 
 def _upstream(attempt: Attempt[Any]) -> Upstream:

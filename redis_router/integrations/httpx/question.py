@@ -44,7 +44,11 @@ class Question:
         """The body with another model; the same bytes where it names that one, or none."""
         if self.said is None or self.model in (None, model):
             return self.body
-        return json.dumps({**self.said, "model": model}, ensure_ascii=False, separators=(",", ":")).encode()
+        said = {**self.said, "model": model}
+        try:
+            return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, of a text that was cut there: only escaped it is JSON
+            return json.dumps(said, separators=(",", ":")).encode()
 
 
 def is_anthropic(request: Any) -> bool:

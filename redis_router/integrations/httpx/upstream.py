@@ -62,7 +62,7 @@ class Upstream:
             kept.append(f"api-version={quote(self.api_version, safe='')}")
         return f"{base}/{question.path}{'?' if kept else ''}{'&'.join(kept)}"
 
-    def _headers(self, question: Question, *, replayed: bool) -> list[tuple[str, str]]:
+    def _headers(self, question: Question, *, replayed: bool) -> list[tuple[Any, Any]]:
         asked = question.request.headers
         own = {name.lower(): value for name, value in self.headers.items()}
         if question.is_stream:
@@ -73,7 +73,7 @@ class Upstream:
             name = "api-key" if self.api_version is not None else name
             own.setdefault(name, f"Bearer {key}" if name == "authorization" else key)
         left_out = _OF_THE_CLIENT | own.keys()
-        kept = [(name, value) for name, value in asked.multi_items() if name not in left_out]
+        kept = [(name, value) for name, value in asked.raw if name.decode("latin-1").lower() not in left_out]
         if not replayed and "content-length" in asked:
-            kept.append(("content-length", asked["content-length"]))
+            kept.append((b"content-length", asked["content-length"].encode()))
         return [*kept, *own.items()]
