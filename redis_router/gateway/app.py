@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import multiprocessing
 import signal
 import threading
@@ -204,4 +203,4 @@ def _error(status: int, code: str, message: str) -> Response:
 async def _not_here(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     text = f"there is no {request.method} {request.url.path[:100]} here: {', '.join(PATHS)}, /v1/models"
-    return _error(status, "not_found" if status == 404 else "method_not_allowed", json.dumps(text)[1:-1])
+    return _error(status, "not_found" if status == 404 else "method_not_allowed", text)

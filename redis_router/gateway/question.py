@@ -36,10 +36,10 @@ _ANTHROPIC_VERSION = b"2023-06-01"
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """By name, in lower case; of one that came twice, the first."""
+    """By name, in lower case; one that came twice is one, with a comma between, as HTTP has it."""
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        found.setdefault(name, value)
+        found[name] = b"%s, %s" % (found[name], value) if name in found else value
     return found
 
 
@@ -88,7 +88,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int)
 def question_of(body: bytes, api: str, settings: Settings) -> dict[str, Any]:
     """The JSON of the body. Raises Refusal for what no provider of this gateway can be asked."""
     try:
-        found = json.loads(body)
+        found = json.loads(body, object_pairs_hook=_with_one_model if _may_name_two(body) else None)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "invalid_json", f"the body is no JSON: {error}"[:300]) from None
     said: dict[str, Any] = found if isinstance(found, dict) else {}
@@ -102,6 +102,17 @@ def question_of(body: bytes, api: str, settings: Settings) -> dict[str, Any]:
         where = "/v1/messages" if speaks == ANTHROPIC else "/v1/chat/completions and its like"
         raise Refusal(400, "wrong_api", f"the model {model[:200]!r} is asked at {where}: nothing is translated here")
     return said
+
+
+def _may_name_two(body: bytes) -> bool:
+    """Models: a provider may read another one of them than we do. In a text, quotes are escaped."""
+    return body.count(b'"model"') > 1 or b"\\u" in body
+
+
+def _with_one_model(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if sum(name == "model" for name, _ in pairs) > 1:
+        raise ValueError("it names two models")
+    return dict(pairs)
 
 
 def times_of(headers: Mapping[bytes, bytes], settings: Settings) -> dict[str, float]:

@@ -56,7 +56,10 @@ def serve(told: Serving) -> None:
 
 
 def _folder(workers: int) -> AbstractContextManager[str]:
-    """Where several processes bring their metrics together; one alone writes nothing."""
+    """Where several processes bring their metrics together; one alone writes nothing. Raises InvalidArgument."""
+    given = os.environ.get(_FILES)
+    if given and not (os.path.isdir(given) and os.access(given, os.W_OK)):
+        raise InvalidArgument(f"{_FILES} is {given}: make that folder, writable for the gateway, or unset it")
     return tempfile.TemporaryDirectory(prefix="redis-router-metrics-") if workers > 1 else nullcontext("")
 
 

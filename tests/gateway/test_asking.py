@@ -60,6 +60,8 @@ def test_who_watches_needs_no_key(gateway, path):
         (b'{"model": "no-such-model"}', (404, "model_not_found")),
         (json.dumps({"model": "x" * 50_000}).encode(), (404, "model_not_found")),
         (b'{"model": "claude-0"}', (400, "wrong_api")),
+        (b'{"model": "secret", "model": "gpt-0"}', (400, "invalid_json")),
+        (b'{"model": "gpt-0", "\\u006dodel": "secret"}', (400, "invalid_json")),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -261,3 +263,22 @@ def test_a_crowd(gateway, servers, model):
     for each in threads:
         each.join()
     assert codes == [200] * 200
+
+
+def test_a_model_may_be_spoken_of_elsewhere_in_the_body(gateway, servers, model):
+    asked = {
+        "model": model("openai"),
+        "messages": [{"role": "user", "content": 'say "model"'}],
+        "x": {"model": "\u00fc"},
+    }
+    assert gateway.ask(CHAT, content=json.dumps(asked)).status_code == 200
+    assert servers[0].asked == [asked]
+
+
+def test_a_header_that_comes_twice_is_one(gateway, servers, model):
+    asked = {**QUESTION, "model": model("anthropic")}
+    sent = [("authorization", f"Bearer {KEY}"), ("anthropic-beta", "one"), ("anthropic-beta", "two")]
+    assert gateway.http.post(f"{gateway.url}/v1/messages", json=asked, headers=sent).status_code == 200
+    assert servers[0].heads[0][1]["anthropic-beta"] == "one, two"
+    twice = [("authorization", f"Bearer {KEY}"), ("authorization", "Bearer other")]
+    assert gateway.http.post(f"{gateway.url}{CHAT}", json=asked, headers=twice).status_code == 401

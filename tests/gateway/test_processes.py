@@ -1,6 +1,9 @@
 """--workers: several processes that are one gateway to whoever asks, reads its log, scrapes it or ends it."""
 
+import os
 import re
+import subprocess
+import sys
 
 import httpx
 
@@ -55,3 +58,14 @@ def test_the_log_and_the_metrics_are_of_all(started, servers, tmp_path):
     eventually(lambda: all(counted in fresh(gateway, "/metrics")[1] for _ in range(5)))
     line = r"INFO redis_router: \w{32} /v1/chat/completions 200 \d+ ms key=tests provider=one attempts=1\n"
     eventually(lambda: len(re.findall(line, "".join(gateway.log))) == 8)
+
+
+def test_a_folder_for_metrics_that_is_not_there(tmp_path):
+    """Said at once, not by each process with a traceback."""
+    config = write(tmp_path / "config.yaml", [entry("a", "one", "http://127.0.0.1:9")])
+    command = [sys.executable, "-m", "redis_router", "gateway", "-c", str(config), "--port", "0", "--workers", "2"]
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "none")}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "PROMETHEUS_MULTIPROC_DIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
