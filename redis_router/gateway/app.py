@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from redis_router.errors import InvalidArgument
 from redis_router.gateway.config import BadConfig, load
-from redis_router.gateway.errors import error_body
+from redis_router.gateway.errors import NO_KEY, UNKNOWN_KEY, error_body
 from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import headers_of, presented_key
 from redis_router.gateway.relay import Relay
@@ -129,6 +129,7 @@ class Gateway:
             settings = await asyncio.to_thread(self._load)
             if settings.strategy != self.service.settings.strategy:
                 log.warning("%s: another strategy is in force after a restart", self._path)
+            await asyncio.to_thread(self.service.change_weights, settings)
             self.service.use(settings)
         except Exception as error:
             self._metrics.reloaded("refused")
@@ -172,7 +173,7 @@ class Gateway:
         shown = presented_key(headers_of(request.scope))
         if keys is None or (shown is not None and keys.named(shown) is not None):
             return None
-        return _error(401, "invalid_api_key", "send `Authorization: Bearer` and a key of this gateway")
+        return _error(401, "invalid_api_key", UNKNOWN_KEY if shown else NO_KEY)
 
     async def _healthz(self, request: Request) -> Response:
         return JSONResponse({"alive": True})

@@ -15,6 +15,12 @@ _ANTHROPIC = {
 }
 
 
+NO_KEY, UNKNOWN_KEY = (
+    f"{why}: send `Authorization: Bearer` and a key of this gateway"
+    for why in ("there is no key", "this key is not known")
+)
+
+
 class Refusal(Exception):
     """A request that goes to no provider.
 

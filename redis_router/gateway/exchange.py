@@ -26,7 +26,7 @@ class Exchange:
     """One answer.
 
     status    that was sent; 0 before
-    is_whole  its end was sent
+    is_whole  its end was sent: for a stream, the one that its events have
     key       the name of the client's key
     provider, attempts  who answered, and how many were asked
     """

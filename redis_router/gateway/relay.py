@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from redis_router.gateway.errors import Refusal, error_body, error_event
+from redis_router.gateway.errors import NO_KEY, UNKNOWN_KEY, Refusal, error_body, error_event
 from redis_router.gateway.exchange import CLIENT_CLOSED, Exchange, Header, HungUp, Send, while_there
 from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import (
@@ -94,13 +94,12 @@ class Relay:
         shown = presented_key(headers)
         name = None if shown is None else keys.named(shown)
         if name is None:
-            why = "there is no key" if shown is None else "this key is not known"
-            text = f"{why}: send `Authorization: Bearer` and a key of this gateway"
-            raise Refusal(401, "invalid_api_key", text, closes=True)
+            raise Refusal(401, "invalid_api_key", UNKNOWN_KEY if shown else NO_KEY, closes=True)
         return name
 
     async def _pass(self, transport: Any, request: httpx.Request, exchange: Exchange) -> None:
         response = await transport.handle_async_request(request)
+        answer = response.extensions.get("redis_router")
         is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
         headers = self._returned(response.headers.raw, exchange.id)
         if is_events or response.status_code == 204:  # an error event may follow, and without a body there is no length
@@ -115,11 +114,11 @@ class Relay:
                     raise _BrokeOff from error
                 await self._end_early(exchange, f"the provider's answer broke off: {type(error).__name__}")
             else:
-                answer = response.extensions.get("redis_router")
                 if answer is not None and answer.is_cut_short:
                     await self._end_early(exchange, "the provider's answer ended before its end")
             await exchange.end()
         finally:
+            exchange.is_whole |= answer is not None and answer.has_ended
             await response.stream.aclose()
 
     async def _end_early(self, exchange: Exchange, text: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from redis_router import Router
+from redis_router import Router, RouterError
 from redis_router.gateway.keys import Keys
 from redis_router.gateway.settings import Serving, Settings
 from redis_router.gateway.upstreams import Upstreams
@@ -62,6 +62,19 @@ class Service:
             fallbacks=settings.fallbacks or None,
             transport=self._upstreams,
         )
+
+    def change_weights(self, settings: Settings) -> None:
+        """Bring those that differ from the settings in force to the fleet, whose records keep what they have else."""
+        old = {provider.name: provider.weight for provider in self.settings.providers}
+        for provider in settings.providers:
+            if old.get(provider.name, provider.weight) == provider.weight:
+                continue
+            try:
+                self.router.update_health(
+                    provider.name, weight=provider.weight, reason="the gateway's file", by="gateway"
+                )
+            except RouterError as error:
+                log.warning("the weight of %s stays as it is: %s", provider.name, error)
 
     async def start(self) -> None:
         """Join the fleet, and take part in the election of the worker that moves due circuits."""

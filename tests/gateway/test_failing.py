@@ -203,3 +203,22 @@ def test_half_an_answer_is_cut_off(started, tmp_path):
 
 def port_of(server):
     return server.getsockname()[1]
+
+
+def test_a_client_that_leaves_with_the_whole_answer_did_not_hang_up(gateway, servers, model):
+    """Sync SDKs close the connection at `[DONE]`, where the provider has not closed the answer yet."""
+    servers[0].faults.append("lingers")
+    name = model("openai")
+    body = json.dumps({**QUESTION, "model": name, "stream": True}).encode()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as raw:
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: left\r\nAuthorization: Bearer %s\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body)
+        )
+        seen = b""
+        while b"[DONE]" not in seen:
+            seen += raw.recv(65536)
+    eventually(lambda: any(line for line in gateway.log if " left " in line))
+    (line,) = [line for line in gateway.log if " left " in line]
+    assert " 200 " in line
+    servers[0].goes_on.set()

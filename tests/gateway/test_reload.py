@@ -91,6 +91,19 @@ def test_a_stream_under_way_ends_as_it_began(started, servers, tmp_path):
     assert seen[-2] == "data: [DONE]"
 
 
+def test_a_weight_that_changes_is_the_fleets(started, servers, tmp_path):
+    """With 0 a provider gets no calls any more."""
+    settings = {"gateway_settings": {"keys": KEYS, "strategy": "weighted"}}
+    one, two = entry("a", "one", servers[0].url), entry("a", "two", servers[1].url)
+    path = write(tmp_path / "config.yaml", [one, two], **settings)
+    gateway = started(path, "--drain-seconds", "0")
+    eventually(lambda: asks(gateway, "a").headers["x-redis-router-provider"] == "one")
+    one["litellm_params"]["weight"] = 0
+    write(path, [one, two], **settings)
+    eventually(lambda: 'config_reloads_total{result="ok"} 1.0' in gateway.ask("/metrics").text)
+    assert {asks(gateway, "a").headers["x-redis-router-provider"] for _ in range(20)} == {"two"}
+
+
 def test_several_processes_read_it_all(started, servers, tmp_path):
     path = write(tmp_path / "config.yaml", [entry("a", "one", servers[0].url)], **SETTINGS)
     gateway = started(path, "--drain-seconds", "0", "--workers", "2")

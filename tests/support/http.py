@@ -94,8 +94,8 @@ class LlmServer:
     "cut" (in the middle of a stream), "cut_early" and "overloaded_early" (after its first events, before its content),
     "overloaded" (an error inside a stream), "short" (it ends well, half way), "empty" (it ends before its content),
     "keep_alive" (comments for ever, and no content), "silent" (nothing after the headers), "slow" (pauses between the
-    events), "paused" (half of a stream, and the rest when `goes_on` is set), "garbage" (what says that it is JSON, or
-    events, and is not).
+    events), "paused" (half of a stream, and the rest when `goes_on` is set), "lingers" (all of it, and its end then),
+    "garbage" (what says that it is JSON, or events, and is not).
 
     Where `tool` is set, the name of one and what it is given, a chat's question that offers tools is answered by a call
     to it, until its answer is there.
@@ -188,6 +188,8 @@ def _handler(server: LlmServer) -> type[BaseHTTPRequestHandler]:
                 return
             elif fault == "silent":
                 server.ended.wait(30)
+            elif fault == "lingers":
+                server.goes_on.wait(30)
             elif fault == "keep_alive":
                 with suppress(OSError):  # until the client hangs up
                     while not server.ended.wait(0.02):

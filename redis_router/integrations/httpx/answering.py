@@ -192,6 +192,11 @@ class Answering:
         self._leave()
 
     @property
+    def has_ended(self) -> bool:
+        """Did it come to the end that its vocabulary has? What comes after that is nobody's loss."""
+        return self._events is not None and self._events.ended
+
+    @property
     def is_cut_short(self) -> bool:
         """Is this a stream of events without the end that its vocabulary has? To be asked when its bytes ended."""
         return self._events is not None and self._events.known and not self._events.ended
