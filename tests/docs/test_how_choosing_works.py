@@ -1,6 +1,7 @@
 """docs/how-choosing-works.md: the library reckons the page's example, and comes to the page's figures."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -316,3 +317,19 @@ def test_the_figures_are_those_of_the_report():
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"the p99 was {medians['adaptive']:.2f} times that of an oracle in the median" in readme
     assert f"LiteLLM's best strategy came to {litellm[0]:.2f}, `p2c` to {medians['p2c']:.2f}" in readme
+
+
+def test_the_figures_of_adaptive_alone_are_those_of_its_report():
+    report = (ROOT / "benchmarks/results/adaptive.md").read_text()
+    (row,) = [
+        line.split("|")[1:-1]
+        for line in report.splitlines()
+        if re.match(r"\| adaptive .*/.*/", line) and "%" not in line
+    ]
+    _, p99, _, failed, mean = (cell.strip() for cell in row)
+    median, ninetieth, _, worst = p99.split(" / ")
+    text = " ".join(section(PAGE, "How good it is").split())
+    assert f"comes to {median} in the median, {ninetieth} at the 90th percentile and {worst} at worst" in text
+    assert f"{mean} % of the requests failed in the mean and {failed.split(' / ')[-1]} % at worst" in text
+    assert "--seed 5505" in report
+    assert "60 of 1631 failed" in report
