@@ -130,9 +130,15 @@ class Permits:
 
     def forget(self, name: str) -> None:
         """This provider is no more: what waits for a call, or for its report, goes back."""
-        hand = self._hands.pop(name, _Hand())
-        for permit in (*hand.unspent, *hand.unreported):
-            self.hand_back(permit)
+        self._let_go(self._hands.pop(name, _Hand()))
+
+    def _let_go(self, hand: _Hand) -> None:
+        for waiting in (hand.unspent, hand.unreported):
+            while waiting:
+                try:
+                    self.hand_back(waiting.popleft())
+                except IndexError:  # another thread took it
+                    break
 
     def returned(self, name: str) -> None:
         """A permit of ours went back to the store: the next may be claimed at once."""
@@ -202,6 +208,9 @@ class Permits:
             hand.unspent.append(permit)
             if self._closing:
                 self._sort_out(name, None, None)
+            elif self._hands.get(name) is not hand:  # the provider was taken out while the answer was under way
+                self._let_go(hand)
+                return
             yield Claimed(name)
 
     @property

@@ -5,6 +5,7 @@ import threading
 from prometheus_client import CollectorRegistry
 
 from redis_router import CircuitConfig, Provider
+from redis_router.store.redis import RedisStore
 from tests.faults.attacked import fail, until
 from tests.support import eventually, metric
 from tests.support.fleet import books, series_of
@@ -94,6 +95,29 @@ def test_a_permit_of_a_provider_that_is_taken_out_here_goes_back(admin, made):
     router.select_provider("m")  # there is demand
     eventually(lambda: admin.zcard("rr:{broken}:permits"), "a permit in hand")
     router.deregister_provider("broken")
+    eventually(lambda: not admin.zcard("rr:{broken}:permits"), "it is back")
+
+
+def test_so_does_one_whose_claim_is_under_way(admin, made, monkeypatch):
+    """The provider is taken out after Redis gave the permit, and before the replica hears of it."""
+    given = RedisStore.claim
+    circuit = CircuitConfig(consecutive_failure_limit=1, half_open_max_probes=1, open_timeout=0.2)
+    router = made(circuit=circuit, safety_net_after=0.2, permit_ttl=600.0)
+    seen = []
+
+    def claim(store, name, tokens, ttl_ms):
+        said = given(store, name, tokens, ttl_ms)
+        if not seen:
+            seen.append(admin.zcard("rr:{broken}:permits"))
+            router.deregister_provider(name)
+            eventually(lambda: "Permits._hands" not in kept_of(router, name), "its permits went back")
+        return said
+
+    monkeypatch.setattr(RedisStore, "claim", claim)
+    fail(router, times=1)
+    until(router, "half_open")
+    router.select_provider("m")  # there is demand
+    eventually(lambda: seen == [1], "a permit is given")
     eventually(lambda: not admin.zcard("rr:{broken}:permits"), "it is back")
 
 
