@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -10,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from redis_router.integrations.opentelemetry import TracedRouter
 from tests.support.fleet import QUICK
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # LiteLLM's own
 
 
 def test_each_call_has_a_span(lite):
