@@ -1,5 +1,6 @@
 """docs/how-choosing-works.md: the library reckons the page's example, and comes to the page's figures."""
 
+import json
 import random
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from benchmarks.quality.worlds.draw import world
 from benchmarks.quality.worlds.ground import Ground
 from benchmarks.quality.worlds.knowing import ORACLES
 from benchmarks.quality.worlds.players import maker
+from benchmarks.quality.worlds.score import NOISE, PEERS, TRIPPING
 from redis_router import Candidate, CircuitState, Outcome, Provider, ProviderHealth
 from redis_router.circuit.capacity import FASTEST, cut, in_service, learned, overloaded
 from redis_router.circuit.machine import fold, transition
@@ -333,3 +335,27 @@ def test_the_figures_of_adaptive_alone_are_those_of_its_report():
     assert f"{mean} % of the requests failed in the mean and {failed.split(' / ')[-1]} % at worst" in text
     assert "--seed 5505" in report
     assert "60 of 1631 failed" in report
+
+
+def test_what_is_told_is_beside_the_others_as_the_page_says():
+    """The worlds are the same, so that its rows and theirs can be compared."""
+    results = ROOT / "benchmarks/results"
+    worlds, told = (json.loads((results / name).read_text())["worlds"] for name in ("worlds.json", "told.json"))
+    not_worse = {"adaptive": 0, "adaptive, told": 0}
+    for there, here in zip(worlds, told, strict=True):
+        assert there["world"] == here["world"]
+        rows = there["policies"] | here["policies"]
+        peers = [rows[peer] for peer in PEERS]
+        for name in not_worse:
+            mine = rows[name]
+            not_worse[name] += all(
+                mine["p99"] <= NOISE * peer["p99"] and mine["failed"] <= peer["failed"] + TRIPPING for peer in peers
+            )
+    adaptive, bound = (100 * part / len(worlds) for part in not_worse.values())
+    text = " ".join(section(PAGE, "How good it is").split())
+    assert f"In {bound:.1f} % of them it is not worse than" in text
+    assert f"where `adaptive` is in {adaptive:.1f} %" in text
+    report = (results / "told.md").read_text()
+    (row,) = [line for line in report.splitlines() if line.startswith("| adaptive, told |") and "%" not in line]
+    median, ninetieth, _, worst = row.split("|")[2].strip().split(" / ")
+    assert f"{median} in the median, {ninetieth} at the 90th percentile, {worst} at worst" in text
