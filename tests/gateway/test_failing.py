@@ -6,6 +6,7 @@ import threading
 import time
 
 import httpx
+import openai
 import pytest
 
 from tests.integrations.conftest import SDKS, Sdk
@@ -112,6 +113,23 @@ def test_tools_and_what_is_not_known_here_pass_through(gateway, servers, model):
     asked = {**QUESTION, "model": model("openai"), "tools": [tool], "a_new_option": {"deep": [1, 2.5, None, "ü"]}}
     assert gateway.ask(json=asked).status_code == 200
     assert servers[0].asked == [asked]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_is_called_through_it(gateway, servers, model, stream):
+    servers[0].tool = ("weather", {"city": "Bern"})
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=KEY)
+    said = client.chat.completions.create(**QUESTION, model=model("openai"), tools=[tool], stream=stream)
+    if stream:
+        deltas = [call.function for each in said for call in each.choices[0].delta.tool_calls or ()]
+        name, arguments = ("".join(getattr(each, part) or "" for each in deltas) for part in ("name", "arguments"))
+    else:
+        (call,) = said.choices[0].message.tool_calls
+        name, arguments = call.function.name, call.function.arguments
+    servers[0].tool = None
+    client.close()
+    assert (name, json.loads(arguments)) == ("weather", {"city": "Bern"})
 
 
 def test_other_paths(gateway, servers, model):
