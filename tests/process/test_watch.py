@@ -16,6 +16,7 @@ from redis_router.store.redis import RedisStore
 from redis_router.testing.server import EmbeddedServer
 from tests.conftest import REAL
 from tests.process.test_cli import run
+from tests.support import eventually
 from tests.support.documents import consoles
 from tests.support.terminal import Terminal
 
@@ -30,8 +31,15 @@ def store(one_real):
         store.register(Provider(name, ("gpt-4o",)), CircuitConfig(consecutive_failure_limit=1))
     store.record([Batch("openai", 1, [Result("openai", Outcome.FAILURE, 5.0, 1, reason="http_503")])])
     store.record([Batch("claude", 1, [Result("claude", Outcome.SUCCESS, 120.0, 1)], UnderWay(3))])
+    opened = store.snapshot(["openai"]).records["openai"].last_state_change_ms
+    eventually(lambda: _now_ms(one_real) > opened, "a later moment, as events of one have no order")
     store.override("azure", "drain", 0, 0, "alice", "a new contract")
     return store
+
+
+def _now_ms(backend):
+    seconds, microseconds = backend.client().time()
+    return seconds * 1000 + microseconds // 1000
 
 
 def rows(text):
