@@ -1,5 +1,6 @@
 """What arguments must look like: each check returns the value, or raises InvalidArgument that says what would do."""
 
+import ipaddress
 import math
 import re
 from collections.abc import Collection
@@ -148,3 +149,11 @@ def check_probe_url(what: str, url: object) -> str:
     raise InvalidArgument(
         f"{what} is {shown!r}: give http://host/path, https://host/path or tcp://host:port, without user and password"
     )
+
+
+def is_this_machine(host: str) -> bool:
+    """Can nobody else reach what is bound to that host?"""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -176,9 +176,11 @@ def cool_down(health: ProviderHealth, cooldown_ms: float, now_ms: int) -> Provid
 
 def keep_pace(health: ProviderHealth, pause_ms: float, now_ms: int) -> ProviderHealth:
     """A call begins: nobody makes the next one before its time, where a pace is kept. It ends here, too."""
+    if not health.calls_per_s:
+        return health
     if now_ms >= health.paced_until_ms:
-        return replace(health, calls_per_s=0.0) if health.calls_per_s else health
-    return cool_down(health, pause_ms, now_ms) if health.calls_per_s else health
+        return replace(health, calls_per_s=0.0)
+    return cool_down(health, pause_ms, now_ms)
 
 
 def _averaged(health: ProviderHealth, result: Result, success: bool, now_ms: int) -> dict[str, object]:

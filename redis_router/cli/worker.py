@@ -1,12 +1,12 @@
 """`redis-router worker`: a HealthChecker as a process of its own, until it is told to end; or one run of it."""
 
 import argparse
-import ipaddress
 import json
 import os
 import re
 import signal
 
+from redis_router.checks import is_this_machine
 from redis_router.cli.arguments import Commands, of_redis
 from redis_router.cli.terminal import say
 from redis_router.errors import InvalidArgument, RedisUnavailable
@@ -129,18 +129,10 @@ def _token(name: str | None) -> str | None:
 
 def _page(arguments: argparse.Namespace, token: str | None) -> Service | None:
     """None where it is off, or where it would show itself to a network that nobody opened it to."""
-    is_open = arguments.page == OPEN or (arguments.page == AUTO and _is_this_machine(arguments.metrics_host))
+    is_open = arguments.page == OPEN or (arguments.page == AUTO and is_this_machine(arguments.metrics_host))
     if arguments.page == OFF or (token is None and not is_open):
         return None
     return Service(arguments.redis, arguments.namespace, token=token, open_to_look=is_open, hosts=arguments.page_host)
-
-
-def _is_this_machine(host: str) -> bool:
-    """Does this address reach no further?"""
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _once(checker: HealthChecker, *, as_json: bool) -> None:

@@ -16,10 +16,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from redis_router.errors import InvalidArgument
-from redis_router.gateway.config import BadConfig, load
-from redis_router.gateway.errors import NO_KEY, UNKNOWN_KEY, error_body
+from redis_router.gateway.config import load
+from redis_router.gateway.errors import Refusal, error_body
 from redis_router.gateway.metrics import Metrics
-from redis_router.gateway.question import headers_of, presented_key
+from redis_router.gateway.question import headers_of
 from redis_router.gateway.relay import Relay
 from redis_router.gateway.service import Service
 from redis_router.gateway.settings import ANTHROPIC, OPENAI, Serving, Settings
@@ -133,7 +133,7 @@ class Gateway:
             self.service.use(settings)
         except Exception as error:
             self._metrics.reloaded("refused")
-            known = isinstance(error, (BadConfig, InvalidArgument))
+            known = isinstance(error, InvalidArgument)
             log.error("%s was changed and is not taken: %s", self._path, error, exc_info=not known)
         else:
             self._metrics.reloaded("ok")
@@ -169,11 +169,11 @@ class Gateway:
         }
 
     def _refused(self, request: Request) -> Response | None:
-        keys = self.service.keys
-        shown = presented_key(headers_of(request.scope))
-        if keys is None or (shown is not None and keys.named(shown) is not None):
-            return None
-        return _error(401, "invalid_api_key", UNKNOWN_KEY if shown else NO_KEY)
+        try:
+            self.service.who(headers_of(request.scope))
+        except Refusal as refusal:
+            return _error(refusal.status, refusal.code, str(refusal))
+        return None
 
     async def _healthz(self, request: Request) -> Response:
         return JSONResponse({"alive": True})

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from redis_router.gateway.errors import NO_KEY, UNKNOWN_KEY, Refusal, error_body, error_event
+from redis_router.gateway.errors import Refusal, error_body, error_event
 from redis_router.gateway.exchange import CLIENT_CLOSED, Exchange, Header, HungUp, Send, while_there
 from redis_router.gateway.metrics import Metrics
 from redis_router.gateway.question import (
@@ -16,7 +16,6 @@ from redis_router.gateway.question import (
     Scope,
     forwarded,
     headers_of,
-    presented_key,
     question_of,
     read_body,
     request_id_of,
@@ -24,6 +23,8 @@ from redis_router.gateway.question import (
 )
 from redis_router.gateway.service import Service
 from redis_router.gateway.settings import ANTHROPIC
+from redis_router.integrations.httpx.answering import ANSWER
+from redis_router.integrations.httpx.exchange import OPTIONS
 from redis_router.integrations.httpx.question import SAID
 from redis_router.runtime.log import log
 
@@ -73,7 +74,7 @@ class Relay:
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: Exchange) -> None:
         settings, transport = self._service.settings, self._service.transport
-        exchange.key = self._who(headers)
+        exchange.key = self._service.who(headers)
         body = await read_body(headers, receive, settings.max_body)
         said = question_of(body, self._api, settings)
         query = scope["query_string"]
@@ -82,24 +83,13 @@ class Relay:
             self._url.copy_with(query=query) if query else self._url,
             headers=[*forwarded(headers, self._api, settings), (REQUEST_ID, exchange.id)],
             content=body,
-            extensions={"redis_router": times_of(headers, settings), SAID: said},
+            extensions={OPTIONS: times_of(headers, settings), SAID: said},
         )
         await while_there(receive, self._pass(transport, request, exchange))
 
-    def _who(self, headers: dict[bytes, bytes]) -> str:
-        """The name of the key. Raises Refusal."""
-        keys = self._service.keys
-        if keys is None:
-            return "-"
-        shown = presented_key(headers)
-        name = None if shown is None else keys.named(shown)
-        if name is None:
-            raise Refusal(401, "invalid_api_key", UNKNOWN_KEY if shown else NO_KEY, closes=True)
-        return name
-
     async def _pass(self, transport: Any, request: httpx.Request, exchange: Exchange) -> None:
         response = await transport.handle_async_request(request)
-        answer = response.extensions.get("redis_router")
+        answer = response.extensions.get(ANSWER)
         is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
         headers = self._returned(response.headers.raw, exchange.id)
         if is_events or response.status_code == 204:  # an error event may follow, and without a body there is no length

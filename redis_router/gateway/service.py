@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from redis_router import Router, RouterError
+from redis_router.gateway.errors import NO_KEY, UNKNOWN_KEY, Refusal
 from redis_router.gateway.keys import Keys
+from redis_router.gateway.question import presented_key
 from redis_router.gateway.settings import Serving, Settings
 from redis_router.gateway.upstreams import Upstreams
 from redis_router.integrations.httpx import Upstream, failover
@@ -30,7 +32,7 @@ class Service:
         self.is_draining = False
         self._upstreams = Upstreams()
         self._works = told.works
-        self._names: set[str] = set()
+        self.settings = settings
         self.use(settings)
 
     def _made(self, settings: Settings, told: Serving) -> Router[Upstream]:
@@ -44,14 +46,23 @@ class Service:
         """For as long as a request of these headers is answered."""
         return nullcontext() if self._tracing is None else self._tracing.in_trace_of(headers)
 
+    def who(self, headers: Mapping[bytes, bytes]) -> str:
+        """The name of the key that a client shows; - where there are none. Raises Refusal."""
+        if self.keys is None:
+            return "-"
+        shown = presented_key(headers)
+        name = None if shown is None else self.keys.named(shown)
+        if name is None:
+            raise Refusal(401, "invalid_api_key", UNKNOWN_KEY if shown else NO_KEY, closes=True)
+        return name
+
     def use(self, settings: Settings) -> None:
         """From the next request on; requests under way end as they began. Its `strategy` is not changed any more."""
         for provider in settings.providers:
             self.router.register_provider(provider)
-        names = {provider.name for provider in settings.providers}
-        for gone in self._names - names:
+        before, now = ({provider.name for provider in each.providers} for each in (self.settings, settings))
+        for gone in before - now:
             self.router.deregister_provider(gone)
-        self._names = names
         self.settings = settings
         self.keys = Keys(settings.keys) if settings.keys else None
         self.transport: Any = failover(

@@ -1,10 +1,10 @@
 """What the gateway is told, as values: `config` makes them from the file."""
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from redis_router import Provider
+from redis_router.checks import is_this_machine
 from redis_router.integrations.httpx import Upstream
 
 OPENAI, ANTHROPIC = "openai", "anthropic"
@@ -87,8 +87,5 @@ class Serving:
 
     @property
     def is_for_this_machine(self) -> bool:
-        """Can nobody else reach what is bound to that host?"""
-        try:
-            return ipaddress.ip_address(self.host.removeprefix("[").removesuffix("]")).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        """Can nobody else reach it?"""
+        return is_this_machine(self.host)

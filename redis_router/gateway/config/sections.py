@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from redis_router import InvalidArgument, Router
 from redis_router.gateway.config import known
 from redis_router.gateway.config.findings import Part, closest, named, shown, variable_of
 from redis_router.gateway.config.headers import forwarded
@@ -11,6 +10,7 @@ from redis_router.gateway.config.providers import Models, models_of
 from redis_router.gateway.config.reading import Reading
 from redis_router.gateway.keys import hashed, is_hash, is_name
 from redis_router.gateway.settings import LONGEST_DEADLINE, Key, Settings
+from redis_router.routing.strategies import STRATEGIES
 
 _LEAST, _LONGEST = 0.001, 7 * 24 * 3600.0
 """Seconds: what any duration may be."""
@@ -96,12 +96,10 @@ def _rest(ours: Mapping[str, Part], reading: Reading) -> dict[str, Any]:
         size = reading.number(ours["max_body_mb"], least=_LEAST_MB, most=_MAX_MB)
         found["max_body"] = None if size is None else int(size * (1 << 20))
     if "strategy" in ours and (name := reading.text(ours["strategy"])) is not None:
-        try:
-            Router("memory://", strategy=name)
+        if name in STRATEGIES:
             found["strategy"] = name
-        except InvalidArgument as error:
-            names = str(error).rpartition("choose ")[2].partition(", or an object")[0]
-            reading.findings.refuse(ours["strategy"], f"is {shown(ours['strategy'])}: choose {names}")
+        else:
+            reading.findings.refuse(ours["strategy"], f"is {shown(ours['strategy'])}: choose {', '.join(STRATEGIES)}")
     return found
 
 

@@ -131,7 +131,7 @@ class Answering:
         self._block = block
         if self._holds and not self.is_over:
             self._attempt.first_token()
-        if self.is_over or (self._events is not None and self._events.ended):
+        if self.is_over or self.has_ended:
             self._end()
         return response_of(self._way.library, self._response, self, more, {ANSWER: self})
 
@@ -141,26 +141,22 @@ class Answering:
             return self._held.popleft()
         if self.is_over:
             return None
-        if self._came_in_time and not self._has_time:  # it ran out while the client did not read
+        seconds = self._attempt.timeout
+        if self._came_in_time and not _is_left(seconds):  # it ran out while the client did not read
             self._hang_up()
         try:
-            part = await self._way.read(self._parts, self._attempt.timeout)
+            part = await self._way.read(self._parts, seconds)
         except BaseException as error:
             self.is_over = True
             self._leave(error)
             raise
-        self._came_in_time = self._has_time
+        self._came_in_time = seconds is None or _is_left(self._attempt.timeout)
         if part is None:
             self.is_over = True
             self._end()
         elif self._block is not None:
             self._look(part)
         return part
-
-    @property
-    def _has_time(self) -> bool:
-        seconds = self._attempt.timeout
-        return seconds is None or seconds > LEAST
 
     def _look(self, part: bytes) -> None:
         events = self._events
@@ -225,3 +221,8 @@ class Answering:
     def __del__(self) -> None:
         """A response that nobody read or closed."""
         self._hang_up()
+
+
+def _is_left(seconds: float | None) -> bool:
+    """Has an attempt any time left?"""
+    return seconds is None or seconds > LEAST

@@ -51,6 +51,13 @@ class Request:
         if self._is_left or not goes_on:
             self._end()
 
+    def __enter__(self) -> Self:
+        """The loop begins."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self.left(error)
+
     def left(self, error: BaseException | None) -> None:
         """The loop ended: by itself, by what it raised, or by who left it."""
         if isinstance(error, NoProviderAvailable):
@@ -153,27 +160,19 @@ class TracedAttempts:
         return type(self._attempts)
 
     def __iter__(self) -> Iterator[TracedAttempt]:
-        request = Request(self._made_by, self._model)
         each = iter(self._attempts)
         try:
-            for attempt in each:
-                yield TracedAttempt(attempt, self._made_by, request)
-            request.left(None)
-        except BaseException as error:
-            request.left(error)
-            raise
+            with Request(self._made_by, self._model) as request:
+                for attempt in each:
+                    yield TracedAttempt(attempt, self._made_by, request)
         finally:
             each.close()  # type: ignore[attr-defined]
 
     async def __aiter__(self) -> AsyncIterator[TracedAttempt]:
-        request = Request(self._made_by, self._model)
         each = aiter(self._attempts)
         try:
-            async for attempt in each:
-                yield TracedAttempt(attempt, self._made_by, request)
-            request.left(None)
-        except BaseException as error:
-            request.left(error)
-            raise
+            with Request(self._made_by, self._model) as request:
+                async for attempt in each:
+                    yield TracedAttempt(attempt, self._made_by, request)
         finally:
             await each.aclose()  # type: ignore[attr-defined]
