@@ -9,10 +9,10 @@ import httpx
 import openai
 import pytest
 
-from tests.integrations.conftest import SDKS, Sdk
 from tests.support import eventually
 from tests.support.gateways import KEY, entry, write
 from tests.support.http import ANSWER
+from tests.support.sdks import SDKS, Sdk
 
 TEXT = "".join(ANSWER)
 FAULTS = [

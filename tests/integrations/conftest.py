@@ -1,91 +1,14 @@
 """SDKs above the transports: each as its documentation makes it, against servers that misbehave."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
-import anthropic
-import openai
 import pytest
 
-from redis_router import Provider, Router
-from redis_router.integrations.httpx import Upstream
-from tests.support.fleet import NEVER, new_router
+from redis_router import Router
+from tests.support.fleet import new_router, weighted
 from tests.support.http import LlmServer, llm_server
-
-QUESTION = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 9}
-
-
-class Sdk:
-    """One SDK, sync or async, with one of its APIs; in asyncio one loop runs all."""
-
-    def __init__(self, module: Any, asks: str, is_async: bool) -> None:
-        self.module, self.asks, self.is_async = module, asks, is_async
-        self._runner = asyncio.Runner() if is_async else None
-        self._clients: list[Any] = []
-
-    def run(self, made: Any) -> Any:
-        """What a method returned; in asyncio, what comes of it."""
-        return self._runner.run(made) if self._runner is not None else made
-
-    def client(self, transport: Any, **options: Any) -> Any:
-        """As it is made by default, retries of the SDK's own included."""
-        kind = "Anthropic" if self.module is anthropic else "OpenAI"
-        http = "DefaultAsyncHttpxClient" if self.is_async else "DefaultHttpxClient"
-        made = getattr(self.module, f"Async{kind}" if self.is_async else kind)
-        options = {"api_key": "of-the-client", **options}
-        self._clients.append(made(http_client=getattr(self.module, http)(transport=transport), **options))
-        return self._clients[-1]
-
-    def ask(self, client: Any, stream: bool = False, **options: Any) -> str:
-        """The text of an answer. Raises what the SDK raises."""
-        if self.is_async:
-            return str(self.run(self._ask_async(client, stream, options)))
-        said = self._create(client)(**self._question(options), stream=stream)
-        return "".join(self._text_of(event) for event in said) if stream else self._text_of(said)
-
-    async def _ask_async(self, client: Any, stream: bool, options: Any) -> str:
-        said = await self._create(client)(**self._question(options), stream=stream)
-        return "".join([self._text_of(event) async for event in said]) if stream else self._text_of(said)
-
-    def _create(self, client: Any) -> Any:
-        places = {"chat": lambda: client.chat.completions, "responses": lambda: client.responses}
-        return places.get(self.asks, lambda: client.messages)().create
-
-    def _question(self, options: Any) -> dict[str, Any]:
-        if self.asks == "responses":
-            return {"model": "m", "input": "Hello?", **options}
-        return {**QUESTION, **options}
-
-    def _text_of(self, said: Any) -> str:
-        if self.asks == "responses":
-            delta = getattr(said, "delta", None)
-            return delta if isinstance(delta, str) else getattr(said, "output_text", "")
-        if self.asks == "chat":
-            choice = said.choices[0]
-            return (choice.message if hasattr(choice, "message") else choice.delta).content or ""
-        if hasattr(said, "content"):
-            return str(said.content[0].text)
-        return getattr(getattr(said, "delta", None), "text", "") or ""
-
-    def upstream(self, server: LlmServer, name: str, **options: Any) -> Upstream:
-        base = server.url if self.module is anthropic else f"{server.url}/v1"
-        return Upstream(base, f"key-of-{name}", **options)
-
-    def close(self) -> None:
-        for client in self._clients:
-            self.run(client.close())
-        if self._runner is not None:
-            self._runner.close()
-
-
-SDKS = {
-    f"{asks}-{'async' if is_async else 'sync'}": (module, asks, is_async)
-    for module, asks in ((openai, "chat"), (openai, "responses"), (anthropic, "messages"))
-    if asks != "responses" or hasattr(openai.OpenAI, "responses")  # since 1.66
-    for is_async in (False, True)
-}
+from tests.support.sdks import SDKS, Sdk
 
 
 @pytest.fixture(params=SDKS)
@@ -105,17 +28,5 @@ def servers() -> Iterator[tuple[LlmServer, LlmServer]]:
 @pytest.fixture
 def started() -> Iterator[Callable[..., Router[Any]]]:
     """Makes routers that are started; "first" is asked before "second"."""
-    routers = []
-
-    def start(providers: dict[str, Upstream], **options: Any) -> Router[Any]:
-        options = {"circuit": NEVER, "strategy": "weighted", **options}
-        router = new_router(f"memory://{uuid4()}", **options)
-        for name, upstream in providers.items():
-            router.register_provider(Provider(name, ("m",), weight=1e6 if name == "first" else 1e-6, client=upstream))
-        routers.append(router)
-        router.start()
-        return router
-
-    yield start
-    for router in routers:
-        router.close()
+    with weighted(new_router) as start:
+        yield start

@@ -7,10 +7,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry
@@ -282,3 +283,21 @@ def an_hour_later(worker: HealthChecker) -> None:
 def calls_under_way(router: Router[Any], name: str) -> int:
     """Of this replica, at this provider, now: the gauge tells of the fleet, a moment later."""
     return len(router._view.table.candidates[name].here.in_flight)
+
+
+@contextmanager
+def weighted(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Starts routers that `make` makes of a URL and options; "first" of its providers is asked before "second"."""
+    routers = []
+
+    def start(providers: Mapping[str, Any], **options: Any) -> Any:
+        router = make(f"memory://{uuid4()}", **{"circuit": NEVER, "strategy": "weighted", **options})
+        for name, client in providers.items():
+            router.register_provider(Provider(name, ("m",), weight=1e6 if name == "first" else 1e-6, client=client))
+        routers.append(router)
+        router.start()
+        return router
+
+    yield start
+    for router in routers:
+        router.close()

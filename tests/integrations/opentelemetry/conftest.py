@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from opentelemetry import trace
@@ -11,9 +10,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
-from redis_router import Provider
 from redis_router.integrations.opentelemetry import TracedRouter
-from tests.support.fleet import NEVER
+from tests.support.fleet import weighted
 
 
 class Traces:
@@ -72,21 +70,13 @@ def _nothing_is_left_behind() -> Iterator[None]:
 @pytest.fixture
 def started(traces: Traces) -> Iterator[Callable[..., TracedRouter[Any]]]:
     """Makes routers that are started; "first" is asked before "second"."""
-    routers = []
 
-    def start(providers: dict[str, Any], **options: Any) -> TracedRouter[Any]:
-        options = {"circuit": NEVER, "strategy": "weighted", "tracer_provider": traces.provider, **options}
-        url = options.pop("redis", f"memory://{uuid4()}")
-        router: TracedRouter[Any] = TracedRouter(url, registry=CollectorRegistry(), **options)
-        for name, client in providers.items():
-            router.register_provider(Provider(name, ("m",), weight=1e6 if name == "first" else 1e-6, client=client))
-        routers.append(router)
-        router.start()
-        return router
+    def make(url: str, **options: Any) -> TracedRouter[Any]:
+        options = {"tracer_provider": traces.provider, **options}
+        return TracedRouter(options.pop("redis", url), registry=CollectorRegistry(), **options)
 
-    yield start
-    for router in routers:
-        router.close()
+    with weighted(make) as start:
+        yield start
 
 
 @pytest.fixture

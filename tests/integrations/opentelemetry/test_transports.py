@@ -16,10 +16,10 @@ from opentelemetry.trace import StatusCode
 
 from redis_router import CircuitConfig
 from redis_router.integrations.httpx import Upstream, failover, guard
-from tests.integrations.conftest import QUESTION
 from tests.integrations.opentelemetry.conftest import events_of
 from tests.support import eventually
 from tests.support.http import ANSWER
+from tests.support.sdks import QUESTION
 
 TEXT = "".join(ANSWER)
 ONE = CircuitConfig(consecutive_failure_limit=1, open_timeout=60.0)
