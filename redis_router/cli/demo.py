@@ -5,7 +5,7 @@ import os
 import sys
 
 from redis_router.cli.arguments import Commands
-from redis_router.cli.terminal import end_on_signals
+from redis_router.cli.terminal import EndedBySignals
 from redis_router.errors import RouterError
 
 
@@ -23,5 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise RouterError(f"the demo needs more ({error}): pip install 'redis-llm-router[demo]'") from None
     dumb = not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb")
-    end_on_signals()  # so that the demo ends its processes
-    return play(plain=arguments.plain or dumb)
+    with EndedBySignals():  # so that the demo ends its processes
+        return play(plain=arguments.plain or dumb)

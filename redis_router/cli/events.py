@@ -8,7 +8,7 @@ from datetime import datetime
 
 from redis_router.circuit.overrides import FOR_EVER_MS
 from redis_router.cli.arguments import Commands, duration, of_redis, opened_operator
-from redis_router.cli.terminal import printable, say
+from redis_router.cli.terminal import EndedBySignals, printable, say
 from redis_router.errors import UnknownProvider
 from redis_router.overriding import ALL, Operator
 from redis_router.store.messages import LoggedEvent, changed_fields
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     show = _as_json if arguments.json else _as_line
-    with opened_operator(arguments) as operator:
+    with EndedBySignals() as signals, opened_operator(arguments) as operator:
         told = _all(operator, arguments.providers, arguments.since)
         for record, event in told:
             say(show(record, event))
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if _number(event) > seen.get(record, NONE):
                     say(show(record, event))
             seen |= _seen(lately)
-            time.sleep(max(LOOK_SECONDS, REST * (time.monotonic() - began)))
+            signals.rest(max(LOOK_SECONDS, REST * (time.monotonic() - began)))
     return 0
 
 

@@ -4,8 +4,10 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
-from typing import TextIO
+from types import FrameType
+from typing import Any, Self, TextIO
 
 from redis_router.errors import RouterError
 from redis_router.operate.words import lasted as lasted
@@ -43,14 +45,37 @@ def confirm(danger: str, *, is_meant: bool) -> None:
     raise RouterError(f"{printable(danger)}, so nothing was done; --yes does it all the same")
 
 
-def end_on_signals() -> None:
-    """SIGTERM and SIGHUP end the command as an error would: what it must put right, it puts right."""
+class EndedBySignals:
+    """Ctrl-C, SIGTERM and SIGHUP end the command as an error would: what it must put right, it puts right.
 
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
+    What a finalizer raises, Python prints and forgets. So a signal that meets one ends the command at its next `rest`.
+    """
 
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, leave)
+    def __init__(self) -> None:
+        self._came = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[each] = signal.signal(each, self._leave)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def rest(self, seconds: float) -> None:
+        """Sleep so long."""
+        if self._came:
+            raise SystemExit(128 + self._came)
+        time.sleep(seconds)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        self._came = number
+        while frame is not None and frame.f_code.co_name != "__del__":
+            frame = frame.f_back
+        if frame is None:
+            raise SystemExit(128 + number)
 
 
 def finish() -> None:

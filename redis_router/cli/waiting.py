@@ -5,10 +5,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 from redis_router.circuit.overrides import TAKES_OUT, override_of
 from redis_router.circuit.record import TakenOutBy
-from redis_router.cli.terminal import complain, counted, lasted
+from redis_router.cli.terminal import EndedBySignals, complain, counted, lasted
 from redis_router.errors import RedisUnavailable, RouterError
 from redis_router.overriding import Operator
 from redis_router.store.contract import Snapshot
@@ -26,9 +27,8 @@ def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
     Redis may be away meanwhile, and a record be lost until a replica brings it back. Raises RouterError where that
     lasts to the end, or where calls are let through again: then nothing that is under way need ever end.
     """
-    began, clean, progress = time.monotonic(), 0, Progress()
-    away: RedisUnavailable | None = None
-    try:
+    began, clean, away = time.monotonic(), 0, None
+    with EndedBySignals() as signals, closing(Progress()) as progress:
         while (elapsed := time.monotonic() - began) < seconds:
             try:
                 calls, away = _calls_at(operator, records), None
@@ -39,12 +39,10 @@ def wait(operator: Operator, records: Sequence[str], seconds: float) -> bool:
             clean = clean + 1 if calls == 0 else 0
             if clean == CLEAN_LOOKS:
                 return True
-            time.sleep(LOOK_SECONDS)
+            signals.rest(LOOK_SECONDS)
         if away is not None:
             raise away
         return False
-    finally:
-        progress.end()
 
 
 def _calls_at(operator: Operator, records: Iterable[str]) -> int | None:
@@ -98,7 +96,7 @@ class Progress:
         columns = shutil.get_terminal_size().columns
         print(f"\r{line[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Leave the last line as it is; what follows begins below."""
         if self._is_live:
             print(file=sys.stderr, flush=True)

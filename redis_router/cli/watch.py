@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 from redis_router.cli.arguments import Commands, duration, of_redis, opened_store
-from redis_router.cli.terminal import end_on_signals
+from redis_router.cli.terminal import EndedBySignals
 from redis_router.errors import RouterError
 from redis_router.operate.feed import Feed
 
@@ -40,9 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise RouterError(f"watch needs more ({error}): pip install 'redis-llm-router[watch]'") from None
     if not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
         raise RouterError("watch draws on a terminal, and this is none: take `status`, or `events --follow`")
-    end_on_signals()
     logging.disable()  # a line in between would tear the picture; what is wrong stands on it
-    with opened_store(arguments) as store, closing(Feed(store)) as feed:
+    with EndedBySignals() as signals, opened_store(arguments) as store, closing(Feed(store)) as feed:
         feed.start()
         with Screen(store.where, arguments.providers) as screen:
             drawn, drawn_at = None, float("-inf")
@@ -52,4 +51,4 @@ def run(arguments: argparse.Namespace) -> int:
                 if now != drawn or time.monotonic() - drawn_at >= arguments.interval:
                     screen.draw(feed.fleet())
                     drawn, drawn_at = now, time.monotonic()
-                time.sleep(TICK)
+                signals.rest(TICK)

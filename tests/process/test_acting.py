@@ -239,6 +239,24 @@ def test_without_redis(command):
     assert err.endswith(" run, is --redis right?\n")
 
 
+DYING = """
+import signal, sys
+from redis_router import cli
+from redis_router.cli import events
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def say(text, told=events.say):
+    told(text)
+    Dying()
+
+events.say = say
+sys.exit(cli.main(["events", "--follow", *sys.argv[1:]]))
+"""
+
+
 class TestEvents:
     def test_all_of_all_in_order(self, base, store, one_real):
         """Transitions, too, with their reason; as JSON a line each."""
@@ -280,6 +298,18 @@ class TestEvents:
             assert "drain ended" in follows.stdout.readline()
             follows.terminate()
             eventually(lambda: follows.poll() is not None)
+
+    def test_ctrl_c_within_a_finalizer(self, base, store):
+        """What is raised there is lost; the command ends all the same, and in silence."""
+        with subprocess.Popen(
+            [sys.executable, "-u", "-c", DYING, *base],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ) as follows:
+            assert follows.communicate(timeout=60)[1] == ""
+        assert follows.returncode == 130
 
     def test_nothing_yet(self, base):
         """A namespace without providers has no events."""
