@@ -14,7 +14,7 @@
 -- ARGV[6]   jitter   a random number from 0 to 1, for the time a circuit stays open: scripts have no chance of their own
 -- ARGV[7]   reporter the replica's session
 -- ARGV[8]   calls      that the replica has under way there now; -1: it leaves
--- ARGV[9]   overdue    so many of them have waited for an answer for much longer than an answer takes
+-- ARGV[9]   overdue    so many of them wait for longer than chance explains
 -- ARGV[10..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun|paced,
 --           after a failure a colon and why it failed; the generation in which the calls began, their permit or '', and
 --           for each, with blanks between, its latency in ms, of rate_limited and paced how many ms to wait; after a colon the

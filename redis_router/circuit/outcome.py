@@ -66,7 +66,7 @@ class UnderWay(NamedTuple):
     """What one replica has under way at a provider, as it tells the fleet.
 
     calls    that did not end
-    overdue  of these, so many have waited for an answer for much longer than an answer takes
+    overdue  of these, so many wait for an answer for longer than chance explains
     """
 
     calls: int = 0

@@ -74,13 +74,13 @@ class ProviderHealth:
     answers_per_s                   moving average over some ten seconds, as it was at the last result
     calls_per_s, paced_until_ms     after a rate limit: one call follows the other at this rate, until this moment
     in_flight                       calls under way over the fleet, as its replicas said last
-    overdue                         of these, so many have waited for much longer than an answer takes
+    overdue                         of these, so many wait for longer than chance explains
     concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
     limit_growth                    quick answers near the limit since it was cut; 0 where it never was
     samples                         answers that the following are made of, up to 63
     usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`
-    longest_latency_ms              the longest of some hundreds of answers: what is older is overdue
+    longest_latency_ms              the longest of some hundreds of answers: a single call that waits longer is overdue
     call_ms                         moving average of whole calls, streams included and waiting left out, ms
     override, override_until_ms     what an operator said for a time, and until when, on Redis's clock: `overrides.py`
     override_since_ms               since when; 0 where a version before this field said it

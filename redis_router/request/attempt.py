@@ -162,9 +162,10 @@ class Attempt(Generic[ClientT]):
         """
         if self._first_token is None:
             self._first_token = self._context.now()
-            in_flight = self._candidate.here.in_flight
-            if id(self) in in_flight:
-                in_flight[id(self)] = math.inf
+            here = self._candidate.here
+            here.answered_at = self._first_token
+            if id(self) in here.in_flight:
+                here.in_flight[id(self)] = math.inf
             name, latency_ms = self._candidate.health.name, (self._first_token - self._started) * 1000
             begun = (name, Outcome.BEGUN, latency_ms, NO_GENERATION, "", "", 0.0, 0.0, self._load)
             self._context.engine.outbox.put(made(Result, begun))
@@ -223,6 +224,8 @@ class Attempt(Generic[ClientT]):
             latency_ms = 0.0  # averages are of answers: how long a hang was waited for says nothing about them
         elif self._first_token is not None:
             latency_ms, load = (self._first_token - self._started) * 1000, TOLD_BEFORE
+        elif outcome is Outcome.SUCCESS:
+            candidate.here.answered_at = self._started + duration_ms / 1000
         if self._latency_ms is not None:
             latency_ms = self._latency_ms
         if cooldown is not None:

@@ -1,5 +1,7 @@
 """What a strategy chooses between: a provider, its health, and what this replica alone knows of it."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from redis_router.circuit.outcome import NOTHING, UnderWay
@@ -11,6 +13,10 @@ FEWEST_SAMPLES = 3
 OVERDUE_MS, OVERDUE_TIMES, OVERDUE_DEVIATIONS, OVERDUE_LONGEST = 500.0, 2.0, 4.0, 1.2
 """An answer is overdue after so many ms, after so many times the average and so many mean deviations, and after so many
 times the longest of some hundreds: one call in twenty may be a long one."""
+SEVERAL, UNLIKELY = 2, 5.0
+"""So many calls that wait together are overdue sooner: where the chance of that is below exp(-5), which is 0.7 %."""
+STEEPNESS, STEEPEST = 1.45, 8.0
+"""Of a log-logistic distribution, for each average over the mean deviation: about right for lognormal latencies."""
 
 
 @dataclass(slots=True)
@@ -24,6 +30,7 @@ class Here:
     limited_until  a rate limit that this replica was told of and the fleet's record may not show yet: monotonic
                    seconds, 0 for none
     looked_at_ms   when a call was sent here only to see how it is, on Redis's clock
+    answered_at    when the last answer to this replica came, or began to: monotonic seconds
     """
 
     in_flight: dict[int, float] = field(default_factory=dict)
@@ -31,6 +38,7 @@ class Here:
     elsewhere: int = 0
     limited_until: float = 0.0
     looked_at_ms: float = 0.0
+    answered_at: float = 0.0
 
     def heard(self, in_flight: int) -> None:
         """So many calls are under way over the fleet, those counted in that this replica said last."""
@@ -86,6 +94,24 @@ class Candidate:
         average = max(health.usual_latency_ms, health.floor_latency_ms, health.near_latency_ms)
         deviations = OVERDUE_DEVIATIONS * health.latency_deviation_ms
         longest = OVERDUE_LONGEST * health.longest_latency_ms
-        since = now - max(OVERDUE_MS, OVERDUE_TIMES * average + deviations, longest) / 1000
         waiting = list(calls.values())
+        unanswered = [1000 * (now - began) for began in waiting if self.here.answered_at <= began < now]
+        if is_unlikely(unanswered, average, health.latency_deviation_ms):
+            patience_ms = max(OVERDUE_MS, average)
+        else:
+            patience_ms = max(OVERDUE_MS, OVERDUE_TIMES * average + deviations, longest)
+        since = now - patience_ms / 1000
         return UnderWay(len(waiting), sum(began < since for began in waiting))
+
+
+def is_unlikely(waits_ms: Sequence[float], average_ms: float, deviation_ms: float) -> bool:
+    """Do several calls, of which none was answered, wait for longer than they would by chance?
+
+    A call waits longer than t with a chance of 1 / (1 + (t / average) ^ steepness), by the log-logistic distribution.
+    """
+    if average_ms <= 0 or len(waits_ms) < SEVERAL:
+        return False
+    steepness = STEEPEST
+    if STEEPEST * deviation_ms > STEEPNESS * average_ms:
+        steepness = max(1.0, STEEPNESS * average_ms / deviation_ms)
+    return sum(math.log1p((wait / average_ms) ** steepness) for wait in waits_ms) > UNLIKELY

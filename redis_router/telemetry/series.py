@@ -46,7 +46,7 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...], _Mode]] = {  # the mode: what sev
     ),
     "calls_in_flight": ("Calls under way over the fleet", ("provider",), "livemostrecent"),
     "calls_overdue": (
-        "Of these, those that wait for longer than answers take",
+        "Of these, those that wait for longer than chance explains",
         ("provider",),
         "livemostrecent",
     ),

@@ -49,6 +49,24 @@ class TestHanging:
         assert (found.in_flight, found.overdue, found.circuit_state, failed) == (1, 1, "closed", 0.0)
         assert health(one, "quick").circuit_state == "closed"
 
+    @pytest.mark.parametrize("is_stream", [False, True])
+    def test_several_that_wait_together_are_overdue_sooner(self, replicas, is_stream):
+        """Where one answer of many took a minute, a single call is waited for, and so are all once one is answered."""
+        one, other = replicas
+        with one.attempt("m", exclude=["slow"]) as attempt:
+            attempt.succeed(60_000.0)
+        with ExitStack() as running:
+            for _ in range(3):
+                running.enter_context(one.attempt("m", exclude=["slow"]))
+            eventually(lambda: other.get_health_status()["quick"].overdue == 3, "all three are overdue")
+            answered = running.enter_context(one.attempt("m", exclude=["slow"]))
+            if is_stream:
+                answered.first_token()
+            else:
+                answered.__exit__(None, None, None)
+            eventually(lambda: other.get_health_status()["quick"].overdue == 0, "the provider answers")
+            running.pop_all()
+
     def test_a_stream_that_has_begun_is_not_overdue(self, replicas):
         """However long it lasts: its answer was not waited for."""
         one, other = replicas

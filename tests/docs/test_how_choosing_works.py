@@ -108,7 +108,25 @@ def test_calls_that_hang():
     assert _row(openai).expected < _row(candidate(records()[1])).expected < _row(hanging).expected
     openai.in_flight.update({0: 10.0, 1: 10.0 + 2.240})
     assert "160 = 2240 ms" in text
-    assert [openai.under_way(now).overdue for now in (12.2, 12.3, 14.6)] == [0, 1, 2]
+    openai.here.answered_at = 12.25
+    assert [openai.under_way(now).overdue for now in (12.2, 12.23, 12.25, 14.6)] == [0, 0, 1, 2]
+
+
+def test_calls_that_wait_together():
+    """The table's probabilities, and how many are overdue after each row."""
+    text = section(PAGE, "Calls that hang")
+    openai, product, steepness = candidate(records()[0]), 1.0, 1.45 * 800 / 160
+    assert f"at openai the steepness is {steepness:g}" in text
+    rows = {first: cells for first, cells in table("Calls that hang").items() if first.isdecimal()}
+    assert len(rows) == 3
+    for wait, (chance, so_far, overdue) in rows.items():
+        share = 1 / (1 + (int(wait) / 800) ** steepness)
+        product *= share
+        assert (f"{100 * share:.1f} %", f"{100 * product:.2g} %") == (chance, so_far)
+        openai.in_flight[int(wait)] = 100.0 - int(wait) / 1000
+        assert openai.under_way(100.0).overdue == int(overdue)
+    openai.here.answered_at = 99.5
+    assert openai.under_way(100.0).overdue == 0
 
 
 def test_the_room():

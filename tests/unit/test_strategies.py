@@ -343,7 +343,7 @@ def test_adaptive_leaves_a_provider_where_calls_hang():
 def test_a_call_is_overdue_after_a_time_that_goes_by_its_providers_answers():
     """Twice the average and four deviations, at least half a second; never where its answer began.
 
-    Where some calls always took long, those of today may, too.
+    Where some calls always took long, those of today may, too. Others were answered meanwhile.
     """
     (quick, slow, unknown, varied) = candidates(
         quick=MEASURED | {"latency_deviation_ms": 10.0},
@@ -352,12 +352,38 @@ def test_a_call_is_overdue_after_a_time_that_goes_by_its_providers_answers():
         varied=MEASURED | {"latency_deviation_ms": 10.0, "longest_latency_ms": 5_000.0},
     )
     for candidate in (quick, slow, unknown, varied):
+        candidate.here.answered_at = 99.9
         for since in (90.0, 95.0, 99.0, 99.6, math.inf):
             begin(candidate, since)
     assert quick.under_way(100.0) == UnderWay(5, 3)
     assert slow.under_way(100.0) == UnderWay(5, 2)
     assert unknown.under_way(100.0) == UnderWay(5, 0)
     assert varied.under_way(100.0) == UnderWay(5, 1)
+
+
+def test_calls_that_wait_together_are_overdue_sooner():
+    """Two that wait for twice the average each; not one alone, and not where an answer came meanwhile."""
+    (a,) = candidates(a=MEASURED | {"usual_latency_ms": 1_000.0, "latency_deviation_ms": 300.0})
+    begin(a, 98.0)
+    assert a.under_way(100.0) == UnderWay(1, 0)
+    begin(a, 98.1)
+    assert a.under_way(100.0) == UnderWay(2, 2)
+    begin(a, 99.5)  # too young to be overdue
+    assert a.under_way(100.0) == UnderWay(3, 2)
+    a.here.answered_at = 99.0
+    assert a.under_way(100.0) == UnderWay(3, 0)
+
+
+def test_calls_that_wait_together_say_nothing_where_nothing_is_known():
+    """Averages of 0, as a hand may write them, or latencies that never differed."""
+    zeros = {"samples": 5, "usual_latency_ms": 0.0, "floor_latency_ms": 0.0, "near_latency_ms": 0.0}
+    a, b = candidates(a=MEASURED | zeros, b=MEASURED | {"latency_deviation_ms": 0.0})
+    for each in (a, b):
+        for since in (99.9, 99.9, 99.95):
+            begin(each, since)
+    assert a.under_way(100.0).overdue == 0
+    assert b.under_way(100.0).overdue == 0
+    assert b.under_way(1e9) == UnderWay(3, 3)
 
 
 @pytest.mark.parametrize("strategy", ["adaptive", "latency"])
