@@ -30,7 +30,7 @@ end
 -- answered at once it is not, whatever the others do.
 local function cut(health, limit, served, now)
   local in_service = answer_rate(health, now) * max(health.call_ms, health.floor_latency_ms) / 1000
-  return max(limit + min(0, max(1, served) - limit) * 0.2, in_service)
+  return max(limit + min(0, max(1, served) - limit) * 0.2, in_service, health.answering)
 end
 
 -- An answer took so long, of a call that began at this load; 0 where that is unknown.
@@ -41,8 +41,10 @@ local function learn(health, latency_ms, load, now)
   if samples == 1 then usual, floor, near = latency_ms, latency_ms, latency_ms end
   if limit == 0 and load > 0 then limit = FIRST_LIMIT
   elseif load == 0 then limit = limit > 1.2 and 0.9 * limit or 0 end -- nobody would keep within it
+  local in_service = load -- at least so many, when this one was answered
+  if load > 0 then limit, in_service = max(limit, health.answering), max(load, health.answering) end
   local is_low = samples <= 8 or load <= max(1, LOW * min(limit, near_load > 0 and near_load or limit))
-  local is_near = load > max(1, NEAR * limit)
+  local is_near = in_service > max(1, NEAR * limit)
   if is_low or not is_near then
     local bounded = min(latency_ms, 4 * usual)
     usual = usual + (bounded - usual) / samples
@@ -61,7 +63,7 @@ local function learn(health, latency_ms, load, now)
       local call = max(health.call_ms, floor)
       limit, health.limit_growth = cut(health, limit, near_load * call / (call + near - floor), now), 1
     elseif latency_ms <= 2 * floor then
-      limit = grow(health, limit, load)
+      limit = grow(health, limit, in_service)
     end
   end
   local longest = health.longest_latency_ms
@@ -131,33 +133,37 @@ local function call_lasted(health, duration_ms, latency_ms, floor)
 end
 
 -- What this replica has under way there now: into the fleet's sums, in which those count that spoke lately. In the hash:
--- session -> calls, those overdue, and when; and under '' when the sums were made anew, so that dead replicas' calls go.
+-- session -> calls, those overdue, those that are being answered, and when; and under '' when the sums were made anew, so
+-- that dead replicas' calls go.
 local COUNTED_FOR_MS, SAID_EVERY_MS, SUMMED_EVERY_MS = 60000, 20000, 15000
 local function read_said(text)
-  local calls, overdue, at = string.match(text or '', '^(%d+) (%d+) (%d+)$')
-  return tonumber(calls or 0), tonumber(overdue or 0), tonumber(at)
+  local calls, overdue, answering, at = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+)$')
+  return tonumber(calls or 0), tonumber(overdue or 0), tonumber(answering or 0), tonumber(at)
 end
-local function say_in_flight(health, key, session, calls, overdue, now)
+local function say_in_flight(health, key, session, calls, overdue, answering, now)
   local said = redis.call('HMGET', key, session, '')
-  local calls_before, overdue_before, at = read_said(said[1])
+  local calls_before, overdue_before, answering_before, at = read_said(said[1])
   local summed = said[2] and tonumber(said[2])
   if calls < 0 then -- it leaves
-    calls, overdue = 0, 0
+    calls, overdue, answering = 0, 0, 0
     redis.call('HDEL', key, session)
-  elseif not at or calls_before ~= calls or overdue_before ~= overdue or abs(now - at) >= SAID_EVERY_MS then
-    redis.call('HSET', key, session, text(calls) .. ' ' .. text(overdue) .. ' ' .. text(now))
+  elseif not at or calls_before ~= calls or overdue_before ~= overdue or answering_before ~= answering
+    or abs(now - at) >= SAID_EVERY_MS then
+    redis.call('HSET', key, session, table.concat({ text(calls), text(overdue), text(answering), text(now) }, ' '))
   end
   if summed and now - summed < SUMMED_EVERY_MS and now >= summed then
     health.in_flight = max(0, health.in_flight + calls - calls_before)
     health.overdue = max(0, health.overdue + overdue - overdue_before)
+    health.answering = max(0, health.answering + answering - answering_before)
     return
   end
   local all = redis.call('HGETALL', key)
-  health.in_flight, health.overdue = 0, 0
+  health.in_flight, health.overdue, health.answering = 0, 0, 0
   for i = 1, #all, 2 do
-    local calls_said, overdue_said, at_ms = read_said(all[i + 1])
+    local calls_said, overdue_said, answering_said, at_ms = read_said(all[i + 1])
     if at_ms and abs(now - at_ms) <= COUNTED_FOR_MS then
       health.in_flight, health.overdue = health.in_flight + calls_said, health.overdue + overdue_said
+      health.answering = health.answering + answering_said
     elseif all[i] ~= '' then redis.call('HDEL', key, all[i]) end
   end
   redis.call('HSET', key, '', text(now))

@@ -22,6 +22,7 @@ local FIELDS = {
   'last_state_change_ms', 'number', 0, 'last_check_ms', 'number', 0, 'last_result_ms', 'number', 0,
   'result_gap_ms', 'number?', 0, 'answers_per_s', 'number?', 0,
   'calls_per_s', 'number?', 0, 'paced_until_ms', 'number?', 0, 'in_flight', 'number?', 0, 'overdue', 'number?', 0,
+  'answering', 'number?', 0,
   'concurrency_limit', 'number?', 0, 'limit_growth', 'number?', 0,
   'samples', 'number?', 0, 'usual_latency_ms', 'number?', 0, 'latency_deviation_ms', 'number?', 0,
   'floor_latency_ms', 'number?', 0, 'near_latency_ms', 'number?', 0, 'near_load', 'number?', 0,

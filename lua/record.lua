@@ -15,7 +15,8 @@
 -- ARGV[7]   reporter the replica's session
 -- ARGV[8]   calls      that the replica has under way there now; -1: it leaves
 -- ARGV[9]   overdue    so many of them wait for longer than chance explains
--- ARGV[10..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun|paced,
+-- ARGV[10]  answering  of so many the answer has begun
+-- ARGV[11..] outcomes, those alike in a row together, four arguments each: success|failure|rate_limited|ignored|begun|paced,
 --           after a failure a colon and why it failed; the generation in which the calls began, their permit or '', and
 --           for each, with blanks between, its latency in ms, of rate_limited and paced how many ms to wait; after a colon the
 --           load when it began, then how many ms the whole call took, and how many to wait after it, where these are known
@@ -37,7 +38,7 @@ if did then
 end
 
 local health = record.health
-say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), now)
+say_in_flight(health, KEYS[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), now)
 record.jitter = tonumber(ARGV[6])
 local asks_others, word = health.min_reporters > 1, nil
 if asks_others then
@@ -51,7 +52,7 @@ end
 local cooling = cooling_for_ms(health, now)
 
 applied = 0
-for i = 10, #ARGV, 4 do
+for i = 11, #ARGV, 4 do
   local outcome, why = string.match(ARGV[i], '^([^:]*):?(.*)$')
   local generation, permit, success = tonumber(ARGV[i + 1]), ARGV[i + 2], outcome == 'success'
   for number, load, duration, wait in string.gmatch(ARGV[i + 3], '([^:%s]+):?([^:%s]*):?([^:%s]*):?(%S*)') do

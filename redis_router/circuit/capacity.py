@@ -53,8 +53,11 @@ def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: floa
         limit = FIRST_LIMIT
     elif load == 0:  # who says nothing of calls under way forgets the limit by and by: nobody would keep within it
         limit = 0.9 * limit if limit > 1.2 else 0.0
+    in_service = load  # at least so many, when this one was answered
+    if load > 0:
+        limit, in_service = max(limit, health.answering), max(load, health.answering)
     is_low = samples <= 8 or load <= max(1.0, LOW * min(limit, health.near_load or limit))
-    is_near = load > max(1.0, NEAR * limit)
+    is_near = in_service > max(1.0, NEAR * limit)
     averages = _averages(health, latency_ms, samples, counts=is_low or not is_near, is_low=is_low)
     changes = averages | {"samples": min(samples, SAMPLES_KEPT - 1), "concurrency_limit": limit}
     if is_near:
@@ -66,7 +69,7 @@ def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: floa
             served = near_load * call / (call + near - floor)
             limit, growth = cut(health, limit, served, now_ms), 1
         elif latency_ms <= 2 * floor:
-            limit, growth = grown(limit, growth, load)
+            limit, growth = grown(limit, growth, in_service)
         changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
     return changes
 
@@ -181,7 +184,8 @@ def answer_rate(health: ProviderHealth, now_ms: float) -> float:
 
 def in_service(health: ProviderHealth, now_ms: float) -> float:
     """So many calls are being answered at once, whatever the others do."""
-    return answer_rate(health, now_ms) * max(health.call_ms, health.floor_latency_ms) / 1000
+    served = answer_rate(health, now_ms) * max(health.call_ms, health.floor_latency_ms) / 1000
+    return max(served, health.answering)
 
 
 def call_lasted(health: ProviderHealth, duration_ms: float, latency_ms: float) -> float:

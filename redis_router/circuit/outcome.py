@@ -65,12 +65,14 @@ TOLD_BEFORE = -1.0
 class UnderWay(NamedTuple):
     """What one replica has under way at a provider, as it tells the fleet.
 
-    calls    that did not end
-    overdue  of these, so many wait for an answer for longer than chance explains
+    calls      that did not end
+    overdue    of these, so many wait for an answer for longer than chance explains
+    answering  of so many the answer has begun: they are in service, and wait for nobody
     """
 
     calls: int = 0
     overdue: int = 0
+    answering: int = 0
 
 
 NOTHING = UnderWay()

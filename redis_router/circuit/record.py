@@ -75,6 +75,7 @@ class ProviderHealth:
     calls_per_s, paced_until_ms     after a rate limit: one call follows the other at this rate, until this moment
     in_flight                       calls under way over the fleet, as its replicas said last
     overdue                         of these, so many wait for longer than chance explains
+    answering                       of so many the answer has begun
     concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
     limit_growth                    quick answers near the limit since it was cut; 0 where it never was
     samples                         answers that the following are made of, up to 63
@@ -127,6 +128,7 @@ class ProviderHealth:
     paced_until_ms: int = stored(0, moment, optional=True)
     in_flight: int = stored(0, whole, optional=True)
     overdue: int = stored(0, whole, optional=True)
+    answering: int = stored(0, whole, optional=True)
     concurrency_limit: float = stored(0.0, number, optional=True)
     limit_growth: int = stored(0, whole, optional=True)
     samples: int = stored(0, whole, optional=True)

@@ -74,7 +74,13 @@ class Account:
             "permits": None if self.around.denied else _each(self.permits, "until_ms"),
             "reporters": None if self.around.denied else _each(self.reporters, "at_ms"),
             "calls": [
-                {"replica": _name(who), "calls": it.calls, "overdue": it.overdue, "said_ms": it.said_ms}
+                {
+                    "replica": _name(who),
+                    "calls": it.calls,
+                    "overdue": it.overdue,
+                    "answering": it.answering,
+                    "said_ms": it.said_ms,
+                }
                 for who, it in self.calls.items()
             ],
             "replicas": None

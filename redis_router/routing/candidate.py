@@ -88,20 +88,21 @@ class Candidate:
 
     def under_way(self, now: float) -> UnderWay:
         """What this replica has under way there at this monotonic moment, in s."""
-        calls, health = self.here.in_flight, self.health
-        if not calls or health.samples < FEWEST_SAMPLES:
-            return UnderWay(len(calls))
+        since, health = list(self.here.in_flight.values()), self.health
+        waiting = [began for began in since if began < now]
+        answering = sum(began == math.inf for began in since)
+        if not waiting or health.samples < FEWEST_SAMPLES:
+            return UnderWay(len(since), 0, answering)
         average = max(health.usual_latency_ms, health.floor_latency_ms, health.near_latency_ms)
         deviations = OVERDUE_DEVIATIONS * health.latency_deviation_ms
         longest = OVERDUE_LONGEST * health.longest_latency_ms
-        waiting = list(calls.values())
-        unanswered = [1000 * (now - began) for began in waiting if self.here.answered_at <= began < now]
+        unanswered = [1000 * (now - began) for began in waiting if began >= self.here.answered_at]
         if is_unlikely(unanswered, average, health.latency_deviation_ms):
             patience_ms = max(OVERDUE_MS, average)
         else:
             patience_ms = max(OVERDUE_MS, OVERDUE_TIMES * average + deviations, longest)
-        since = now - patience_ms / 1000
-        return UnderWay(len(waiting), sum(began < since for began in waiting))
+        latest = now - patience_ms / 1000
+        return UnderWay(len(since), sum(began < latest for began in waiting), answering)
 
 
 def is_unlikely(waits_ms: Sequence[float], average_ms: float, deviation_ms: float) -> bool:

@@ -8,7 +8,7 @@ The provider's name is a cluster hash tag, so all keys of one provider share a s
     rr:{openai}:seq:<session>  STRING  the last batch applied from that process, and the transitions it made
     rr:{openai}:seq:<session>:half_open  STRING  the same for its half-open transitions
     rr:{openai}:reporters      ZSET    with min_reporters: sessions whose last word was a failure -> when, ms
-    rr:{openai}:in_flight      HASH    session -> calls that it has under way, those overdue, when it said so, ms
+    rr:{openai}:in_flight      HASH    session -> calls that it has under way, those overdue, those answered, when
     rr:{openai}:events         STREAM  capped log of transitions and operator actions
     rr:seen                    HASH    name -> when a replica that serves it said so last, ms
     rr:replicas                HASH    session -> when a replica or worker spoke last, ms, and what it said: JSON

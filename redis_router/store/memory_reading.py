@@ -75,7 +75,7 @@ class MemoryReading:
             permits, reporters = (
                 {who: int(at) for who, at in known.items()} for known in (entry.permits, entry.reporters)
             )
-            calls = {who: Calls(says.calls, says.overdue, at) for who, (says, at) in entry.in_flight.items()}
+            calls = {who: Calls(*says, at) for who, (says, at) in entry.in_flight.items()}
             return Surroundings(permits, reporters, calls)
 
     def events(self, name: str, since_ms: int = 0, most: int = 1000) -> list[LoggedEvent]:

@@ -82,12 +82,21 @@ class Entry:
         elif at is None or before != says or abs(now - at) >= SAID_EVERY_MS:
             self.in_flight[session] = says, now
         if self.summed_ms is not None and 0 <= now - self.summed_ms < SUMMED_EVERY_MS:
-            in_flight = max(0, health.in_flight + says.calls - before.calls)
-            return replace(health, in_flight=in_flight, overdue=max(0, health.overdue + says.overdue - before.overdue))
+            return replace(
+                health,
+                in_flight=max(0, health.in_flight + says.calls - before.calls),
+                overdue=max(0, health.overdue + says.overdue - before.overdue),
+                answering=max(0, health.answering + says.answering - before.answering),
+            )
         self.in_flight = {who: it for who, it in self.in_flight.items() if abs(now - it[1]) <= COUNTED_FOR_MS}
         self.summed_ms = now
         said = [each for each, _ in self.in_flight.values()]
-        return replace(health, in_flight=sum(it.calls for it in said), overdue=sum(it.overdue for it in said))
+        return replace(
+            health,
+            in_flight=sum(it.calls for it in said),
+            overdue=sum(it.overdue for it in said),
+            answering=sum(it.answering for it in said),
+        )
 
     def other_reporters(self, session: str, config: CircuitConfig, now: int) -> int | None:
         """How many other replicas complain at this moment; None where that is not asked for, or more cannot."""

@@ -72,10 +72,11 @@ def _words(said: Any) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What one session has under way at a provider, and when it said so, ms."""
+    """What one session has under way at a provider, as `UnderWay`, and when it said so, ms."""
 
     calls: int
     overdue: int
+    answering: int
     said_ms: int
 
 
@@ -104,6 +105,6 @@ def calls(said: Mapping[str, str]) -> dict[str, Calls]:
     found = {}
     for session, word in said.items():
         parts = word.split(" ")
-        if session and len(parts) == 3 and all(part.isdecimal() and len(part) < 16 for part in parts):
+        if session and len(parts) == 4 and all(part.isdecimal() and len(part) < 16 for part in parts):
             found[session] = Calls(*map(int, parts))
     return found

@@ -173,6 +173,7 @@ class RedisStore(RedisPresence):
             self.session,
             batch.under_way.calls,
             batch.under_way.overdue,
+            batch.under_way.answering,
         ]
         args += wire.outcomes(batch.results)
         return args

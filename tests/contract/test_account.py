@@ -32,10 +32,10 @@ class Told:
         store.now_ms = AT + ms
         return store
 
-    def says(self, name, ms, seq, *outcomes, calls=0, overdue=0):
+    def says(self, name, ms, seq, *outcomes, calls=0, overdue=0, answering=0):
         """One batch of it."""
         results = [Result("openai", each, 10.0, 1, reason="http_503") for each in outcomes]
-        self.by(name, ms).record([Batch("openai", seq, results, UnderWay(calls, overdue))])
+        self.by(name, ms).record([Batch("openai", seq, results, UnderWay(calls, overdue, answering))])
 
     def account(self, ms):
         """As a user who may read everything."""
@@ -77,9 +77,15 @@ class TestTheAccount:
     def test_who_has_calls_under_way(self, told):
         """The most first, for a minute after it said so."""
         told.says("gw-1", 0, 1, calls=1)
-        told.says("gw-2", 0, 1, calls=3, overdue=2)
+        told.says("gw-2", 0, 1, calls=3, overdue=2, answering=1)
         assert told.line("calls", 0) == "4 (2 overdue): gw-2 3 (2 overdue), gw-1 1"
-        assert told.account(0).facts["calls"][0] == {"replica": "gw-2", "calls": 3, "overdue": 2, "said_ms": AT}
+        assert told.account(0).facts["calls"][0] == {
+            "replica": "gw-2",
+            "calls": 3,
+            "overdue": 2,
+            "answering": 1,
+            "said_ms": AT,
+        }
         assert told.account(COUNTED_FOR_MS + 1).facts["calls"] == []
 
     def test_who_complains(self, told):
@@ -185,10 +191,10 @@ class TestSurroundings:
     @pytest.mark.redis("memory keeps values, not texts")
     def test_what_a_hand_writes_is_passed_over(self, backend, redis_client):
         """In the hash of calls."""
-        for said in ("", "x", "1 2", "1 2 3 4", "1 -1 3", "1 1 99999999999999999999", b"\xff"):
+        for said in ("", "x", "1 2", "1 2 3", "1 2 3 4 5", "1 -1 0 3", "1 1 0 99999999999999999999", b"\xff"):
             redis_client.hset(backend.keys.in_flight("openai"), f"{said!r}", said)
-        redis_client.hset(backend.keys.in_flight("openai"), "gw.1", "1 0 5")
-        assert backend.operator().surroundings("openai").calls == {"gw.1": Calls(1, 0, 5)}
+        redis_client.hset(backend.keys.in_flight("openai"), "gw.1", "1 0 0 5")
+        assert backend.operator().surroundings("openai").calls == {"gw.1": Calls(1, 0, 0, 5)}
 
 
 def test_a_latency_that_is_slow():

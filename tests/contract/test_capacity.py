@@ -19,10 +19,10 @@ class Replica:
         store.now_ms = START
         store.register(OPENAI, CONFIG)
 
-    def says(self, seconds, *results, in_flight=0, overdue=0):
+    def says(self, seconds, *results, in_flight=0, overdue=0, answering=0):
         self.seq += 1
         self.store.now_ms = START + round(seconds * 1000)
-        (reply,) = self.store.record([Batch("openai", self.seq, results, UnderWay(in_flight, overdue))])
+        (reply,) = self.store.record([Batch("openai", self.seq, results, UnderWay(in_flight, overdue, answering))])
         return reply.health
 
 
@@ -77,6 +77,15 @@ class TestInFlight:
             health = one.says(seconds, in_flight=1)
         assert (health.in_flight, health.overdue) == (1, 0)
 
+    def test_so_is_of_how_many_the_answer_has_begun(self, replica):
+        """The same sum, and the same end: those of who died or left are not counted."""
+        one, other = replica("one"), replica("other")
+        assert one.says(0, in_flight=5, answering=2).answering == 2
+        assert other.says(1, in_flight=3, answering=3).answering == 5
+        assert one.says(2, in_flight=5, answering=1).answering == 4
+        assert one.says(3, in_flight=5, answering=0).answering == 3
+        assert one.says(100, in_flight=1, answering=1).answering == 1
+
     def test_nothing_is_counted_twice_where_a_batch_is_sent_twice(self, replica):
         """As with its results."""
         one = replica("one")
@@ -95,6 +104,18 @@ class TestLimit:
         for seconds in range(30, 60):
             health = one.says(seconds, answered(30, 2_000.0))
         assert 1 <= health.concurrency_limit < 15
+
+    def test_streams_under_way_are_in_service(self, replica):
+        """Each replica took its call for the only one: what is being answered says more, whoever answers next."""
+        begun = Result("openai", Outcome.BEGUN, 500.0, -1, load=1.0)
+        several = [replica(name) for name in ("a", "b", "c", "d", "e", "f")]
+        for each in several:
+            health = each.says(1, begun, in_flight=1, answering=1)
+        assert (health.in_flight, health.answering, health.concurrency_limit) == (6, 6, 7.5)
+        late = Result("openai", Outcome.BEGUN, 5_000.0, -1, load=6.0)
+        for seconds in range(2, 40):
+            health = several[0].says(seconds, late, in_flight=1, answering=1)
+        assert health.concurrency_limit == 6, "calls wait, and six are answered"
 
     def test_it_is_forgotten_where_nobody_says_what_is_under_way(self, replica):
         """A fleet that only records results keeps within no limit."""

@@ -240,7 +240,16 @@ class TestTroubles:
 KEPT = {
     *("name", "circuit_state", "still_answers", "available", "unavailable_reason", "probe_result", "generation"),
     *("cooldown_until_ms", "cooldown_ms", "cooling_logged_ms", "weight", "last_state_change_ms", "last_check_ms"),
-    *("last_result_ms", "in_flight", "overdue", "override", "override_until_ms", "override_by", "override_reason"),
+    *(
+        "last_result_ms",
+        "in_flight",
+        "overdue",
+        "answering",
+        "override",
+        "override_until_ms",
+        "override_by",
+        "override_reason",
+    ),
     *("weight_override", "weight_override_until_ms", "weight_override_by", "weight_override_reason", "config"),
     *("override_since_ms", "weight_override_since_ms"),
     *("circuit_version", "declined_settings", "leader_epoch", "version"),

@@ -48,7 +48,7 @@ LEARNED = (
     "result_gap_ms", "answers_per_s", "calls_per_s", "paced_until_ms", "in_flight", "concurrency_limit", "limit_growth",
     "samples", "usual_latency_ms",
     "latency_deviation_ms", "floor_latency_ms", "near_latency_ms", "near_load", "longest_latency_ms", "call_ms",
-    "overdue", "still_answers",
+    "overdue", "answering", "still_answers",
 )  # fmt: skip
 """What the version before does not know of, and leaves as it is."""
 
@@ -72,7 +72,7 @@ def _run_args(name, args):
 
 def _args_of_before(args):
     """Five keys, and nothing of calls in flight."""
-    return [5, *args[1:6], *args[7:14], *args[16:]]
+    return [5, *args[1:6], *args[7:14], *args[17:]]
 
 
 def _script_of_before(name):

@@ -198,6 +198,15 @@ def test_the_limit_leaps_at_first():
         assert learned(health, 800.0, load, 0)["concurrency_limit"] == limit
 
 
+def test_streams_say_more():
+    """As in the page's example."""
+    assert "began at a load of 2" in section(PAGE, "How the limit is learned")
+    assert "the limit becomes 10 and not 3" in section(PAGE, "How the limit is learned")
+    health = replace(records()[0], concurrency_limit=2.0, near_load=2.0, near_latency_ms=800.0)
+    assert learned(health, 800.0, 2, 0)["concurrency_limit"] == 3
+    assert learned(replace(health, answering=8), 800.0, 2, 0)["concurrency_limit"] == 10
+
+
 def test_the_limit_is_cut_by_littles_law():
     """And grows again, both as in the page's example."""
     heading = "How the limit is learned"
@@ -222,6 +231,8 @@ def test_the_limit_is_never_cut_below_the_answers_in_service():
     assert in_service(health, 1_000) == 6.0
     assert "a limit of 1.9 becomes 6." in text
     assert overloaded(replace(health, concurrency_limit=1.9), 1_000)["concurrency_limit"] == 6.0
+    assert "with 7 of them it becomes 7" in " ".join(text.split())
+    assert overloaded(replace(health, concurrency_limit=1.9, answering=7), 1_000)["concurrency_limit"] == 7.0
     assert overloaded(replace(health, concurrency_limit=6.0), 100_000)["concurrency_limit"] < 6.0, "they have ended"
 
 

@@ -137,7 +137,7 @@ class Fleet:
                 for outcome, number, offset, load, took in given_
             ]
             calls = len(given_) % 7 - 1
-            self.under_way = UnderWay(calls, max(0, calls) // 2) if calls >= 0 else GONE
+            self.under_way = UnderWay(calls, max(0, calls) // 2, max(0, calls) // 3) if calls >= 0 else GONE
         writer = self.other if step == "record by another" else self.one
         (reply,) = writer.record([Batch(self.name, self.seq, self.batch, self.under_way)])
         return self._reply(reply)

@@ -95,7 +95,7 @@ def test_health_goes_through_redis_and_back():
     health = ProviderHealth(
         "p", CircuitState.HALF_OPEN, "failure_rate", True, "http_503", False, "circuit", "HTTP 500", 17, 18, 32,
         1 / 3, 0.1, 2.5, 1, 2, 3, 4, "1 2", "0 1", "0 0", 2, 1.25, 5, 6, 7, 8,
-        19, 8.5, 0.7, 33, 20, 20, 21.5, 22, 23, 24.5, 25.5, 26.5, 27.5, 28.5, 29.5, 30.5,
+        19, 8.5, 0.7, 33, 20, 20, 20, 21.5, 22, 23, 24.5, 25.5, 26.5, 27.5, 28.5, 29.5, 30.5,
         "drain", 29, 30, "alice", "why", 1.5, 30, 31, "bob", "because", config, 3, "ab12", 9, 10,
     )  # fmt: skip
     fields = health.to_fields()

@@ -355,10 +355,10 @@ def test_a_call_is_overdue_after_a_time_that_goes_by_its_providers_answers():
         candidate.here.answered_at = 99.9
         for since in (90.0, 95.0, 99.0, 99.6, math.inf):
             begin(candidate, since)
-    assert quick.under_way(100.0) == UnderWay(5, 3)
-    assert slow.under_way(100.0) == UnderWay(5, 2)
-    assert unknown.under_way(100.0) == UnderWay(5, 0)
-    assert varied.under_way(100.0) == UnderWay(5, 1)
+    assert quick.under_way(100.0) == UnderWay(5, 3, 1)
+    assert slow.under_way(100.0) == UnderWay(5, 2, 1)
+    assert unknown.under_way(100.0) == UnderWay(5, 0, 1)
+    assert varied.under_way(100.0) == UnderWay(5, 1, 1)
 
 
 def test_calls_that_wait_together_are_overdue_sooner():
