@@ -29,7 +29,7 @@ from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
 from benchmarks.quality.worlds.draw import arrivals
 from benchmarks.quality.worlds.shape import Shape
-from redis_router.cli.terminal import end_on_signals
+from redis_router.cli.terminal import EndedBySignals
 
 RATE = 20.0
 """Requests a second: half of those of `benchmarks.fleet`, as LiteLLM takes 10 ms of CPU and more for one."""
@@ -59,7 +59,6 @@ def main() -> int:
     rounds, length = planned(arguments.minutes, len(IN_LITELLM))
     shapes = [replace(shape(arguments.seed, number, length), rate=RATE) for number in range(1, rounds + 1)]
     prepare(["benchmarks.fleet.__main__", "litellm", "redis_router.integrations.litellm"])
-    end_on_signals()  # through the stack: every process is ended
     scored: dict[str, list[Scored]] = {policy: [] for policy in IN_LITELLM}
     stopped: dict[str, list[float]] = {policy: [] for policy in IN_LITELLM}
     began = time.monotonic()
@@ -130,4 +129,5 @@ def markdown(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with EndedBySignals():  # through the stack: every process is ended
+        sys.exit(main())

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.gateways import KINDS
 from redis_router import Operator
-from redis_router.cli.terminal import end_on_signals
+from redis_router.cli.terminal import EndedBySignals
 from redis_router.testing.server import EmbeddedServer
 from tests.support.http import LlmServer, llm_server
 
@@ -219,7 +219,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer requests")
     parser.add_argument("--only", action="append", choices=KINDS, help="a kind of gateway; may be repeated")
     arguments = parser.parse_args()
-    end_on_signals()
     kinds = arguments.only or [name for name, kind in KINDS.items() if importlib.util.find_spec(kind.needs)]
     paths = []
     for kind in kinds:
@@ -235,4 +234,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with EndedBySignals():
+        main()

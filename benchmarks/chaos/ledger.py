@@ -29,7 +29,7 @@ local function to_ledger()
   if noted then return end
   noted = true
   local outcomes = 0
-  for i = 13, #ARGV, 4 do
+  for i = 14, #ARGV, 4 do
     for _ in string.gmatch(ARGV[i], '%S+') do outcomes = outcomes + 1 end
   end
   local time = real.call('TIME')

@@ -18,7 +18,7 @@ from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
 from benchmarks.quality.worlds.players import DEFAULT, LITELLM
 from benchmarks.quality.worlds.shape import Shape, Site
-from redis_router.cli.terminal import end_on_signals
+from redis_router.cli.terminal import EndedBySignals
 
 RESULTS = Path(__file__).parents[1] / "results"
 OVERHEAD = 5.0
@@ -31,7 +31,6 @@ def main() -> int:
     rounds, length = planned(arguments.minutes, len(playing))
     shapes = [shape(arguments.seed, number, length) for number in range(1, rounds + 1)]
     prepare(["benchmarks.fleet.__main__", *(["litellm"] if set(playing) & set(LITELLM) else [])])
-    end_on_signals()  # through the stack: every process is ended
     measured: dict[str, list[Scored]] = {policy: [] for policy in playing}
     virtual: dict[str, list[Scored]] = {policy: [] for policy in playing}
     began = time.monotonic()
@@ -108,4 +107,5 @@ def in_short(scored: Scored) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with EndedBySignals():  # through the stack: every process is ended
+        sys.exit(main())

@@ -23,7 +23,7 @@ from benchmarks.gateway.path import Seen
 from benchmarks.gateway.processes import has_litellm
 from benchmarks.measure import machine
 from benchmarks.quality.worlds.command import commit
-from redis_router.cli.terminal import end_on_signals
+from redis_router.cli.terminal import EndedBySignals
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -37,7 +37,6 @@ def main() -> int:
     root.add_argument("--results", type=Path, default=RESULTS, help="folder for gateway.md and gateway.json")
     arguments = root.parse_args()
     beside = has_litellm() and not arguments.without_litellm
-    end_on_signals()  # through the stack: every process is ended
     said = _before(arguments.results / "gateway.json") if arguments.only else {}
     asked = [each for each in sys.argv[1:] if each not in ("--results", str(arguments.results))]
     command = shlex.join(["python", "-m", "benchmarks.gateway", *asked])
@@ -90,4 +89,5 @@ def markdown(said: dict[str, dict[str, object]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with EndedBySignals():  # through the stack: every process is ended
+        sys.exit(main())

@@ -28,6 +28,7 @@ class TestRateLimits:
         assert first.flush()
         for replica in (first, second):
             eventually(lambda replica=replica: replica.get_health_status()["azure"].cooldown_until_ms > 0)
+            eventually(lambda replica=replica: replica.get_health_status()["openai"].available)
             assert {replica.select_provider("gpt-4o").name for _ in range(10)} == {"openai"}
             assert replica.get_circuit_state("azure") == "closed"
         assert metric(first, "requests_total", provider="azure", outcome="rate_limited") == 1
