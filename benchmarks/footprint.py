@@ -138,7 +138,8 @@ def _bare_series() -> Metrics:
         name = f"p{number}"
         metrics.results(name, [Result(name, outcome, 1.0, 1) for outcome in (Outcome.SUCCESS, Outcome.FAILURE)])
         metrics.health([ProviderHealth(name)])
-        metrics.transition(Transition(name, CircuitState.CLOSED, CircuitState.OPEN, "failure_rate", 2))
+        change = Transition(name, CircuitState.CLOSED, CircuitState.OPEN, "failure_rate", 2)
+        metrics.transition(change, ProviderHealth(name))
     return metrics
 
 

@@ -132,7 +132,9 @@ def main(url: str, namespace: str, trips: str, rate: str) -> None:
     def watched() -> None:
         names = [health.name for health in router._view._unsettled.values() if health.circuit_state == "open"]
         settle()
-        seen.update(dict.fromkeys(names, time.monotonic()))
+        now = time.monotonic()
+        for name in names:
+            seen.setdefault(name, now)  # an open circuit's record may change again
 
     router._view._settle = watched  # type: ignore[method-assign]
     for number in range(int(trips)):
