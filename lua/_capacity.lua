@@ -26,11 +26,15 @@ local function answer_rate(health, now)
   return health.answers_per_s * exp(-max(0, now - health.last_result_ms) / COUNTED_OVER_MS)
 end
 
+-- So many calls are being answered at once, whatever the others do.
+local function in_service(health, now)
+  return max(answer_rate(health, now) * max(health.call_ms, health.floor_latency_ms) / 1000, health.answering)
+end
+
 -- The limit a part of the way down to the calls that were in service; it never grows by that. Below the calls that are
 -- answered at once it is not, whatever the others do.
 local function cut(health, limit, served, now)
-  local in_service = answer_rate(health, now) * max(health.call_ms, health.floor_latency_ms) / 1000
-  return max(limit + min(0, max(1, served) - limit) * 0.2, in_service, health.answering)
+  return max(limit + min(0, max(1, served) - limit) * 0.2, in_service(health, now))
 end
 
 -- An answer took so long, of a call that began at this load; 0 where that is unknown.
@@ -41,10 +45,10 @@ local function learn(health, latency_ms, load, now)
   if samples == 1 then usual, floor, near = latency_ms, latency_ms, latency_ms end
   if limit == 0 and load > 0 then limit = FIRST_LIMIT
   elseif load == 0 then limit = limit > 1.2 and 0.9 * limit or 0 end -- nobody would keep within it
-  local in_service = load -- at least so many, when this one was answered
-  if load > 0 then limit, in_service = max(limit, health.answering), max(load, health.answering) end
+  local load_at_answer = load -- at least so many were in service, when this one was answered
+  if load > 0 then limit, load_at_answer = max(limit, health.answering), max(load, health.answering) end
   local is_low = samples <= 8 or load <= max(1, LOW * min(limit, near_load > 0 and near_load or limit))
-  local is_near = in_service > max(1, NEAR * limit)
+  local is_near = load_at_answer > max(1, NEAR * limit)
   if is_low or not is_near then
     local bounded = min(latency_ms, 4 * usual)
     usual = usual + (bounded - usual) / samples
@@ -63,7 +67,7 @@ local function learn(health, latency_ms, load, now)
       local call = max(health.call_ms, floor)
       limit, health.limit_growth = cut(health, limit, near_load * call / (call + near - floor), now), 1
     elseif latency_ms <= 2 * floor then
-      limit = grow(health, limit, in_service)
+      limit = grow(health, limit, load_at_answer)
     end
   end
   local longest = health.longest_latency_ms

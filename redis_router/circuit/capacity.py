@@ -53,11 +53,11 @@ def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: floa
         limit = FIRST_LIMIT
     elif load == 0:  # who says nothing of calls under way forgets the limit by and by: nobody would keep within it
         limit = 0.9 * limit if limit > 1.2 else 0.0
-    in_service = load  # at least so many, when this one was answered
+    load_at_answer = load  # at least so many were in service, when this one was answered
     if load > 0:
-        limit, in_service = max(limit, health.answering), max(load, health.answering)
+        limit, load_at_answer = max(limit, health.answering), max(load, health.answering)
     is_low = samples <= 8 or load <= max(1.0, LOW * min(limit, health.near_load or limit))
-    is_near = in_service > max(1.0, NEAR * limit)
+    is_near = load_at_answer > max(1.0, NEAR * limit)
     averages = _averages(health, latency_ms, samples, counts=is_low or not is_near, is_low=is_low)
     changes = averages | {"samples": min(samples, SAMPLES_KEPT - 1), "concurrency_limit": limit}
     if is_near:
@@ -69,7 +69,7 @@ def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: floa
             served = near_load * call / (call + near - floor)
             limit, growth = cut(health, limit, served, now_ms), 1
         elif latency_ms <= 2 * floor:
-            limit, growth = grown(limit, growth, in_service)
+            limit, growth = grown(limit, growth, load_at_answer)
         changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
     return changes
 
