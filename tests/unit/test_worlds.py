@@ -207,7 +207,7 @@ class TestReport:
         assert text.count(f"| {ORIGINAL} |") == 2
         assert f"The worst worlds for {OURS[0]}" in text
         assert "times the oracle's" in why(worlds[0], SEED, OURS[0])
-        about = {"command": "c", "commit": "x", "seed": SEED, "seconds": 1, "jobs": 1}
+        about = {"command": "c", "commit": "x", "seed": SEED}
         write(tmp_path, worlds, about)
         assert "commit x" in (tmp_path / "worlds.md").read_text()
         assert '"world": 2' in (tmp_path / "worlds.json").read_text()

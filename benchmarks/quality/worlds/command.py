@@ -64,12 +64,10 @@ def _all(asked: argparse.Namespace, arguments: Sequence[str]) -> int:
             worlds.append(played)
             if sys.stderr.isatty():
                 print(f"\r{len(worlds)} of {asked.worlds}", end="", file=sys.stderr, flush=True)
-    seconds = time.monotonic() - began
-    print(tables(worlds, asked.seed), f"\n{seconds:.0f} s")
+    print(tables(worlds, asked.seed), f"\n{time.monotonic() - began:.0f} s")
     if asked.out is not None:
         command = f"python -m benchmarks.quality {shlex.join(arguments)}"
-        about = {"command": command, "commit": commit(), "seed": asked.seed, "worlds": asked.worlds}
-        write(asked.out, worlds, about | {"jobs": asked.jobs, "seconds": round(seconds)})
+        write(asked.out, worlds, {"command": command, "commit": commit(), "seed": asked.seed, "worlds": asked.worlds})
     return 0
 
 

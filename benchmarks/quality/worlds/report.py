@@ -80,10 +80,7 @@ def _worst(worlds: Sequence[Played], seed: int, name: str) -> str:
 def write(folder: Path, worlds: Sequence[Played], about: Mapping[str, Any]) -> None:
     """worlds.md, worlds.json and worlds.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    head = (
-        f"# {len(worlds)} random worlds\n\n`{about['command']}`, commit {about['commit']}, seed {about['seed']},"
-        f" {about['seconds']:.0f} s in {about['jobs']} process(es).\n\n"
-    )
+    head = f"# {len(worlds)} random worlds\n\n`{about['command']}`, commit {about['commit']}, seed {about['seed']}.\n\n"
     chart = "\n\n![p99 over the oracle's, world by world](worlds.png)\n"
     (folder / "worlds.md").write_text(head + tables(worlds, about["seed"]) + chart)
     figures = {name: asdict(summary(worlds, name)) for name in players_of(worlds)}
