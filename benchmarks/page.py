@@ -115,8 +115,8 @@ MISSES = {
     " redis-py subscribers take {floor} ms here. With 2 replicas it is {two} ms.",
     "server": "From each outcome the script learns how fast the provider answers and how many calls it takes at once."
     " Before it learned that, an outcome took 0.97 µs.",
-    "memory": "Most of a provider ({series} KB) are prometheus-client's series. What grew over the last requests"
-    " were first calls of providers, some 200 bytes each: they are called before that since this was measured.",
+    "memory": "Most of a provider ({series} KB) are prometheus-client's series. What grew were"
+    " providers that were called for the first time, some 200 bytes each. The benchmark calls each of them first now.",
 }
 """Why the bounds of a part were missed."""
 
