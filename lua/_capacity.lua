@@ -13,7 +13,10 @@ local TOLERATED, UNSURE = 1.25, 1.5
 
 local abs, min, max, sqrt, exp = math.abs, math.min, math.max, math.sqrt, math.exp -- looked up once, as `learn` is for each outcome
 
--- The limit after a quick answer near it: at first by leaps; after a cut ever faster, the longer that is ago.
+-- So many whole calls at once are within a limit.
+local function within(limit) return max(1, math.floor(limit + 0.1)) end
+
+-- The limit after a quick answer: at first by leaps; after a cut ever faster, the longer that is ago.
 local function grow(health, limit, load)
   local growth = health.limit_growth
   if growth == 0 then return max(limit, load + max(1, min(0.25 * load, sqrt(load)))) end
@@ -66,7 +69,7 @@ local function learn(health, latency_ms, load, now)
     if near > (TOLERATED + UNSURE / sqrt(samples)) * floor then
       local call = max(health.call_ms, floor)
       limit, health.limit_growth = cut(health, limit, near_load * call / (call + near - floor), now), 1
-    elseif latency_ms <= 2 * floor then
+    elseif latency_ms <= 2 * floor and (health.limit_growth == 0 or load_at_answer >= within(limit)) then
       limit = grow(health, limit, load_at_answer)
     end
   end

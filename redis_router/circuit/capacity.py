@@ -11,11 +11,12 @@ near    the average latency, and the load, of calls near the limit, over about 1
 limit   calls at once that it takes without making them wait
 pace    calls a second, for a while after a rate limit
 
-The limit grows while calls near it take about as long as those at low load. Where they take longer they wait, and so
-many are in service as are answered while a call is, by Little's law: limit = load · call / (call + wait). So TCP Vegas
-and Netflix's concurrency-limits read a queue from latencies. By the same law answers a second · call are in service,
-also where most calls time out; a limit below that would leave a full provider idle. TCP BBR bounds its window so.
-Durations are in ms.
+The limit grows while calls near it take about as long as those at low load; once it was cut, only by calls that fill
+it, as TCP's window does (RFC 7661): a quick answer with room to spare says nothing of one call more. Where calls take
+longer they wait, and so many are in service as are answered while a call is, by Little's law: limit = load · call /
+(call + wait). So TCP Vegas and Netflix's concurrency-limits read a queue from latencies. By the same law answers a
+second · call are in service, also where most calls time out; a limit below that would leave a full provider idle. TCP
+BBR bounds its window so. Durations are in ms.
 """
 
 import math
@@ -68,7 +69,7 @@ def learned(health: ProviderHealth, latency_ms: float, load: float, now_ms: floa
             call = max(health.call_ms, floor)
             served = near_load * call / (call + near - floor)
             limit, growth = cut(health, limit, served, now_ms), 1
-        elif latency_ms <= 2 * floor:
+        elif latency_ms <= 2 * floor and (growth == 0 or load_at_answer >= within(limit)):
             limit, growth = grown(limit, growth, load_at_answer)
         changes |= {"near_load": near_load, "concurrency_limit": limit, "limit_growth": growth}
     return changes
@@ -162,8 +163,13 @@ def begun_anew(health: ProviderHealth) -> dict[str, float]:
     return {"concurrency_limit": max(FIRST_LIMIT, limit / 4), "limit_growth": 0} if limit else {}
 
 
+def within(limit: float) -> int:
+    """So many whole calls at once are within a limit; one at least."""
+    return max(1, math.floor(limit + 0.1))
+
+
 def grown(limit: float, growth: int, load: float) -> tuple[float, int]:
-    """The limit after a quick answer near it: at first by leaps; after a cut ever faster, the longer that is ago."""
+    """The limit after a quick answer: at first by leaps; after a cut ever faster, the longer that is ago."""
     if growth == 0:
         return max(limit, load + max(1.0, min(0.25 * load, math.sqrt(load)))), 0
     return limit + min(1.0, (1 + growth / limit) / limit), min(growth + 1, GROWTH_COUNTED)

@@ -1,5 +1,7 @@
 """What the fleet knows of a provider's load and limit, on every backend: calls in flight, overload, rate limits."""
 
+import math
+
 import pytest
 
 from redis_router import CircuitConfig, CircuitState, Outcome
@@ -104,6 +106,17 @@ class TestLimit:
         for seconds in range(30, 60):
             health = one.says(seconds, answered(30, 2_000.0))
         assert 1 <= health.concurrency_limit < 15
+
+    def test_after_a_cut_only_a_call_that_fills_it_makes_it_grow(self, replica):
+        """A quick answer with room to spare says nothing of one call more."""
+        one = replica("one")
+        one.says(0, *[answered(load) for load in range(1, 21)])
+        one.says(30, *[answered(20, 2_000.0)] * 30)
+        limit = one.says(60, *[answered(1)] * 30).concurrency_limit
+        full = math.floor(limit)
+        assert 2 < full < 15
+        assert one.says(61, *[answered(full - 1)] * 60).concurrency_limit == limit
+        assert one.says(62, answered(full)).concurrency_limit > limit
 
     def test_streams_under_way_are_in_service(self, replica):
         """Each replica took its call for the only one: what is being answered says more, whoever answers next."""

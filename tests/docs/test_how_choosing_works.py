@@ -218,19 +218,21 @@ def test_the_limit_is_cut_by_littles_law():
     assert round(learned(health, 1400.0, 8, 0)["concurrency_limit"], 3) == after
     assert learned(replace(health, near_latency_ms=1140.0), 1140.0, 8, 0)["concurrency_limit"] > before
     grown = learned(replace(health, near_latency_ms=800.0), 800.0, 8, 0)["concurrency_limit"]
-    assert f"the next one makes it {round(grown, 3):g}." in section(PAGE, heading)
+    assert f"at a load of 8 makes it {round(grown, 3):g}." in section(PAGE, heading)
+    assert "at a load of 7 leaves it at 8:" in " ".join(section(PAGE, heading).split())
+    assert learned(replace(health, near_latency_ms=800.0), 800.0, 7, 0)["concurrency_limit"] == before
 
 
 def test_the_limit_is_never_cut_below_the_answers_in_service():
     """As in the page's example."""
-    text = section(PAGE, "How the limit is learned")
+    text = " ".join(section(PAGE, "How the limit is learned").split())
     assert "openai answers 2 calls a second" in text
     assert "6 are in service at least" in text
     health = replace(records()[0], answers_per_s=2.0, last_result_ms=1_000, call_ms=3000.0)
     assert in_service(health, 1_000) == 6.0
     assert "a limit of 1.9 becomes 6." in text
     assert overloaded(replace(health, concurrency_limit=1.9), 1_000)["concurrency_limit"] == 6.0
-    assert "with 7 of them it becomes 7" in " ".join(text.split())
+    assert "with 7 of them it becomes 7" in text
     assert overloaded(replace(health, concurrency_limit=1.9, answering=7), 1_000)["concurrency_limit"] == 7.0
     assert overloaded(replace(health, concurrency_limit=6.0), 100_000)["concurrency_limit"] < 6.0, "they have ended"
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis_router.circuit.capacity import FIRST_LIMIT
+from redis_router.circuit.capacity import FIRST_LIMIT, within
 from redis_router.routing.candidate import Candidate
 from redis_router.routing.strategies.base import Pick
 
@@ -37,7 +37,7 @@ def row_of(candidate: Candidate, expected: float, promise: float) -> Row:
     health = candidate.health
     if not health.samples:
         return Row(candidate, expected, promise, 1 - candidate.elsewhere, per_call=1e6)
-    limit = max(1, math.floor((health.concurrency_limit or FIRST_LIMIT) + 0.1))
+    limit = within(health.concurrency_limit or FIRST_LIMIT)
     per_call = max(health.call_ms, health.floor_latency_ms) / max(1.0, health.concurrency_limit)
     return Row(candidate, expected, promise, limit - candidate.elsewhere, per_call)
 
