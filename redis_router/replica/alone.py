@@ -21,6 +21,10 @@ from redis_router.store.memory import MemoryStore
 from redis_router.store.memory_records import Memory
 from redis_router.store.messages import Reply
 
+SUCCESSES = 1
+"""A circuit that is open for this replica alone closes after so many trial calls that go well. A long trial, one call
+after the other, spares a sick provider the fleet's calls; this one answers the others."""
+
 
 class Alone:
     """One thread at a time; `clock` is Redis's, in ms, as last estimated."""
@@ -142,7 +146,8 @@ class Alone:
         both_on_trial = own is not None and own.circuit_state is fleet.circuit_state is HALF_OPEN
         moved = before is None or before.generation != fleet.generation or before.config != fleet.config
         if own is None or moved or (closed and own.generation != fleet.generation):
-            self._put(ProviderHealth(name, generation=fleet.generation, config=fleet.config))
+            config = replace(fleet.config, half_open_success_threshold=SUCCESSES)
+            self._put(ProviderHealth(name, generation=fleet.generation, config=config))
             return fleet
         if closed or both_on_trial or fleet.circuit_state is OPEN:
             return fleet  # a trial of the fleet's takes the fleet's permits

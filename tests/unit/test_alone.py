@@ -101,3 +101,18 @@ def test_overload_is_excused_here_as_in_the_fleet():
     assert alone.decide([above] * 10) == []
     (opened,) = alone.decide([below] * 2)
     assert opened.circuit_state is CircuitState.OPEN
+
+
+def test_its_own_view_of_what_answers_the_others_closes_by_one_trial_call():
+    """A stream may last a minute, and three of them one after the other three: nobody has to be spared them."""
+    clock = Clock()
+    alone = Alone("gw", clock)
+    config = dataclasses.replace(CONFIG, min_reporters=2, half_open_success_threshold=3)
+    fleet = ProviderHealth("p", config=config, generation=7)
+    assert alone.shown(fleet) is fleet
+    (opened,) = alone.decide([result(Outcome.FAILURE, 7)] * 2)
+    assert (opened.circuit_state, opened.config) == (CircuitState.OPEN, config), "the fleet's thresholds are shown"
+    clock.now += 10_000
+    (on_trial,) = alone.decide([])
+    (closed,) = alone.decide([result(Outcome.SUCCESS, on_trial.generation)])
+    assert closed.circuit_state is CircuitState.CLOSED
