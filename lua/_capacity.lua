@@ -117,11 +117,12 @@ local function speed_up(health, now)
   health.calls_per_s = rate < FASTEST and now < health.paced_until_ms and rate or 0
 end
 
--- A call was refused for a rate limit, and the pause that it asks for did not begin: a pace, and fewer calls at once keep
--- within it. The latter only where the call began within that limit: of many that are refused at once, one says it all.
+-- A call was refused for a rate limit, and the pause that it asks for did not begin: a pace keeps within it. Where there is
+-- none, fewer calls at once do, if the call began within that limit: of many that are refused at once, one says it all.
 local function keep_rate(health, load, cooldown_ms, now)
   slow_down(health, load, cooldown_ms, now)
-  if load <= 0 or (health.concurrency_limit > 0 and health.concurrency_limit < load) then return end
+  if load <= 0 or health.calls_per_s > 0 then return end
+  if health.concurrency_limit > 0 and health.concurrency_limit < load then return end
   health.concurrency_limit, health.limit_growth = max(1, LESS * load), 1
 end
 

@@ -128,11 +128,12 @@ def overloaded(health: ProviderHealth, now_ms: float) -> dict[str, float]:
 def rate_limited(health: ProviderHealth, load: float, cooldown_ms: float, now_ms: float) -> dict[str, float]:
     """What changes in the record where a call was refused for a rate limit, before the pause that it asks for begins.
 
-    A pace is set, or slowed down; and fewer calls at once, where the call began within that limit. Of many calls that
-    are refused at once, one says it all.
+    A pace is set, or slowed down, and it alone keeps within the limit: with long streams many calls at once are few a
+    second. Where there is none, fewer calls at once do, if the call began within that limit: of many calls that are
+    refused at once, one says it all.
     """
     changes = _paced(health, load, cooldown_ms, now_ms)
-    if load <= 0 or 0 < health.concurrency_limit < load:
+    if load <= 0 or changes.get("calls_per_s", health.calls_per_s) > 0 or 0 < health.concurrency_limit < load:
         return changes
     return changes | {"concurrency_limit": max(1.0, LESS * load), "limit_growth": 1}
 

@@ -171,6 +171,13 @@ class TestPace:
         assert health.cooling_for_ms(START + 42_100) == 400
         assert (health.failure_rate, health.answers_per_s) == (before.failure_rate, before.answers_per_s)
 
+    def test_it_alone_keeps_within_the_rate(self, one):
+        """The limit of calls at once stays: a stream lasts long, and many of them at once are few a second."""
+        before = one.says(31, *[Result("openai", Outcome.BEGUN, 500.0, -1, load=load) for load in range(1, 6)])
+        after = one.says(40, refused(3))
+        assert after.calls_per_s > 0
+        assert after.concurrency_limit == before.concurrency_limit > 3
+
     def test_each_rate_limit_slows_it_down_and_each_answer_makes_it_faster(self, one):
         """Of many that are refused at once, the first says it all."""
         health = one.says(42, self.paced(), refused(2), refused(3), refused(4))
