@@ -77,7 +77,7 @@ class ProviderHealth:
     overdue                         of these, so many wait for longer than chance explains
     answering                       of so many the answer has begun
     concurrency_limit               calls at once that it takes without making them wait; learned, 0 before that
-    limit_growth                    quick answers near the limit since it was cut; 0 where it never was
+    limit_growth                    quick answers of calls that filled it since it was cut; 0 where it never was
     samples                         answers that the following are made of, up to 63
     usual_latency_ms, latency_deviation_ms  average of calls that did not wait, and how far they are from it
     floor_latency_ms, near_latency_ms, near_load  averages at low load; near the limit; the load there: `capacity.py`

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.measure import quantile
 from benchmarks.quality.worlds.draw import world
 from benchmarks.quality.worlds.ground import Ground
 from benchmarks.quality.worlds.knowing import ORACLES
@@ -355,12 +356,23 @@ def test_the_figures_are_those_of_the_report():
     failing = sum(row["adaptive"]["failed"] > row["oracle"]["failed"] for row in worlds)
     assert f"--seed {played['about']['seed']}`" in text
     assert f"in {100 * mine['best']:.0f} % of the worlds. In {100 * mine['not_worse']:.0f} % it was not worse" in text
-    assert failing == 1
-    assert f"failed more requests than the oracle, {mine['failed']['worst']:.2f} % of them" in text
+    assert failing == 0
+    assert "In none it failed more requests than the oracle" in text
     assert f"up to {mine['p99']['worst']:.2f} times the oracle's p99" in text
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"the p99 was {medians['adaptive']:.2f} times that of an oracle in the median" in readme
     assert f"LiteLLM's best strategy came to {litellm[0]:.2f}, `p2c` to {medians['p2c']:.2f}" in readme
+
+
+def test_a_quick_provider_is_full_and_nobody_knows_that_a_slower_one_has_room():
+    """The world that the page names. Whoever mends it takes it from the page."""
+    text = " ".join(section(PAGE, "How good it is").split())
+    assert "world 143 of seed 7707" in text
+    assert "the p99 is twice the oracle's" in text
+    shape = world(7707, 143)
+    tallies = [Ground(shape).play(each) for each in (maker("adaptive"), *ORACLES.values())]
+    mine, *oracles = (quantile(tally.seconds, 0.99) for tally in tallies)
+    assert mine / min(oracles) == pytest.approx(2, abs=0.4)
 
 
 def test_what_is_told_is_beside_the_others_as_the_page_says():
