@@ -358,6 +358,10 @@ def test_the_figures_are_those_of_the_report():
     assert f"in {100 * mine['best']:.0f} % of the worlds. In {100 * mine['not_worse']:.0f} % it was not worse" in text
     assert failing == 0
     assert "In none it failed more requests than the oracle" in text
+    to_the_dead = [row["adaptive"]["to_the_dead"] for row in worlds]
+    few = sum(calls <= 2 * TRIPPING for calls in to_the_dead) / len(worlds)
+    assert f"In {100 * few:.0f} % at most {2 * TRIPPING} of its calls went to providers that failed them all" in text
+    assert f"in the worst {max(to_the_dead)}, to one" in text
     assert f"up to {mine['p99']['worst']:.2f} times the oracle's p99" in text
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"the p99 was {medians['adaptive']:.2f} times that of an oracle in the median" in readme
