@@ -47,7 +47,7 @@ class CircuitConfig:
     open_timeout_max                seconds that an opening lasts at most, before jitter
     open_timeout_jitter             part of an opening that is added at random (0 to 1)
     min_reporters                   opens when so many replicas complain, or all that call it; one alone opens only its
-                                    own view
+                                    own view, which closes after one success in half-open
     slow_start                      seconds of a growing share of the calls, after the circuit closed
     """
 

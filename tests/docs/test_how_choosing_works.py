@@ -245,21 +245,18 @@ def test_what_else_moves_the_limit():
     openai = replace(records()[0], limit_growth=7)
     not_paced = replace(openai, answers_per_s=3.0, last_result_ms=1_000)
     limited = Result("openai", Outcome.RATE_LIMITED, 0.0, 1, cooldown_ms=1_000.0, load=6.0)
-    results = {
-        "after a time-out of a call that began at a load of 9, above it": Result(
-            "openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=9.0
-        ),
+    late = Result("openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=9.0)
+    found = {
+        "after a time-out of a call that began at a load of 9, above it": fold(openai, late, 1_000)[0],
+        "after a rate limit that met a call at a load of 6, where no pace is kept": fold(not_paced, limited, 1_000)[0],
     }
-    found = {row: fold(openai, result, 1_000)[0] for row, result in results.items()}
-    (after_429, _) = fold(not_paced, limited, 1_000)
-    found["after a rate limit that met a call at a load of 6, where no pace is kept"] = after_429
     found["when the circuit closes"], _ = transition(openai, CircuitState.CLOSED, "half_open_successes", 1_000)
     assert {row: round(health.concurrency_limit, 3) for row, health in found.items()} == after
     assert [health.consecutive_failures for health in found.values()] == [0, 0, 0]
     assert found["when the circuit closes"].limit_growth == 0, "by leaps"
-    (paced, _) = fold(openai, limited, 1_000)
+    paced, _ = fold(openai, limited, 1_000)
     assert paced.calls_per_s > 0
-    (refused_in_numbers, _) = fold(not_paced, limited._replace(load=9.0), 1_000)
+    refused_in_numbers, _ = fold(not_paced, limited._replace(load=9.0), 1_000)
     assert paced.concurrency_limit == refused_in_numbers.concurrency_limit == openai.concurrency_limit
     dead, _ = fold(openai, Result("openai", Outcome.FAILURE, 0.0, 1, reason="timeout", load=8.0), 1_000)
     assert dead.consecutive_failures == 1
